@@ -1,0 +1,1 @@
+"""The five families of operators: sample, linear, loss, penalty, update."""

@@ -1,0 +1,127 @@
+"""Decides which implementation of an operator runs, and says why. Nothing else decides.
+
+An operator has a reference (always) and may have a C++ and a Triton implementation. The keyword
+``backend`` of a public operator chooses one, then the environment variable FASTGAN_BACKEND; "auto" takes
+the fastest that is available for the device. An explicit choice that is impossible raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+BACKENDS = ("auto", "reference", "cpp", "triton")
+PREFERENCE = ("triton", "cpp", "reference")
+
+log = logging.getLogger("fastgan")
+
+
+class BackendUnavailable(RuntimeError):
+    """An implementation was asked for by name and cannot run; the message says why."""
+
+
+class Choice(NamedTuple):
+    """One line of `fastgan doctor`."""
+
+    operator: str
+    backend: str
+    reason: str
+
+
+_implementations: dict[str, dict[str, dict[str, Callable]]] = {}  # operator -> backend -> device type -> function
+
+
+def implementation(operator: str, backend: str, *devices: str) -> Callable[[Callable], Callable]:
+    """Register a function as the implementation of `operator` for the given device types ("any" for all)."""
+
+    def register(function: Callable) -> Callable:
+        table = _implementations.setdefault(operator, {}).setdefault(backend, {})
+        table.update(dict.fromkeys(devices or ("any",), function))
+        return function
+
+    return register
+
+
+@functools.cache
+def extension_problem() -> str | None:
+    """Loads the C++ extension once. None when it is there, otherwise why it is not."""
+    try:
+        spec = importlib.util.find_spec("fastgan._C")
+    except ImportError as error:
+        return str(error)
+    if spec is None or spec.origin is None:
+        return "the C++ extension was not built (pip install --no-build-isolation . builds it)"
+    try:
+        torch.ops.load_library(spec.origin)
+    except OSError as error:
+        return f"the C++ extension does not load with torch {torch.__version__}: {error}"
+    return None
+
+
+@functools.cache
+def triton_problem() -> str | None:
+    """None when Triton kernels can run, otherwise why not."""
+    if importlib.util.find_spec("triton") is None:
+        return "triton is not installed"
+    return None if torch.cuda.is_available() else "there is no CUDA device"
+
+
+def _problem(backend: str) -> str | None:
+    return {"cpp": extension_problem, "triton": triton_problem}[backend]() if backend != "reference" else None
+
+
+def _find(operator: str, backend: str, device: str) -> Callable | None:
+    table = _implementations[operator].get(backend, {})
+    return table.get(device) or table.get("any")
+
+
+def why_not(operator: str, backend: str, device: str) -> str | None:
+    """None if `backend` can run `operator` on a device type, otherwise the reason it cannot."""
+    if _find(operator, backend, device) is None:
+        return f"{operator} has no {backend} implementation for {device}"
+    return _problem(backend)
+
+
+@functools.cache
+def _resolve(operator: str, backend: str, device: str, explicit: bool) -> Callable:
+    if backend not in BACKENDS:
+        raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+    if backend != "auto" and (reason := _problem(backend)):
+        raise BackendUnavailable(f"backend {backend!r} cannot run: {reason}")
+    if explicit and (reason := why_not(operator, backend, device)):
+        raise BackendUnavailable(f"backend {backend!r} cannot run: {reason}")
+    order = PREFERENCE if backend == "auto" else (backend, "reference")
+    chosen = next(name for name in order if why_not(operator, name, device) is None)
+    function = _find(operator, chosen, device)
+    assert function is not None
+    return function
+
+
+def resolve(operator: str, device: str, backend: str = "auto") -> Callable:
+    """The function that runs `operator` on a device type ("cpu", "cuda", ...).
+
+    A keyword choice must be able to run this operator. FASTGAN_BACKEND chooses for all operators: it must be able to
+    run on this machine, and operators that it does not implement run the reference.
+    """
+    if backend != "auto":
+        return _resolve(operator, backend, device, True)
+    return _resolve(operator, os.environ.get("FASTGAN_BACKEND", "auto"), device, False)
+
+
+def choices(device: str) -> list[Choice]:
+    """What runs for every operator on a device type, and why."""
+    lines = []
+    for operator, backends in sorted(_implementations.items()):
+        chosen = resolve(operator, device)
+        name = next(name for name in backends if _find(operator, name, device) is chosen)
+        reasons = [why_not(operator, other, device) for other in PREFERENCE[: PREFERENCE.index(name)]]
+        forced = os.environ.get("FASTGAN_BACKEND", "auto") != "auto"
+        reason = "FASTGAN_BACKEND" if forced else "; ".join(filter(None, reasons)) or "the fastest there is"
+        lines.append(Choice(operator, name, reason))
+    return lines

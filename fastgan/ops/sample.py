@@ -1,0 +1,108 @@
+"""sample: (seed, step) -> latents, dropout masks, batches and interpolates.
+
+Every random number is a function of a 64-bit seed and a counter (block, row, step, stream), so nothing has a
+state to save and every backend draws the same numbers (Philox4x32-10, see reference.philox4x32).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import IntEnum
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .backend import implementation, resolve
+
+interpolate = reference.interpolate
+
+
+class Role(IntEnum):
+    """What a random number is for."""
+
+    LATENT = 0  # a discriminator update's latents
+    GENERATOR_LATENT = 1  # the generator update's latents
+    BATCH = 2  # the order of the data
+    ALPHA = 3  # interpolation weights of a penalty
+    NOISE = 4  # a penalty's additive noise
+    DROPOUT = 5
+    INITIAL = 6  # initial weights
+    PREVIEW = 7  # latents of sample grids
+    DATA = 8  # synthetic data sets
+
+
+def stream(role: Role, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
+    """A counter's stream word: bits 0-3 the role, 4-7 the pass, 8-15 a layer or penalty, 16-31 the inner d_step."""
+    return int(role) | pass_ << 4 | index << 8 | d_step << 16
+
+
+for _name in ("normals", "uniforms", "dropout_scale", "batch_indices", "gather_rows"):
+    implementation(f"sample.{_name}", "reference")(getattr(reference, _name))
+
+
+def normals(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
+    """Standard normals [rows, columns]; counter: seed, step, stream, and first_row and dtype if not 0 and fp32."""
+    return resolve("sample.normals", torch.device(device).type, backend)(rows, columns, device=device, **counter)
+
+
+def uniforms(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
+    """Uniform numbers in [0, 1), [rows, columns]; counter as in `normals`."""
+    return resolve("sample.uniforms", torch.device(device).type, backend)(rows, columns, device=device, **counter)
+
+
+def dropout_scale(rows: int, columns: int, probability: float, *, device="cpu", backend="auto", **counter) -> Tensor:
+    """Dropout as a factor [rows, columns]: 0 with the given probability, else 1 / (1 - probability)."""
+    run = resolve("sample.dropout_scale", torch.device(device).type, backend)
+    return run(rows, columns, probability, device=device, **counter)
+
+
+def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, device="cpu", backend="auto") -> Tensor:
+    """Indices [rows] of the samples at `position` ... of the endless shuffled stream over a data set of `size`."""
+    run = resolve("sample.batch_indices", torch.device(device).type, backend)
+    return run(rows, size, position, seed=seed, stream=stream, device=device)
+
+
+def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, backend="auto") -> Tensor:
+    """Rows of a data set as a batch in [-1, 1], [B, features]; uint8 images are scaled by (x / 255 - 0.5) / 0.5."""
+    return resolve("sample.gather_rows", images.device.type, backend)(images, indices, dtype=dtype)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """The random numbers of one update: a function of (seed, step, d_step) and of this process's global rows.
+
+    first_row: the global number of this process's first row; device and dtype: where the numbers are made.
+    """
+
+    seed: int
+    step: int
+    d_step: int = 0
+    first_row: int = 0
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+    def _counter(self, role: Role, **fields) -> dict:
+        word = stream(role, d_step=self.d_step, **fields)
+        place = dict(seed=self.seed, step=self.step, stream=word, first_row=self.first_row)
+        return place | dict(device=self.device, dtype=self.dtype)
+
+    def latents(self, rows: int, width: int, role: Role = Role.LATENT) -> Tensor:
+        """Standard normals [rows, width]."""
+        return normals(rows, width, **self._counter(role))
+
+    def alpha(self, rows: int, penalty: int) -> Tensor:
+        """One uniform interpolation weight for each row, [rows]; `penalty` tells several penalties apart."""
+        return uniforms(rows, 1, **self._counter(Role.ALPHA, index=penalty)).flatten()
+
+    def noise(self, rows: int, width: int, penalty: int) -> Tensor:
+        """Uniform noise [rows, width]."""
+        return uniforms(rows, width, **self._counter(Role.NOISE, index=penalty))
+
+    def dropout_scale(self, rows: int, width: int, probability: float, *, pass_: int, layer: int) -> Tensor:
+        """The dropout factor of one layer in one pass over the network, [rows, width]."""
+        return dropout_scale(rows, width, probability, **self._counter(Role.DROPOUT, pass_=pass_, index=layer))
+
+    def on(self, device, dtype: torch.dtype) -> Draws:
+        """The same draws, made on another device or in another dtype."""
+        return replace(self, device=device, dtype=dtype)

@@ -1,0 +1,42 @@
+"""update: weight gradient -> optimizer -> weight, its average; in place, over one flat buffer per network."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from . import reference
+from .backend import implementation, resolve
+
+implementation("update.update_", "reference")(reference.update_)
+
+
+def state_size(rule: str, options: dict) -> int:
+    """How many buffers of the weights' size an optimizer keeps."""
+    if rule == "adam":
+        return 2
+    momentum = options.get("momentum", 0.0) > 0
+    return int(momentum) if rule == "sgd" else 1 + momentum + options.get("centered", False)
+
+
+def update_(
+    weight: Tensor,
+    gradient: Tensor,
+    state: list[Tensor],
+    lr: Tensor,
+    count: Tensor,
+    withhold: Tensor,
+    *,
+    rule: str,
+    options: dict,
+    clip: float = 0.0,
+    average: Tensor | None = None,
+    decay: float = 0.0,
+    backend: str = "auto",
+) -> Tensor:
+    """One optimizer step over a flat network, in place; see reference.update_ for every argument.
+
+    Returns [sum of squares of the finite gradients, number of non-finite ones].
+    """
+    run = resolve("update.update_", weight.device.type, backend)
+    extra = dict(rule=rule, options=options, clip=clip, average=average, decay=decay)
+    return run(weight, gradient, state, lr, count, withhold, **extra)
