@@ -150,7 +150,8 @@ def activate(x: Tensor, activation: str, negative_slope: float = 0.2) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation="identity", negative_slope=0.2, scale=None) -> Tensor:
     """scale * act(x W^T + b): x [..., in], weight [out, in], bias [out], dropout scale [..., out] or None."""
     y = activate(F.linear(x, weight, bias), activation, negative_slope)
-    return y if scale is None else y * scale
+    # the scale is fp32 even where y is bf16: 1 / (1 - p) rounded to bf16 would be off by 0.1 %
+    return y if scale is None else (y * scale).to(y.dtype)
 
 
 def slope(activations: Tensor, activation: str, negative_slope=0.2, scale=None) -> Tensor:
@@ -190,21 +191,32 @@ def softplus(x: Tensor) -> Tensor:
     return -F.logsigmoid(-x)
 
 
-def d_terms(real: Tensor, fake: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> list[Tensor]:
-    """The discriminator's objective as per-logit terms; its value is the sum of their means."""
-    r, f, e = real, fake, label_smoothing
+def real_term(r: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> Tensor:
+    """What the discriminator pays for each real logit; defined for the kinds that do not compare real with fake."""
     if kind in ("minimax", "nonsaturating"):
         # binary cross-entropy with target 1 - e: softplus(-r) + e r
-        return [softplus(-r) + e * r if e else softplus(-r), softplus(f)]
+        return softplus(-r) + label_smoothing * r if label_smoothing else softplus(-r)
     if kind == "lsgan":
-        return [scale * (r - (1.0 - e)).square(), scale * f.square()]
-    if kind == "wgan":
-        return [-r, f]
-    if kind == "hinge":
-        return [F.relu(1.0 - r), F.relu(1.0 + f)]
+        return scale * (r - (1.0 - label_smoothing)).square()
+    return -r if kind == "wgan" else F.relu(1.0 - r)
+
+
+def fake_term(f: Tensor, kind: str, scale: float = 1.0) -> Tensor:
+    """What the discriminator pays for each fake logit; defined for the kinds that do not compare real with fake."""
+    if kind in ("minimax", "nonsaturating"):
+        return softplus(f)
+    if kind == "lsgan":
+        return scale * f.square()
+    return f if kind == "wgan" else F.relu(1.0 + f)
+
+
+def d_terms(real: Tensor, fake: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> list[Tensor]:
+    """The discriminator's objective as per-logit terms; its value is the sum of their means."""
     if kind == "relativistic":
-        return [softplus(f - r)]
-    return [softplus(f.mean() - r), softplus(f - r.mean())]
+        return [softplus(fake - real)]
+    if kind == "relativistic-average":
+        return [softplus(fake.mean() - real), softplus(fake - real.mean())]
+    return [real_term(real, kind, label_smoothing, scale), fake_term(fake, kind, scale)]
 
 
 def g_terms(fake: Tensor, real: Tensor | None, kind: str, scale: float = 1.0) -> list[Tensor]:

@@ -1,0 +1,58 @@
+# make test | train | lint | build | bench | clean: each first sets up .venv/ as far as it is out of date.
+
+PYTHON ?= python3
+STEPS ?= 2000
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+NATIVE := $(wildcard csrc/*.* csrc/*/*.*)
+
+help:
+	@echo "make test    set up .venv and run the tests"
+	@echo "make train   set up .venv and train on scikit-learn's digits into runs/digits (STEPS=$(STEPS); repeat to resume)"
+	@echo "make lint    ruff and mypy"
+	@echo "make build   set up .venv and compile the C++ extension"
+	@echo "make bench   run every benchmark of benchmarks/ops"
+	@echo "make clean   remove .venv, build outputs and caches"
+	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
+
+# torch, and what compiles against it, come first: the package itself is built in this environment, not in an isolated one
+$(VENV)/.python:
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
+	  || { echo "fastgan needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c "import venv, ensurepip" 2> /dev/null \
+	  || { echo "$(PYTHON) has no venv module (on Debian and Ubuntu: apt-get install python3-venv)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.packages: $(VENV)/.python constraints.txt pyproject.toml
+	$(PIP) install -c constraints.txt torch setuptools ninja
+	FASTGAN_SKIP_EXT=1 $(PIP) install --no-build-isolation -c constraints.txt -e ".[dev]"
+	@touch $@
+
+# in place and by ninja: only what changed is compiled. Without an extension there is no stamp, and the next call tries again
+$(VENV)/.extension: $(VENV)/.packages setup.py $(NATIVE)
+	$(BIN)/python setup.py --quiet build_ext --inplace
+	@ls fastgan/_C*.so > /dev/null 2>&1 && touch $@ || true
+
+build: $(VENV)/.extension
+
+train: build
+	$(BIN)/fastgan train --data digits --steps $(STEPS) --out runs/digits $(if $(wildcard runs/digits),--resume)
+
+test: build
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.packages
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: build
+	for file in benchmarks/ops/*.py; do $(BIN)/python "$$file" || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: help build train test lint bench clean

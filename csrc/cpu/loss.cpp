@@ -1,0 +1,441 @@
+// loss: logits -> an objective's value and its slope per logit, each in one pass over memory.
+//
+// An objective is a form and a target for each side: a target of 1 pulls logits up, 0 pushes them down.
+//
+//   form      a logit x with target t pays                              objectives
+//   bce       t softplus(-x) + (1 - t) softplus(x)                      minimax (scale -1 for G), nonsaturating
+//   square    (x - t)^2                                                 lsgan
+//   hinge     relu(1 + (1 - 2t) x)                                      hinge
+//   linear    (1 - 2t) x                                                wgan
+//   paired    bce of fake - real, row by row, with fake's target        relativistic
+//   average   bce of x - mean of the other side                         relativistic-average
+//
+// Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
+// fp32 (fp64 for fp64) over blocks of fixed size, then in fp64 in their order: the result does not depend on the threads.
+
+#include "vector_math.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+namespace {
+
+using at::Tensor;
+using fastgan::wide_t;
+using OptionalTensor = std::optional<Tensor>;
+using Two = std::array<double, 2>;  // one number for each side
+
+constexpr int64_t kBlock = 1024;       // elements summed in fp32
+constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
+constexpr int64_t kGrain = 2;          // chunks below which a thread is not worth waking
+constexpr int kReal = 0, kFake = 1;    // the sides
+
+enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
+
+struct Objective {
+  int64_t form;
+  Two target;
+  double scale;
+  bool mean;
+};
+
+// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
+
+template <class T>
+struct Bce {
+  T up, down, shift;  // the slope towards +inf, and minus the slope towards -inf
+  template <class Number>
+  Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
+
+  T value(T x) const {
+    x -= shift;
+    const T magnitude = std::fabs(x);
+    const T slope = x > T(0) ? up : down;
+    // not 0 * inf: an infinite logit on its right side pays nothing
+    return fastgan::log1p_unit(fastgan::exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
+  }
+  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
+  T slope(T x) const {
+    x -= shift;
+    const T e = fastgan::exp_negative(std::fabs(x));
+    return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
+  }
+};
+
+template <class T>
+struct Square {
+  T target;
+  Square(double target, double) : target(target) {}
+  T value(T x) const { return (x - target) * (x - target); }
+  T slope(T x) const { return T(2) * (x - target); }
+};
+
+template <class T>
+struct Hinge {
+  T sign;
+  Hinge(double target, double) : sign(1 - 2 * target) {}
+  T value(T x) const { return T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
+  T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
+};
+
+template <class T>
+struct Linear {
+  T sign;
+  Linear(double target, double) : sign(1 - 2 * target) {}
+  T value(T x) const { return sign * x; }
+  T slope(T) const { return sign; }
+};
+
+// Bce whose value is its slope, to sum slopes.
+template <class T>
+struct BceSlope : Bce<T> {
+  using Bce<T>::Bce;
+  T value(T x) const { return Bce<T>::slope(x); }
+};
+
+// What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
+
+template <class scalar, class Payment>
+struct Single {
+  using T = wide_t<scalar>;
+  const scalar* logits;
+  scalar* gradient;
+  Payment payment;
+  T weight, offset;
+  T value(int64_t i) const { return payment.value(T(logits[i])); }
+  T first(int64_t i) const { return T(logits[i]); }
+  T second(int64_t) const { return T(0); }
+  void write(int64_t i) const { gradient[i] = scalar(weight * payment.slope(T(logits[i])) + offset); }
+};
+
+template <class scalar, bool write_real>
+struct Pairs {
+  using T = wide_t<scalar>;
+  const scalar *real, *fake;
+  scalar *real_gradient, *fake_gradient;
+  Bce<T> payment;
+  T weight;
+  T value(int64_t i) const { return payment.value(second(i) - first(i)); }
+  T first(int64_t i) const { return T(real[i]); }
+  T second(int64_t i) const { return T(fake[i]); }
+  void write(int64_t i) const {
+    const T slope = weight * payment.slope(second(i) - first(i));
+    fake_gradient[i] = scalar(slope);
+    if constexpr (write_real) real_gradient[i] = scalar(-slope);
+  }
+};
+
+template <class scalar>
+struct Labelled {
+  using T = wide_t<scalar>;
+  const scalar *logits, *labels;
+  scalar* gradient;
+  T weight;
+  T value(int64_t i) const { return Bce<T>(T(labels[i]), T(0)).value(T(logits[i])); }
+  void write(int64_t i) const { gradient[i] = scalar(weight * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
+};
+
+struct Sums {
+  double value = 0, first = 0, second = 0;
+  void add(double v, double a, double b) {
+    value += v;
+    first += a;
+    second += b;
+  }
+};
+
+// One pass over elements begin to end: sums the values, or writes the gradients, or does both and sums the logits too.
+template <bool with_value, bool with_gradient, class Item>
+FASTGAN_VARIANTS Sums pass(Item item, int64_t begin, int64_t end) {
+  using T = typename Item::T;
+  Sums sums;
+  for (; begin < end; begin += kBlock) {
+    const int64_t stop = std::min(begin + kBlock, end);
+    T value = 0, first = 0, second = 0;
+    if constexpr (with_value && with_gradient) {
+#pragma omp simd reduction(+ : value, first, second)
+      for (int64_t i = begin; i < stop; ++i) {
+        value += item.value(i);
+        first += item.first(i);
+        second += item.second(i);
+        item.write(i);
+      }
+    } else if constexpr (with_value) {
+#pragma omp simd reduction(+ : value)
+      for (int64_t i = begin; i < stop; ++i) value += item.value(i);
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < stop; ++i) item.write(i);
+    }
+    sums.add(value, first, second);
+  }
+  return sums;
+}
+
+// Both sides in one parallel loop over chunks of fixed size; their sums are added in the chunks' order.
+template <bool with_value, bool with_gradient, class Item>
+std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64_t, 2>& counts) {
+  const int64_t real_chunks = (counts[kReal] + kChunk - 1) / kChunk;
+  const int64_t chunks = real_chunks + (counts[kFake] + kChunk - 1) / kChunk;
+  std::vector<Sums> partial(chunks);
+  at::parallel_for(0, chunks, kGrain, [&](int64_t first, int64_t last) {
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int side = chunk < real_chunks ? kReal : kFake;
+      const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * kChunk;
+      partial[chunk] = pass<with_value, with_gradient>(items[side], begin, std::min(begin + kChunk, counts[side]));
+    }
+  });
+  std::array<Sums, 2> totals;
+  for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+    totals[chunk < real_chunks ? kReal : kFake].add(partial[chunk].value, partial[chunk].first, partial[chunk].second);
+  }
+  return totals;
+}
+
+// Real and fake logits, and where their gradients go.
+template <class scalar>
+struct Batch {
+  std::array<const scalar*, 2> logits;
+  std::array<scalar*, 2> gradients;
+  std::array<int64_t, 2> counts;
+};
+
+template <bool with_value, bool with_gradient, class Payment, class scalar>
+std::array<Sums, 2> run_singles(const Batch<scalar>& batch, Two target, Two shift, Two weight, Two offset) {
+  using T = wide_t<scalar>;
+  const auto item = [&](int side) {
+    return Single<scalar, Payment>{batch.logits[side], batch.gradients[side], Payment(target[side], shift[side]),
+                                   T(weight[side]), T(offset[side])};
+  };
+  auto counts = batch.counts;
+  if (with_gradient && !batch.gradients[kReal]) counts[kReal] = 0;
+  return run<with_value, with_gradient>(std::array{item(kReal), item(kFake)}, counts);
+}
+
+template <bool with_value, bool with_gradient, bool write_real, class scalar>
+std::array<Sums, 2> run_pairs(const Batch<scalar>& batch, double target, double weight) {
+  using T = wide_t<scalar>;
+  const Pairs<scalar, write_real> item{batch.logits[kReal],    batch.logits[kFake],  batch.gradients[kReal],
+                                       batch.gradients[kFake], Bce<T>(target, 0.0), T(weight)};
+  return run<with_value, with_gradient>(std::array{item, item}, {batch.counts[kReal], 0});
+}
+
+// The other side's mean logit shifts every logit, so a logit's slope also carries the other side's slopes, through the mean.
+template <bool with_value, bool with_gradient, class scalar>
+std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weight) {
+  using T = wide_t<scalar>;
+  const auto logits = run_singles<true, false, Linear<T>>(batch, {}, {}, {}, {});
+  const Two mean = {logits[kReal].value / batch.counts[kReal], logits[kFake].value / batch.counts[kFake]};
+  const Two shift = {mean[kFake], mean[kReal]};
+  Two offset{};
+  if constexpr (with_gradient) {
+    const auto slopes = run_singles<true, false, BceSlope<T>>(batch, target, shift, {}, {});
+    offset[kReal] = -weight[kFake] * slopes[kFake].value / batch.counts[kReal];
+    offset[kFake] = -weight[kReal] * slopes[kReal].value / batch.counts[kFake];
+  }
+  return run_singles<with_value, with_gradient, Bce<T>>(batch, target, shift, weight, offset);
+}
+
+template <bool with_value, bool with_gradient, class scalar>
+std::array<Sums, 2> evaluate(const Batch<scalar>& batch, const Objective& objective, Two weight) {
+  using T = wide_t<scalar>;
+  const Two target = objective.target;
+  switch (objective.form) {
+    case kSquare:
+      return run_singles<with_value, with_gradient, Square<T>>(batch, target, {}, weight, {});
+    case kHinge:
+      return run_singles<with_value, with_gradient, Hinge<T>>(batch, target, {}, weight, {});
+    case kLinear:
+      return run_singles<with_value, with_gradient, Linear<T>>(batch, target, {}, weight, {});
+    case kAverage:
+      return run_average<with_value, with_gradient>(batch, target, weight);
+    case kPaired:
+      return batch.gradients[kReal] ? run_pairs<with_value, with_gradient, true>(batch, target[kFake], weight[kReal])
+                                    : run_pairs<with_value, with_gradient, false>(batch, target[kFake], weight[kReal]);
+    default:
+      return run_singles<with_value, with_gradient, Bce<T>>(batch, target, {}, weight, {});
+  }
+}
+
+#define FASTGAN_LOGITS(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "fastgan::loss", __VA_ARGS__)
+
+at::ScalarType wide_type(const Tensor& logits) {
+  return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+Tensor dense(const OptionalTensor& logits) {
+  return logits.has_value() && logits->defined() ? logits->contiguous() : Tensor();
+}
+
+void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
+  const bool compares = objective.form == kPaired || objective.form == kAverage;
+  TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
+  TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
+  TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
+  TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");
+}
+
+template <class scalar>
+Batch<scalar> batch_of(const Tensor& real, const Tensor& fake, const Tensor& real_gradient, const Tensor& fake_gradient) {
+  const auto target = [](const Tensor& t) { return t.defined() ? t.data_ptr<scalar>() : nullptr; };
+  const auto source = [](const Tensor& t) { return t.defined() ? t.const_data_ptr<scalar>() : nullptr; };
+  const int64_t real_count = real.defined() ? real.numel() : 0;
+  return {{source(real), source(fake)}, {target(real_gradient), target(fake_gradient)}, {real_count, fake.numel()}};
+}
+
+// What a side's sum is multiplied by in the value.
+template <class scalar>
+Two weights(const Batch<scalar>& batch, const Objective& objective, double factor) {
+  factor *= objective.scale;
+  const auto weight = [&](int side) { return objective.mean ? factor / batch.counts[side] : factor; };
+  return {batch.logits[kReal] ? weight(kReal) : 0.0, weight(kFake)};
+}
+
+double total(const std::array<Sums, 2>& sums, const Two& weight) {
+  const double real = weight[kReal] == 0.0 ? 0.0 : weight[kReal] * sums[kReal].value;
+  return real + weight[kFake] * sums[kFake].value;
+}
+Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double real_target, double fake_target,
+            double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  Tensor value = at::empty({}, fake.options().dtype(wide_type(fake)));
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    const auto batch = batch_of<scalar_t>(real, fake, {}, {});
+    *value.data_ptr<wide_t<scalar_t>>() = total(evaluate<true, false>(batch, objective, {}), weights(batch, objective, 1.0));
+  });
+  return value;
+}
+
+std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                         int64_t form, double real_target, double fake_target, double scale, bool mean,
+                                         bool want_real) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(fake), "the upstream gradient is not like the value");
+  const Tensor real_gradient = want_real && real.defined() ? at::empty_like(real) : Tensor();
+  const Tensor fake_gradient = at::empty_like(fake);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    const auto batch = batch_of<scalar_t>(real, fake, real_gradient, fake_gradient);
+    evaluate<false, true>(batch, objective, weights(batch, objective, *upstream.const_data_ptr<wide_t<scalar_t>>()));
+  });
+  return {real_gradient, fake_gradient};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                                           int64_t form, double real_target, double fake_target, double scale,
+                                                           bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), means = at::empty({2}, scalars);
+  const Tensor real_slope = real.defined() ? at::empty_like(real) : Tensor();
+  const Tensor fake_slope = at::empty_like(fake);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    using T = wide_t<scalar_t>;
+    const auto batch = batch_of<scalar_t>(real, fake, real_slope, fake_slope);
+    const Two weight = weights(batch, objective, 1.0);
+    const auto sums = evaluate<true, true>(batch, objective, weight);
+    *value.data_ptr<T>() = total(sums, weight);
+    // a pair's sums stand on real's side
+    const double fake_logits_sum = form == kPaired ? sums[kReal].second : sums[kFake].first;
+    means.data_ptr<T>()[kReal] = sums[kReal].first / batch.counts[kReal];
+    means.data_ptr<T>()[kFake] = fake_logits_sum / batch.counts[kFake];
+  });
+  return {value, real_slope, fake_slope, means};
+}
+
+void check_labels(const Tensor& x, const Tensor& labels) {
+  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type(), "labels must be like the logits");
+}
+
+Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
+  check_labels(x, labels);
+  const Tensor logits = x.contiguous(), targets = labels.contiguous();
+  Tensor value = at::empty({}, logits.options().dtype(wide_type(logits)));
+  FASTGAN_LOGITS(logits.scalar_type(), [&] {
+    const Labelled<scalar_t> item{logits.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(), nullptr, 0};
+    const double sum = run<true, false>(std::array{item, item}, {0, logits.numel()})[kFake].value;
+    *value.data_ptr<wide_t<scalar_t>>() = mean ? sum / logits.numel() : sum;
+  });
+  return value;
+}
+
+Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& labels, bool mean) {
+  check_labels(x, labels);
+  const Tensor logits = x.contiguous(), targets = labels.contiguous(), gradient = at::empty_like(logits);
+  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(x), "the upstream gradient is not like the value");
+  FASTGAN_LOGITS(logits.scalar_type(), [&] {
+    using T = wide_t<scalar_t>;
+    const T weight = *upstream.const_data_ptr<T>() / (mean ? double(logits.numel()) : 1.0);
+    const Labelled<scalar_t> item{logits.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(),
+                                  gradient.data_ptr<scalar_t>(), weight};
+    run<false, true>(std::array{item, item}, {0, logits.numel()});
+  });
+  return gradient;
+}
+
+// What the operators return, without the numbers: for torch.compile, export and fake tensors.
+namespace meta {
+
+Tensor scalar_like(const Tensor& logits) {
+  return at::empty({}, logits.options().dtype(wide_type(logits)));
+}
+Tensor dense_like(const Tensor& logits) {
+  return at::empty_like(logits, logits.options(), at::MemoryFormat::Contiguous);
+}
+Tensor dense_like(const OptionalTensor& logits, bool wanted) {
+  return wanted && logits.has_value() && logits->defined() ? dense_like(*logits) : Tensor();
+}
+
+Tensor loss(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
+  return scalar_like(fake);
+}
+std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, int64_t, double, double,
+                                         double, bool, bool want_real) {
+  return {dense_like(real, want_real), dense_like(fake)};
+}
+std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real, const Tensor& fake, int64_t, double,
+                                                           double, double, bool) {
+  const Tensor means = at::empty({2}, fake.options().dtype(wide_type(fake)));
+  return {scalar_like(fake), dense_like(real, true), dense_like(fake), means};
+}
+Tensor bce(const Tensor& x, const Tensor&, bool) {
+  return scalar_like(x);
+}
+Tensor bce_backward(const Tensor&, const Tensor& x, const Tensor&, bool) {
+  return dense_like(x);
+}
+
+}  // namespace meta
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("loss", &loss);
+  m.impl("loss_backward", &loss_backward);
+  m.impl("loss_with_slope", &loss_with_slope);
+  m.impl("bce", &bce);
+  m.impl("bce_backward", &bce_backward);
+}
+
+TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
+  m.impl("loss", &meta::loss);
+  m.impl("loss_backward", &meta::loss_backward);
+  m.impl("loss_with_slope", &meta::loss_with_slope);
+  m.impl("bce", &meta::bce);
+  m.impl("bce_backward", &meta::bce_backward);
+}

@@ -1,0 +1,45 @@
+"""fastgan: fused losses, penalties and layers for GANs, and a trainer that runs the alternating step at full speed.
+
+    from fastgan import losses, penalties          # drop-in pieces for your own loop
+    trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+
+def _bridge_kernels() -> None:
+    """In a checkout that is not installed, make ../kernels importable as fastgan.kernels, as the installed package has it."""
+    folder = Path(__file__).resolve().parent.parent / "kernels"
+    if importlib.util.find_spec("fastgan.kernels") is None and (folder.parent / "pyproject.toml").is_file():
+        where = [str(folder)]
+        spec = importlib.util.spec_from_file_location("fastgan.kernels", folder / "__init__.py", submodule_search_locations=where)
+        assert spec is not None and spec.loader is not None
+        sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+
+
+_bridge_kernels()
+
+from . import data, layers, losses, mlp, models, optim, penalties  # noqa: E402
+from .models import Discriminator, Generator  # noqa: E402
+from .trainer import Trainer  # noqa: E402
+
+__all__ = [
+    "Discriminator",
+    "Generator",
+    "Trainer",
+    "__version__",
+    "data",
+    "layers",
+    "losses",
+    "mlp",
+    "models",
+    "optim",
+    "penalties",
+]

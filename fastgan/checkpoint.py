@@ -1,0 +1,134 @@
+"""Checkpoints: a folder of safetensors weights, one weights-only state file, a config, and a manifest of SHA-256 sums.
+
+A checkpoint appears whole or not at all: it is written to a dot-folder beside its place, synced, then renamed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or of something else; the message says which."""
+
+
+@dataclass
+class Checkpoint:
+    """weights: state dicts by name ("generator", ...); state: tensors and plain data; config: plain data."""
+
+    weights: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands among a run's checkpoints."""
+    return root / f"step_{step:08d}"
+
+
+def save(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes a checkpoint, replacing one that stands there."""
+    folder = Path(folder)
+    partial = folder.parent / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for name, tensors in checkpoint.weights.items():
+        # copies, because the tensors are views of one buffer, which the format does not hold
+        save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+    torch.save(checkpoint.state, partial / "state.pt")
+    (partial / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
+    sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
+    (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2) + "\n")
+    for file in partial.iterdir():
+        _sync(file)
+    _sync(partial)
+    replaced = folder.parent / f"{partial.name}.old"
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    _sync(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def verify(folder: Path) -> None:
+    """CheckpointError unless every file of the manifest is there and has its sum."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        sums, version = dict(manifest["sha256"]), manifest["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is not a whole checkpoint: its {MANIFEST} is missing or damaged") from error
+    if version != FORMAT:
+        raise CheckpointError(f"{folder} has checkpoint format {version}; this fastgan reads {FORMAT}")
+    for name, expected in sums.items():
+        file = folder / Path(name).name
+        if not file.is_file() or _sha256(file) != expected:
+            raise CheckpointError(f"{file} is missing or damaged: it does not have the sum in {MANIFEST}")
+
+
+def load(folder: Path) -> Checkpoint:
+    """Reads a verified checkpoint onto the CPU; nothing is unpickled beyond tensors and plain data."""
+    folder = find(Path(folder))
+    verify(folder)
+    weights = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
+    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    return Checkpoint(weights, state, json.loads((folder / "config.json").read_text()))
+
+
+def find(folder: Path) -> Path:
+    """The checkpoint a path means: the path itself, or the newest whole one of a run folder."""
+    if (folder / MANIFEST).is_file():
+        return folder
+    newest = latest(folder / "checkpoints")
+    if newest is None:
+        raise CheckpointError(f"there is no checkpoint in {folder}")
+    return newest
+
+
+def latest(root: Path) -> Path | None:
+    """The newest whole checkpoint of a run, None if there is none; damaged ones are passed over."""
+    for folder in sorted(root.glob("step_*"), reverse=True):
+        try:
+            verify(folder)
+            return folder
+        except CheckpointError:
+            continue
+    return None
+
+
+def sweep(root: Path) -> None:
+    """Removes what an interrupted save left behind."""
+    for leftover in root.glob(".step_*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def prune(root: Path, keep: int) -> None:
+    """Keeps the first checkpoint of a run and its newest `keep`."""
+    folders = sorted(root.glob("step_*"))
+    for folder in folders[1 : max(1, len(folders) - keep)]:
+        shutil.rmtree(folder)

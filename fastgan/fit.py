@@ -1,0 +1,203 @@
+"""One run of a trainer: the loop, what it reports and when, checkpoints, interruption and resumption."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from . import __version__, checkpoint, distributed
+from .interrupt import Interrupted, Interrupts
+from .report import RunFolder, display, to_numbers
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+log = logging.getLogger("fastgan")
+
+SIGNAL_STRIDE = 16  # steps between the moments at which several processes agree to stop
+PREVIEWS = 64
+
+
+class NonFiniteError(FloatingPointError):
+    """A logit, penalty or gradient was not finite; the update was withheld and the weights are those before it."""
+
+
+@dataclass
+class FitOptions:
+    """steps: the whole run's total; out: a run folder or None; the `every`s in steps, None for a default, 0 for never."""
+
+    steps: int
+    epoch_steps: int
+    out: Path | None = None
+    resume: bool = False
+    log_every: int = 100
+    sample_every: int | None = None
+    checkpoint_every: int | None = None
+    keep: int = 3
+    on_nonfinite: str = "raise"
+    progress: bool = True
+    command: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.on_nonfinite not in ("raise", "skip"):
+            raise ValueError(f'on_nonfinite must be "raise" or "skip", got {self.on_nonfinite!r}')
+        least = {"steps": 0, "log_every": 1, "sample_every": 0, "checkpoint_every": 0, "keep": 1}
+        for name, minimum in least.items():
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < minimum):
+                raise ValueError(f"{name.replace('_', ' ')} must be a whole number >= {minimum}, got {value!r}")
+        self.sample_every = max(1, self.steps // 20) if self.sample_every is None else self.sample_every
+        self.checkpoint_every = max(1, self.steps // 5) if self.checkpoint_every is None else self.checkpoint_every
+
+
+def prepare(trainer: Trainer, options: FitOptions) -> RunFolder | None:
+    """Claims the run folder, or continues the run in it; errors come before any training and leave it untouched."""
+    if options.out is None:
+        return None
+    folder = RunFolder(options.out)
+    if not options.resume:
+        folder.check_free()
+    newest = checkpoint.latest(folder.checkpoints) if options.resume else None
+    if newest is not None:
+        trainer.restore(newest)
+        log.info("resumed %s at step %d", folder.path, trainer.step_count)
+    elif options.resume:
+        log.info("no checkpoint in %s: starting at step 0", folder.path)
+    if trainer.world.rank:
+        return None
+    folder.create()
+    checkpoint.sweep(folder.checkpoints)
+    folder.cut_after(trainer.step_count if newest else -1)
+    folder.write_json("config.json", {"fastgan": __version__, **trainer.config(), "command": options.command})
+    return folder
+
+
+class Fit:
+    """Runs a trainer until its total of steps, with everything a run reports."""
+
+    def __init__(self, trainer: Trainer, options: FitOptions) -> None:
+        self.trainer, self.options = trainer, options
+        self.folder = prepare(trainer, options)
+        self.skipped = trainer.skipped
+        self.train_seconds = 0.0
+        self.last: dict[str, Any] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Trains; returns the summary. Interrupted after a signal, NonFiniteError if asked for: both after a checkpoint."""
+        trainer, options = self.trainer, self.options
+        if trainer.step_count >= options.steps:
+            log.info("nothing to do: the run is at step %d of %d", trainer.step_count, options.steps)
+            return self._summary()
+        show = options.progress and trainer.world.rank == 0
+        self.display = display(show, trainer.step_count, options.steps, options.epoch_steps)
+        if trainer.step_count == 0:
+            self._save()
+            self._sample()
+        try:
+            with Interrupts() as interrupts:
+                received = self._train(interrupts)
+        finally:
+            self.display.close()
+        return self._end(received)
+
+    def _train(self, interrupts: Interrupts) -> int | None:
+        trainer, options = self.trainer, self.options
+        self.logged_step, self.clock = trainer.step_count, time.perf_counter()
+        while trainer.step_count < options.steps:
+            metrics = trainer.step()
+            step = trainer.step_count
+            self.display.advance(step)
+            last = step == options.steps
+            if last or step % options.log_every == 0:
+                self._log(metrics)
+            if last or self._due(step, options.sample_every):
+                self._pause(self._sample)
+            if not last and self._due(step, options.checkpoint_every):
+                self._pause(self._save)
+            if received := self._received(interrupts, step):
+                return received
+        return None
+
+    @staticmethod
+    def _due(step: int, every: int | None) -> bool:
+        return bool(every) and step % every == 0
+
+    def _pause(self, report: Any) -> None:
+        """Reports off the clock: throughput is that of the steps alone."""
+        self._synchronise()
+        before = time.perf_counter()
+        report()
+        self.clock += time.perf_counter() - before
+
+    def _synchronise(self) -> None:
+        if self.trainer.device.type == "cuda":
+            torch.cuda.synchronize(self.trainer.device)
+
+    def _received(self, interrupts: Interrupts, step: int) -> int | None:
+        """The signal to stop on; several processes stop at the same step."""
+        world = self.trainer.world
+        if world.size == 1:
+            return interrupts.received
+        if step % SIGNAL_STRIDE:
+            return None
+        flag = torch.tensor(float(interrupts.received or 0), device=self.trainer.device)
+        return int(distributed.max_(flag, world.size)) or None
+
+    def _log(self, metrics: dict[str, Tensor]) -> None:
+        trainer = self.trainer
+        row: dict[str, Any] = {"step": trainer.step_count, "epoch": trainer.step_count / self.options.epoch_steps}
+        row |= to_numbers(metrics)
+        now = time.perf_counter()
+        self.train_seconds += now - self.clock
+        images = (trainer.step_count - self.logged_step) * trainer.batch_size * trainer.d_steps
+        row["images_per_second"] = images / max(now - self.clock, 1e-9)
+        row["seconds"] = self.train_seconds
+        self.logged_step, self.clock = trainer.step_count, now
+        self.last = row
+        self._check_finite(row)
+        self.display.metrics(row)
+        if self.folder:
+            self.folder.append_metrics(row)
+
+    def _check_finite(self, row: dict[str, Any]) -> None:
+        skipped = self.trainer.skipped
+        row["skipped"] = skipped
+        if skipped == self.skipped:
+            return
+        message = f"by step {row['step']}, {skipped - self.skipped} updates or weights were left alone: not finite"
+        self.skipped = skipped
+        if self.options.on_nonfinite == "raise":
+            self._save()
+            raise NonFiniteError(f"{message} (on_nonfinite='skip' goes on)")
+        log.warning(message)
+
+    def _sample(self) -> None:
+        if self.folder and self.options.sample_every:
+            self.folder.write_samples(self.trainer.step_count, self.trainer.sample(PREVIEWS))
+
+    def _save(self) -> None:
+        if self.folder:
+            self.trainer.save(checkpoint.step_folder(self.folder.checkpoints, self.trainer.step_count))
+            checkpoint.prune(self.folder.checkpoints, self.options.keep)
+
+    def _end(self, received: int | None) -> dict[str, Any]:
+        self._save()
+        summary = self._summary()
+        if self.folder:
+            self.folder.finish(summary)
+        if received:
+            raise Interrupted(received)
+        return summary
+
+    def _summary(self) -> dict[str, Any]:
+        trainer = self.trainer
+        place = {"device": str(trainer.device), "precision": trainer.precision, "engine": trainer.engine}
+        images = self.last.get("step", 0) and self.last["images_per_second"]
+        facts = {"steps": trainer.step_count, "epochs": trainer.step_count / self.options.epoch_steps}
+        return facts | {"seconds": self.train_seconds, "images_per_second": images, **place, "last": self.last, "fastgan": __version__}

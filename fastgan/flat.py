@@ -1,0 +1,128 @@
+"""A network's parameters as views of one flat buffer, and the optimizer that updates the buffer in one pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .ops.update import state_size, update_
+from .optim import Optimizer, Schedule
+
+ALIGNMENT = 16  # elements: each parameter starts on a cache line
+
+
+class FlatNetwork:
+    """A module whose trainable parameters live in `weight` [P]; the module itself goes on working, and shows the trained weights.
+
+    gradient [P]: where gradients meet; state: the optimizer's buffers [P]; average [P] or None: the weights' moving average;
+    count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update.
+    Raises ValueError for a module without trainable parameters, or with parameters of several dtypes or devices.
+    """
+
+    def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, decay: float | None = None) -> None:
+        self.module, self.spec, self.clip, self.decay = module, spec, clip, decay
+        self.parameters = self._trainable()
+        self._check_alike()
+        first = self.parameters[0]
+        offsets, end = [], 0
+        for parameter in self.parameters:
+            offsets.append(end)
+            end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+        self.offsets = offsets
+        self.weight = torch.zeros(end, dtype=first.dtype, device=first.device)
+        self.gradient = torch.zeros_like(self.weight)
+        self.state = [torch.zeros_like(self.weight) for _ in range(state_size(spec.rule, spec.options()))]
+        self.count = torch.zeros((), dtype=torch.int64, device=first.device)
+        rate = spec.lr.start if isinstance(spec.lr, Schedule) else spec.lr
+        self.lr = torch.tensor(rate, dtype=torch.float64, device=first.device)
+        self.gradients = self.views(self.gradient)
+        self._adopt()
+        self.average = self.weight.clone() if decay is not None else None
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def _check_alike(self) -> None:
+        name = type(self.module).__name__
+        if not self.parameters:
+            raise ValueError(f"{name} has no trainable parameters")
+        kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
+        if len(kinds) > 1 or not self.parameters[0].is_floating_point():
+            raise ValueError(f"{name}'s parameters must be of one floating dtype on one device, got {sorted(map(str, kinds))}")
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A buffer of the weights' size as tensors of the parameters' shapes."""
+        places = zip(self.offsets, self.parameters, strict=True)
+        return [flat[offset : offset + parameter.numel()].view(parameter.shape) for offset, parameter in places]
+
+    def _adopt(self) -> None:
+        for parameter, view in zip(self.parameters, self.views(self.weight), strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+
+    def ensure_views(self) -> None:
+        """Repairs parameters that were moved out of the buffer since the last step, keeping their values.
+
+        A module whose dtype, device or set of parameters changed is refused with a RuntimeError.
+        """
+        current = self._trainable()
+        places = zip(self.offsets, current, strict=False)
+        base, size = self.weight.data_ptr(), self.weight.element_size()
+        if len(current) == len(self.parameters) and all(p.data_ptr() == base + size * offset for offset, p in places):
+            return
+        alike = [(p.shape, p.dtype, p.device) for p in current] == [
+            (p.shape, self.weight.dtype, self.weight.device) for p in self.parameters
+        ]
+        if not alike:
+            raise RuntimeError(
+                f"{type(self.module).__name__} changed its dtype, device or parameters after the trainer took it; "
+                "move it before creating the Trainer"
+            )
+        self.parameters = current
+        self._adopt()
+
+    def collect(self, gradients: Sequence[Tensor | None]) -> None:
+        """Copy gradients of the parameters, None for zero, into the flat buffer."""
+        for view, gradient in zip(self.gradients, gradients, strict=True):
+            if gradient is None:
+                view.zero_()
+            else:
+                view.copy_(gradient)
+
+    def update(self, withhold: Tensor, step: Tensor) -> Tensor:
+        """One optimizer step from `gradient`; see ops.update_. step: 0-d, the trainer's, for a schedule. Returns its two statistics."""
+        if isinstance(self.spec.lr, Schedule):
+            self.lr.copy_(self.spec.lr(step))
+        return update_(
+            self.weight,
+            self.gradient,
+            self.state,
+            self.lr,
+            self.count,
+            withhold,
+            rule=self.spec.rule,
+            options=self.spec.options(),
+            clip=self.clip,
+            average=self.average,
+            decay=self.decay or 0.0,
+        )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's state as tensors: count, state.0, state.1, ..., and the average."""
+        buffers = {f"state.{number}": buffer for number, buffer in enumerate(self.state)}
+        average = {} if self.average is None else {"average": self.average}
+        return {"count": self.count, **buffers, **average}
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """ValueError where a saved state does not fit."""
+        own = self.state_dict()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise ValueError(f"the saved optimizer state does not fit {type(self.module).__name__} with {self.spec.rule}")
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copies a saved state in place, so that views and captured graphs stay valid."""
+        self.check_state(state)
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

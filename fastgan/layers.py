@@ -1,0 +1,87 @@
+"""Layers: a linear layer with its bias, activation and dropout in one operator, and where dropout takes its masks from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor, nn
+
+from .ops import linear as ops
+from .ops.sample import Draws
+
+
+class _Pass:
+    """One pass over a network: its draws, and how many dropout layers it has met."""
+
+    def __init__(self, draws: Draws, number: int) -> None:
+        self.draws, self.number, self.layers = draws, number, 0
+
+
+_current: ContextVar[_Pass | None] = ContextVar("fastgan_pass", default=None)
+
+
+@contextmanager
+def drawing(draws: Draws, pass_: int) -> Iterator[None]:
+    """Inside, dropout masks are those of `draws` for this pass: layer 0, 1, ... in the order they run."""
+    token = _current.set(_Pass(draws, pass_))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def dropout_scale(like: Tensor, probability: float) -> Tensor:
+    """The dropout factor for activations [B, ...], in fp32 or wider: the running pass's mask, or one from a fresh seed."""
+    rows, width = like.shape[0], like[0].numel()
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    current = _current.get()
+    if current is None:
+        # one draw from torch's generator, so that torch.manual_seed governs the mask as it does for nn.Dropout
+        seed = torch.randint(2**62, ())
+        draws = Draws(seed if torch.compiler.is_compiling() else int(seed), 0, device=like.device, dtype=dtype)
+        return draws.dropout_scale(rows, width, probability, pass_=0, layer=0).view(like.shape)
+    layer, current.layers = current.layers, current.layers + 1
+    draws = current.draws.on(like.device, dtype)
+    return draws.dropout_scale(rows, width, probability, pass_=current.number, layer=layer).view(like.shape)
+
+
+class FusedLinear(nn.Linear):
+    """dropout(act(x W^T + b)) in one operator; its state dict interchanges with nn.Linear's.
+
+    activation: identity, relu, leaky_relu, tanh or sigmoid; negative_slope: LeakyReLU's; dropout: the probability in training.
+    x [B, ..., in_features] -> [B, ..., out_features]. Derivatives of any order exist. ValueError for a bad activation or dropout.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        *,
+        activation: str = "identity",
+        negative_slope: float = 0.2,
+        dropout: float = 0.0,
+        device=None,
+        dtype=None,
+    ) -> None:
+        if activation not in ops.ACTIVATIONS:
+            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ops.ACTIVATIONS)}")
+        if not 0.0 <= dropout < 1.0:
+            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
+        self.activation, self.negative_slope, self.dropout = activation, negative_slope, dropout
+
+    def forward(self, input: Tensor) -> Tensor:
+        scale = None
+        if self.training and self.dropout:
+            shape = (*input.shape[:-1], self.out_features)
+            scale = dropout_scale(input.new_empty((), dtype=input.dtype).expand(shape), self.dropout)
+        options = dict(activation=self.activation, negative_slope=self.negative_slope, scale=scale)
+        return ops.linear(input, self.weight, self.bias, **options)
+
+    def extra_repr(self) -> str:
+        slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""
+        return f"{super().extra_repr()}, activation={self.activation!r}{slope}, dropout={self.dropout}"

@@ -1,0 +1,194 @@
+"""Adversarial losses on logits: one fused pass each, differentiable to any order.
+
+With r = D(real) and f = D(fake) as logits, means over all elements, sums of both sides, no halves:
+
+    kind                  discriminator                                      generator
+    minimax               softplus(-r) + softplus(f)                         -softplus(f)
+    nonsaturating         softplus(-r) + softplus(f)                         softplus(-f)
+    lsgan                 (r - 1)^2 + f^2                                    (f - 1)^2
+    wgan                  f - r                                              -f
+    hinge                 relu(1 - r) + relu(1 + f)                          -f
+    relativistic          softplus(f - r), row by row                        softplus(r - f)
+    relativistic-average  softplus(mean f - r) + softplus(f - mean r)        the roles exchanged
+
+Sources: Goodfellow et al. 2014 (minimax, nonsaturating), Mao et al. 2017 (lsgan), Arjovsky et al. 2017 (wgan),
+Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the paired one is R3GAN's, Huang et al. 2024).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .ops import loss as ops
+from .ops import reference
+
+KINDS = ops.KINDS
+
+_ALIASES = {
+    "minimax": ("mm", "saturating"),
+    "nonsaturating": ("ns", "nsgan", "non-saturating", "modified", "vanilla", "gan", "logistic", "dcgan", "standard"),
+    "lsgan": ("ls", "least-squares", "least-square", "mse"),
+    "wgan": ("w", "wasserstein"),
+    "hinge": ("wasserstein-hinge", "geometric"),
+    "relativistic": ("rpgan", "rsgan", "relativistic-paired"),
+    "relativistic-average": ("ragan",),
+}
+_NAMES = {name: kind for kind, aliases in _ALIASES.items() for name in (kind, *aliases)}
+
+
+def resolve_kind(kind: str) -> str:
+    """The canonical name of an objective; ValueError that lists them all for an unknown one."""
+    found = _NAMES.get(kind) or _NAMES.get(str(kind).lower().replace("_", "-"))
+    if found is None:
+        hint = " (wgan-gp is the wgan loss plus penalties.gradient_penalty)" if "gp" in str(kind) else ""
+        raise ValueError(f"unknown loss {kind!r}{hint}; choose one of {', '.join(KINDS)}")
+    return found
+
+
+def _check_logits(name: str, logits: Tensor) -> None:
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point logits, got {what}")
+    if logits.numel() == 0:
+        raise ValueError(f"{name} is an empty batch, shape {tuple(logits.shape)}")
+
+
+def _check_pair(real: Tensor, fake: Tensor, kind: str, reduction: str) -> None:
+    _check_logits("real", real)
+    _check_logits("fake", fake)
+    if real.shape == fake.shape:
+        return
+    if real.dim() != fake.dim() or real.shape[1:] != fake.shape[1:]:
+        raise ValueError(f"real and fake differ beyond their rows: {tuple(real.shape)} and {tuple(fake.shape)}")
+    if kind in ops.PAIRED_KINDS or reduction == "none":
+        why = f"{kind} pairs them" if kind in ops.PAIRED_KINDS else 'reduction="none" adds them'
+        raise ValueError(f"real has {real.shape[0]} rows and fake {fake.shape[0]}, but {why} row by row")
+
+
+def _check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale: float = 1.0) -> None:
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    if not 0.0 <= label_smoothing < 1.0:
+        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+    if label_smoothing and kind not in ops.SMOOTHED_KINDS:
+        raise ValueError(f"label smoothing is not defined for {kind}, only for {', '.join(ops.SMOOTHED_KINDS)}")
+    if scale != 1.0 and kind != "lsgan":
+        raise ValueError(f"scale belongs to lsgan's two conventions (1 or 0.5), not to {kind}")
+
+
+def d_loss(
+    real: Tensor,
+    fake: Tensor,
+    kind: str = "nonsaturating",
+    *,
+    label_smoothing: float = 0.0,
+    scale: float = 1.0,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """The discriminator's loss.
+
+    real, fake: logits [rows, ...] in fp16, bf16, fp32 or fp64; their rows may differ in number unless the kind pairs them.
+    label_smoothing e: real targets are 1 - e (minimax, nonsaturating, lsgan). scale: 0.5 for lsgan's halved convention.
+    Returns fp32 (fp64 for fp64 logits): 0-d, or the elementwise loss for reduction="none".
+    Finite for logits up to 1e4 in magnitude. Derivatives of any order exist.
+    Raises ValueError (shapes, empty batch, unknown kind or option), TypeError (not floating point).
+    """
+    kind = resolve_kind(kind)
+    _check_options(kind, reduction, label_smoothing, scale)
+    _check_pair(real, fake, kind, reduction)
+    options = dict(label_smoothing=label_smoothing, scale=scale, reduction=reduction, backend=backend)
+    return ops.d_loss(real, fake, kind=kind, **options)
+
+
+def g_loss(
+    fake: Tensor,
+    real: Tensor | None = None,
+    kind: str = "nonsaturating",
+    *,
+    scale: float = 1.0,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> Tensor:
+    """The generator's loss; `real` logits are needed by the relativistic kinds and ignored by the others.
+
+    Shapes, dtypes, derivatives and errors as in `d_loss`.
+    """
+    kind = resolve_kind(kind)
+    _check_options(kind, reduction, scale=scale)
+    if kind not in ops.RELATIVISTIC_KINDS:
+        _check_logits("fake", fake)
+        return ops.g_loss(fake, None, kind=kind, scale=scale, reduction=reduction, backend=backend)
+    if real is None:
+        raise ValueError(f"the generator's {kind} loss compares fake with real logits: pass real=")
+    _check_pair(real, fake, kind, reduction)
+    return ops.g_loss(fake, real, kind=kind, reduction=reduction, backend=backend)
+
+
+def binary_cross_entropy_with_logits(
+    input: Tensor,
+    target: Tensor | float,
+    weight: Tensor | None = None,
+    size_average: bool | None = None,
+    reduce: bool | None = None,
+    reduction: str = "mean",
+    pos_weight: Tensor | None = None,
+    *,
+    backend: str = "auto",
+) -> Tensor:
+    """torch.nn.functional.binary_cross_entropy_with_logits, and a float target (1.0 real, 0.0 fake) needs no label tensor.
+
+    input: logits of any shape; target: a float, or a tensor of the same shape. Returns fp32 or wider, as torch does
+    under autocast. With weight, pos_weight or the deprecated size_average and reduce, torch's own function runs.
+    """
+    if weight is not None or pos_weight is not None or size_average is not None or reduce is not None:
+        labels = target if isinstance(target, Tensor) else torch.full_like(input, target)
+        return F.binary_cross_entropy_with_logits(input, labels, weight, size_average, reduce, reduction, pos_weight)
+    if isinstance(target, Tensor) and target.shape != input.shape:
+        raise ValueError(f"target size ({tuple(target.shape)}) must be the same as input size ({tuple(input.shape)})")
+    _check_options("nonsaturating", reduction)
+    return ops.bce_with_logits(input, target, reduction=reduction, backend=backend)
+
+
+class GANLoss(nn.Module):
+    """One objective as a module: ``loss.d(real, fake)``, ``loss.g(fake)``, or ``loss(prediction, target_is_real)``.
+
+    kind: see `KINDS`; options: label_smoothing, scale, reduction, as in `d_loss`. It has no parameters and no buffers.
+    """
+
+    def __init__(self, kind: str = "nonsaturating", *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> None:
+        super().__init__()
+        self.kind = resolve_kind(kind)
+        _check_options(self.kind, reduction, label_smoothing, scale)
+        self.label_smoothing, self.scale, self.reduction, self.backend = label_smoothing, scale, reduction, backend
+
+    def d(self, real: Tensor, fake: Tensor) -> Tensor:
+        """The discriminator's loss of real and fake logits."""
+        options = dict(scale=self.scale, reduction=self.reduction, backend=self.backend)
+        return d_loss(real, fake, self.kind, label_smoothing=self.label_smoothing, **options)
+
+    def g(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
+        """The generator's loss of fake logits, and of real ones for the relativistic kinds."""
+        return g_loss(fake, real, self.kind, scale=self.scale, reduction=self.reduction, backend=self.backend)
+
+    def forward(self, prediction: Tensor, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
+        """The image-translation call: one side at a time. With for_discriminator=False, the generator's loss of fake logits.
+
+        The relativistic kinds compare both sides and have no such form: ValueError.
+        """
+        if self.kind in ops.RELATIVISTIC_KINDS:
+            raise ValueError(f"{self.kind} compares real with fake logits: use .d(real, fake) and .g(fake, real)")
+        if not for_discriminator:
+            return self.g(prediction)
+        _check_logits("prediction", prediction)
+        logits = reference.wide(prediction)
+        if target_is_real:
+            term = reference.real_term(logits, self.kind, self.label_smoothing, self.scale)
+        else:
+            term = reference.fake_term(logits, self.kind, self.scale)
+        return reference.reduce_terms([term], self.reduction)
+
+    def extra_repr(self) -> str:
+        return f"{self.kind!r}, label_smoothing={self.label_smoothing}, scale={self.scale}, reduction={self.reduction!r}"

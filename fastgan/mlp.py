@@ -1,0 +1,147 @@
+"""MLP: a chain of fused layers that reads and writes the state dict of the equivalent nn.Sequential."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from .layers import FusedLinear
+
+_ACTIVATIONS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.LeakyReLU: "leaky_relu",
+    nn.Tanh: "tanh",
+    nn.Sigmoid: "sigmoid",
+}
+_PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
+
+
+class MLP(nn.Module):
+    """Linear layers with an activation and dropout between them, and one activation at the end.
+
+    sizes: (in, hidden, ..., out); activation, negative_slope and dropout belong to the hidden layers, output to the last.
+    dropout=None: the equivalent nn.Sequential has no Dropout modules; with 0.0 it has them, switched off.
+    x [B, in] -> [B, out]. State-dict keys are those of nn.Sequential(Linear, activation, Dropout, Linear, ...): a layer's
+    name is its Linear's position there. Derivatives of any order exist.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activation: str = "relu",
+        negative_slope: float = 0.2,
+        dropout: float | None = None,
+        output: str = "identity",
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        if len(sizes) < 2 or min(sizes) < 1:
+            raise ValueError(f"sizes must be at least (in, out), all positive, got {tuple(sizes)}")
+        hidden = dict(activation=activation, negative_slope=negative_slope, dropout=dropout or 0.0)
+        stride = 1 + (activation != "identity") + (dropout is not None)
+        last = len(sizes) - 2
+        self.flatten = False
+        for number, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+            options = dict(activation=output) if number == last else hidden
+            self.add_module(str(number * stride), FusedLinear(inputs, outputs, bias, **options))
+
+    @property
+    def layers(self) -> list[FusedLinear]:
+        """The chain, in order."""
+        return [layer for layer in self.children() if isinstance(layer, FusedLinear)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1) if self.flatten else x
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    @classmethod
+    def from_sequential(cls, module: nn.Sequential) -> MLP:
+        """The same chain, sharing the module's parameters, from Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout, Identity, Flatten.
+
+        ValueError for any other module, or an order that is no chain of layers.
+        """
+        mlp = cls.__new__(cls)
+        nn.Module.__init__(mlp)
+        children = list(module)
+        mlp.flatten = bool(children) and isinstance(children[0], nn.Flatten)
+        for position, layer in _read_chain(children[mlp.flatten :], start=int(mlp.flatten)):
+            mlp.add_module(str(position), layer)
+        if not mlp.layers:
+            raise ValueError("there is no Linear layer in this module")
+        return mlp.train(module.training)
+
+    def to_sequential(self) -> nn.Sequential:
+        """The equivalent nn.Sequential of torch's own modules, sharing this one's parameters; the keys stay the same."""
+        modules: list[nn.Module] = [nn.Flatten()] if self.flatten else []
+        for name, layer in self.named_children():
+            assert isinstance(layer, FusedLinear)
+            modules += [nn.Identity() for _ in range(int(name) - len(modules))]
+            modules += _torch_modules(layer)
+        return nn.Sequential(*modules).train(self.training)
+
+
+@dataclass
+class _Link:
+    """A Linear and what follows it, while a chain is read."""
+
+    position: int
+    linear: nn.Linear
+    activation: str = "identity"
+    negative_slope: float = 0.2
+    dropout: float = 0.0
+
+    def fuse(self) -> FusedLinear:
+        weight = self.linear.weight
+        options = dict(activation=self.activation, negative_slope=self.negative_slope, dropout=self.dropout)
+        shape = (self.linear.in_features, self.linear.out_features, self.linear.bias is not None)
+        layer = FusedLinear(*shape, **options, device="meta", dtype=weight.dtype)
+        layer.weight, layer.bias = weight, self.linear.bias
+        return layer
+
+
+def _read_chain(modules: Iterable[nn.Module], start: int) -> Iterator[tuple[int, FusedLinear]]:
+    link: _Link | None = None
+    for position, module in enumerate(modules, start):
+        if isinstance(module, FusedLinear) or type(module) is nn.Linear:
+            if link:
+                yield link.position, link.fuse()
+            link = _Link(position, module)
+            if isinstance(module, FusedLinear):
+                link = _Link(position, module, module.activation, module.negative_slope, module.dropout)
+        elif not isinstance(module, nn.Identity):
+            _append(link, module)
+    if link:
+        yield link.position, link.fuse()
+
+
+def _append(link: _Link | None, module: nn.Module) -> None:
+    name = type(module).__name__
+    if link is None:
+        raise ValueError(f"{name} comes before the first Linear")
+    if isinstance(module, nn.Dropout) and not link.dropout:
+        link.dropout = module.p
+    elif type(module) in _ACTIVATIONS and link.activation == "identity":
+        link.activation = _ACTIVATIONS[type(module)]
+        link.negative_slope = getattr(module, "negative_slope", 0.2)
+        # dropout before the activation is the same as after it only where act(s x) = s act(x)
+        if link.dropout and link.activation not in _PIECEWISE_LINEAR:
+            raise ValueError(f"Dropout before {name} is not a chain of fused layers")
+    else:
+        raise ValueError(f"{name} does not fit a chain of Linear, activation and Dropout")
+
+
+def _torch_modules(layer: FusedLinear) -> list[nn.Module]:
+    linear = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
+    linear.weight, linear.bias = layer.weight, layer.bias
+    modules: list[nn.Module] = [linear]
+    if layer.activation != "identity":
+        build = {name: kind for kind, name in _ACTIVATIONS.items()}[layer.activation]
+        modules.append(nn.LeakyReLU(layer.negative_slope) if build is nn.LeakyReLU else build())
+    if layer.dropout:
+        modules.append(nn.Dropout(layer.dropout))
+    return modules

@@ -1,0 +1,118 @@
+"""The article's two networks: a generator 100-256-512-1024-784 and a discriminator 784-1024-512-256-1."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from .mlp import MLP
+from .ops.sample import Role, stream, uniforms
+
+
+class Network(nn.Module):
+    """An MLP under the name `main`, with initial weights drawn from a seed as nn.Linear's are: uniform in +-1/sqrt(in).
+
+    seed: None draws one from torch's generator; the trainer then draws the weights again from its own seed, unless somebody
+    has changed them.
+    """
+
+    tag: int  # keeps the draws of different networks apart
+
+    def __init__(self, main: MLP, seed: int | None) -> None:
+        super().__init__()
+        self.main = main
+        self.seed = seed
+        self._drawn_from = int(torch.randint(2**62, ())) if seed is None else seed
+        self.reset_parameters(self._drawn_from)
+
+    def _draw(self, parameter: Tensor, fan_in: int, index: int, seed: int) -> Tensor:
+        rows, columns = parameter.shape if parameter.dim() == 2 else (1, parameter.numel())
+        word = stream(Role.INITIAL, pass_=self.tag, index=index)
+        unit = uniforms(rows, columns, seed=seed, step=0, stream=word)
+        return ((2.0 * unit - 1.0) / math.sqrt(fan_in)).view(parameter.shape)
+
+    def _initial_values(self, seed: int) -> list[Tensor]:
+        layers = enumerate(self.main.layers)
+        pairs = [(p, layer.in_features, 2 * n + k) for n, layer in layers for k, p in enumerate((layer.weight, layer.bias))]
+        return [self._draw(parameter, fan_in, index, seed) for parameter, fan_in, index in pairs]
+
+    def reset_parameters(self, seed: int) -> None:
+        """Draw the initial weights from `seed`."""
+        self._drawn_from = seed
+        with torch.no_grad():
+            for parameter, value in zip(self.parameters(), self._initial_values(seed), strict=True):
+                parameter.copy_(value)
+
+    def is_untouched(self) -> bool:
+        """Whether the weights are still the ones drawn for a network that was given no seed."""
+        if self.seed is not None:
+            return False
+        values = zip(self.parameters(), self._initial_values(self._drawn_from), strict=True)
+        return all(torch.equal(parameter, value.to(parameter)) for parameter, value in values)
+
+    def config(self) -> dict:
+        """The constructor's arguments, for a checkpoint."""
+        raise NotImplementedError
+
+
+class Generator(Network):
+    """z [B, z_dim] -> images [B, image_size] in [-1, 1]: z_dim-256-512-1024-image_size, ReLU between, Tanh last."""
+
+    tag = 0
+
+    def __init__(self, z_dim: int = 100, image_size: int = 784, *, seed: int | None = None) -> None:
+        super().__init__(MLP((z_dim, 256, 512, 1024, image_size), output="tanh"), seed)
+        self.z_dim, self.image_size = z_dim, image_size
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.main(z)
+
+    def config(self) -> dict:
+        return {"z_dim": self.z_dim, "image_size": self.image_size}
+
+
+class Discriminator(Network):
+    """Images [B, image_size] or [B, 1, H, W] -> logits [B, 1]: image_size-1024-512-256-1, LeakyReLU 0.2, dropout between.
+
+    It ends without a Sigmoid: the losses take logits, on which they are exact. `probability` is the article's sigmoid head.
+    """
+
+    tag = 1
+
+    def __init__(self, image_size: int = 784, dropout: float = 0.3, *, seed: int | None = None) -> None:
+        sizes = (image_size, 1024, 512, 256, 1)
+        super().__init__(MLP(sizes, activation="leaky_relu", negative_slope=0.2, dropout=dropout), seed)
+        self.image_size, self.dropout = image_size, dropout
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.main(images.flatten(1))
+
+    def probability(self, images: Tensor) -> Tensor:
+        """The probability that images are real, [B, 1]."""
+        return torch.sigmoid(self(images))
+
+    def config(self) -> dict:
+        return {"image_size": self.image_size, "dropout": self.dropout}
+
+
+NETWORKS: dict[str, type[Network]] = {"Generator": Generator, "Discriminator": Discriminator}
+
+
+def latent_shape(generator: nn.Module) -> tuple[int, ...]:
+    """The shape of one latent: the generator's `z_dim` (a number or a shape), or what its first weighted layer takes.
+
+    ValueError where neither says it.
+    """
+    z_dim = getattr(generator, "z_dim", None)
+    if isinstance(z_dim, int):
+        return (z_dim,)
+    if isinstance(z_dim, (tuple, list)):
+        return tuple(z_dim)
+    for module in generator.modules():
+        if isinstance(module, nn.Linear):
+            return (module.in_features,)
+        if isinstance(module, nn.ConvTranspose2d):
+            return (module.in_channels, 1, 1)
+    raise ValueError(f"{type(generator).__name__} does not say which latents it takes: give it a z_dim attribute")

@@ -1,0 +1,182 @@
+"""Optimizer specs and learning-rate schedules: plain values, with torch.optim's formulas, names and defaults.
+
+The trainer runs a spec over one flat buffer per network (`flat.FlatNetwork`). TTUR is two specs with two learning rates.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A learning rate that moves from `start` to `end` over `steps` steps of the trainer and stays there."""
+
+    shape: str
+    start: float
+    end: float
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.shape not in ("cosine", "linear"):
+            raise ValueError(f"unknown schedule {self.shape!r}; choose cosine or linear")
+        _check_rate("start", self.start)
+        _check_rate("end", self.end)
+        if not isinstance(self.steps, int) or self.steps < 1:
+            raise ValueError(f"a schedule's steps must be a whole number >= 1, got {self.steps}")
+
+    def __call__(self, step: Tensor) -> Tensor:
+        """The rate at a step: 0-d tensors in and out, on the step's device, in fp64."""
+        progress = (step.double() / self.steps).clamp(max=1.0)
+        remaining = 0.5 * (1.0 + torch.cos(math.pi * progress)) if self.shape == "cosine" else 1.0 - progress
+        return self.end + (self.start - self.end) * remaining
+
+
+def _check_rate(name: str, value: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
+
+
+def cosine(start: float, end: float = 0.0, *, steps: int) -> Schedule:
+    """Half a cosine from start to end over `steps` steps (Loshchilov and Hutter 2017, without restarts)."""
+    return Schedule("cosine", start, end, steps)
+
+
+def linear(start: float, end: float = 0.0, *, steps: int) -> Schedule:
+    """A straight line from start to end over `steps` steps."""
+    return Schedule("linear", start, end, steps)
+
+
+Rate = float | Schedule
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What every spec has: a learning rate, and the name and options of its update rule in `ops.reference`."""
+
+    rule: ClassVar[str]
+    lr: Rate
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.lr, Schedule):
+            _check_rate("lr", self.lr)
+        for name, value in self.options().items():
+            if name == "betas":
+                _check_unit("beta1", value[0])
+                _check_unit("beta2", value[1])
+            elif name in ("alpha", "momentum"):
+                _check_unit(name, value)
+            elif not isinstance(value, bool):
+                _check_rate(name, value)
+
+    def options(self) -> dict:
+        """The rule's own arguments, without the learning rate."""
+        return {name: value for name, value in self.__dict__.items() if name != "lr"}
+
+
+def _check_unit(name: str, value: float) -> None:
+    _check_rate(name, value)
+    if value >= 1:
+        raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent, with momentum if wanted; torch.optim.SGD's formula."""
+
+    rule: ClassVar[str] = "sgd"
+    lr: Rate = 1e-3
+    momentum: float = 0.0
+    dampening: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
+
+
+@dataclass(frozen=True)
+class RMSprop(Optimizer):
+    """torch.optim.RMSprop's formula (Tieleman and Hinton 2012)."""
+
+    rule: ClassVar[str] = "rmsprop"
+    lr: Rate = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """torch.optim.Adam's formula (Kingma and Ba 2015)."""
+
+    rule: ClassVar[str] = "adam"
+    lr: Rate = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+
+_TYPES: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
+
+
+def parse(text: str) -> Optimizer:
+    """An optimizer from a command line: NAME[:OPTION=VALUE,...], such as "adam:beta1=0,beta2=0.99" or "sgd:momentum=0.9"."""
+    name, _, options = text.partition(":")
+    if name.lower() not in _TYPES:
+        raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(_TYPES)}")
+    spec: Optimizer = _TYPES[name.lower()]()
+    for option in filter(None, options.split(",")):
+        spec = _with_option(spec, *option.partition("=")[::2])
+    return spec
+
+
+def _with_option(spec: Optimizer, name: str, text: str) -> Optimizer:
+    betas = getattr(spec, "betas", None)
+    known = [*spec.options(), "lr"] if betas is None else [*(set(spec.options()) - {"betas"}), "beta1", "beta2", "lr"]
+    if name not in known:
+        raise ValueError(f"{spec.rule} has no option {name!r}; it has {', '.join(sorted(known))}")
+    if name in ("nesterov", "centered"):
+        return replace(spec, **{name: text.lower() in ("", "1", "true", "yes")})
+    value = parse_rate(text) if name == "lr" else _number(name, text)
+    if betas is not None and name in ("beta1", "beta2"):
+        return replace(spec, betas=(value, betas[1]) if name == "beta1" else (betas[0], value))
+    return replace(spec, **{name: value})
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a number, got {text!r}") from None
+
+
+def parse_rate(text: str) -> Rate:
+    """A learning rate from a command line: a number, or SHAPE:START:END:STEPS such as "cosine:2e-4:0:20000"."""
+    shape, *fields = text.split(":")
+    if not fields:
+        return _number("a learning rate", shape)
+    if len(fields) != 3:
+        raise ValueError(f"a schedule has the form SHAPE:START:END:STEPS, got {text!r}")
+    return Schedule(shape, _number("start", fields[0]), _number("end", fields[1]), int(_number("steps", fields[2])))
+
+
+def to_config(spec: Optimizer) -> dict:
+    """A spec as plain data, for a checkpoint."""
+    return {"rule": spec.rule, **asdict(spec)}
+
+
+def from_config(config: dict) -> Optimizer:
+    """The spec that `to_config` described."""
+    fields = {name: value for name, value in config.items() if name != "rule"}
+    if isinstance(fields["lr"], dict):
+        fields["lr"] = Schedule(**fields["lr"])
+    if "betas" in fields:
+        fields["betas"] = tuple(fields["betas"])
+    build: Callable[..., Optimizer] = _TYPES[config["rule"]]
+    return build(**fields)

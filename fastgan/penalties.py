@@ -1,0 +1,239 @@
+"""Gradient penalties on the critic's input: functions for a loop of your own, and specs for the trainer.
+
+With g = dD/dx, one row per sample, and norms over all of a sample's dimensions:
+
+    gradient penalty  weight * mean (|g| - target)^2   at x = real + alpha (fake - real), one alpha per sample
+    DRAGAN            weight * mean (|g| - target)^2   at x = real + std_scale * std(real) * uniform noise
+    R1                gamma / 2 * mean |g|^2           at x = real
+    R2                gamma / 2 * mean |g|^2           at x = fake
+
+Sources: Gulrajani et al. 2017, Petzka et al. 2018 (one-sided), Kodali et al. 2017 (DRAGAN), Mescheder et al. 2018 (R1, R2).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from . import distributed
+from .ops import penalty as ops
+from .ops.sample import Draws, interpolate
+
+Critic = Callable[[Tensor], Tensor]
+
+
+def input_gradient(critic: Critic, points: Tensor) -> Tensor:
+    """d critic / d points for every row, [B, ...], with the graph that differentiates it again."""
+    points = points.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return gradient
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _check_amount(name: str, value: float) -> None:
+    _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What the trainer asks of a penalty: where to take the gradient, and its price. every=k: each k-th D update, times k."""
+
+    def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
+        """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
+        raise NotImplementedError
+
+    def value(self, gradient: Tensor) -> Tensor:
+        """The price of input gradients [B, ...], 0-d."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if name == "every":
+                _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")
+            elif name != "one_sided":
+                _check_amount(name, value)
+
+
+@dataclass(frozen=True)
+class GradientPenalty(Penalty):
+    """WGAN-GP's penalty between real and fake rows; one_sided counts only norms above the target (WGAN-LP)."""
+
+    weight: float = 10.0
+    target: float = 1.0
+    one_sided: bool = False
+    every: int = 1
+
+    def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
+        return interpolate(real, fake, draws.alpha(real.shape[0], index))
+
+    def value(self, gradient: Tensor) -> Tensor:
+        return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
+
+
+@dataclass(frozen=True)
+class DRAGAN(Penalty):
+    """The same norm penalty around the real rows; std is that of all elements of the batch, on all processes."""
+
+    weight: float = 10.0
+    target: float = 1.0
+    std_scale: float = 0.5
+    every: int = 1
+
+    def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
+        noise = draws.noise(real.shape[0], real[0].numel(), index).view_as(real)
+        return real + self.std_scale * distributed.std(real, distributed.world()) * noise
+
+    def value(self, gradient: Tensor) -> Tensor:
+        return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
+
+
+@dataclass(frozen=True)
+class R1(Penalty):
+    """gamma / 2 * mean |g|^2 on the real rows."""
+
+    gamma: float = 10.0
+    every: int = 1
+
+    def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
+        return real
+
+    def value(self, gradient: Tensor) -> Tensor:
+        return ops.square_penalty(gradient, gamma=self.gamma)
+
+
+@dataclass(frozen=True)
+class R2(R1):
+    """gamma / 2 * mean |g|^2 on the fake rows."""
+
+    def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
+        return fake
+
+
+@dataclass(frozen=True)
+class WeightClip:
+    """Every weight of the critic is clipped to [-bound, bound] after each of its updates (Arjovsky et al. 2017)."""
+
+    bound: float = 0.01
+
+    def __post_init__(self) -> None:
+        _require(math.isfinite(self.bound) and self.bound > 0, f"bound must be a finite number > 0, got {self.bound}")
+
+
+def _method(method: str) -> None:
+    _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
+
+
+def _check_rows(real: Tensor, fake: Tensor) -> None:
+    _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    weight: float = 10.0,
+    target: float = 1.0,
+    one_sided: bool = False,
+    alpha: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2, 0-d.
+
+    real, fake: [B, ...] of one shape; alpha: one weight in [0, 1] per sample, [B] (drawn uniformly from `generator` if None).
+    Differentiable with respect to the critic's parameters; real and fake are taken as constants. At zero gradient its
+    slope is 0, not nan. Raises ValueError for shapes that differ.
+    """
+    _method(method)
+    _check_rows(real, fake)
+    if alpha is None:
+        alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=real.dtype)
+    spec = GradientPenalty(weight, target, one_sided)
+    return spec.value(input_gradient(critic, interpolate(real, fake, alpha)))
+
+
+def r1_penalty(critic: Critic, real: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; differentiable with respect to the critic's parameters."""
+    _method(method)
+    return R1(gamma).value(input_gradient(critic, real))
+
+
+def r2_penalty(critic: Critic, fake: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at fake|^2, 0-d; differentiable with respect to the critic's parameters."""
+    return r1_penalty(critic, fake, gamma=gamma, method=method)
+
+
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    weight: float = 10.0,
+    std_scale: float = 0.5,
+    generator: torch.Generator | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d."""
+    _method(method)
+    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
+    return DRAGAN(weight, std_scale=std_scale).value(input_gradient(critic, real + std_scale * real.std() * noise))
+
+
+Spec = Penalty | WeightClip
+_NAMED: dict[str, Callable[..., Spec]] = {
+    "gp": lambda weight=10.0, every=1: GradientPenalty(weight, every=every),
+    "lp": lambda weight=10.0, every=1: GradientPenalty(weight, one_sided=True, every=every),
+    "r1": R1,
+    "r2": R2,
+    "dragan": lambda weight=10.0, every=1: DRAGAN(weight, every=every),
+    "clip": WeightClip,
+}
+
+
+def parse(text: str) -> tuple[Spec, ...]:
+    """Penalties from a command line: NAME[:AMOUNT[:EVERY]], comma-separated, such as "r1:5,r2:5" or "gp:10"; or "none"."""
+    if text == "none":
+        return ()
+    specs = []
+    for part in text.split(","):
+        name, *amounts = part.strip().split(":")
+        if name not in _NAMED:
+            raise ValueError(f"unknown penalty {name!r}; choose one of {', '.join(_NAMED)}, none")
+        try:
+            arguments = [float(amounts[0]), *map(int, amounts[1:])] if amounts else []
+            specs.append(_NAMED[name](*arguments))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"penalty {part!r} is not of the form NAME[:AMOUNT[:EVERY]]: {error}") from None
+    return tuple(specs)
+
+
+def as_specs(penalty: Spec | Iterable[Spec]) -> tuple[Spec, ...]:
+    """One spec or several, as a tuple; TypeError for anything else, ValueError for two weight clips."""
+    specs = (penalty,) if isinstance(penalty, Spec) else tuple(penalty)
+    for spec in specs:
+        if not isinstance(spec, Spec):
+            raise TypeError(f"a penalty must be a spec from fastgan.penalties, got {type(spec).__name__}")
+    _require(sum(isinstance(spec, WeightClip) for spec in specs) <= 1, "weights can be clipped to one bound only")
+    return specs
+
+
+_TYPES = {kind.__name__: kind for kind in (GradientPenalty, DRAGAN, R1, R2, WeightClip)}
+
+
+def to_config(specs: Iterable[Spec]) -> list[dict]:
+    """Specs as plain data, for a checkpoint."""
+    return [{"type": type(spec).__name__, **asdict(spec)} for spec in specs]
+
+
+def from_config(config: list[dict]) -> tuple[Spec, ...]:
+    """The specs that `to_config` described."""
+    return tuple(_TYPES[entry["type"]](**{name: value for name, value in entry.items() if name != "type"}) for entry in config)

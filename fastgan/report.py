@@ -1,0 +1,233 @@
+"""What a run leaves behind and shows: metrics, sample grids, loss curves, an animation, a progress bar."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torchvision.utils import save_image
+
+ANIMATION_FRAMES = 100
+
+
+class RunFolderError(ValueError):
+    """A run folder cannot be used; the message says why and what to do."""
+
+
+class RunFolder:
+    """One run's files: config.json, metrics.jsonl, samples/, losses.png, samples.gif, checkpoints/, summary.json."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        self.metrics = self.path / "metrics.jsonl"
+        self.samples = self.path / "samples"
+        self.checkpoints = self.path / "checkpoints"
+
+    def check_free(self) -> None:
+        """RunFolderError if something stands there already."""
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunFolderError(f"{self.path} already exists and was left untouched: continue it with --resume, or choose another --out")
+
+    def create(self) -> None:
+        """Makes the folders and finds out that they can be written, before any training."""
+        try:
+            self.samples.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}"
+            probe.write_text("")
+            probe.unlink()
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Writes a JSON file whole or not at all."""
+        partial = self.path / f".{name}"
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(self.path / name)
+
+    def read_config(self) -> dict[str, Any]:
+        """The run's configuration; RunFolderError where there is none."""
+        try:
+            return json.loads((self.path / "config.json").read_text())
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"{self.path} holds no run: its config.json is missing or damaged") from error
+
+    def append_metrics(self, row: Mapping[str, Any]) -> None:
+        with self.metrics.open("a") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The rows so far; a last line that was cut off by a crash is left out."""
+        rows = []
+        for line in self.metrics.read_text().splitlines() if self.metrics.is_file() else ():
+            try:
+                rows.append(json.loads(line))
+            except ValueError:
+                break
+        return rows
+
+    def cut_after(self, step: int) -> None:
+        """Forgets metrics and samples past a step, because a resumed run makes them again."""
+        rows = [row for row in self.read_metrics() if row["step"] <= step]
+        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        for picture in self.samples.glob("step_*.png"):
+            if int(picture.stem.removeprefix("step_")) > step:
+                picture.unlink()
+
+    def write_samples(self, step: int, images: Tensor) -> None:
+        """samples/step_00000040.png: a grid of images [n, C, H, W], or a scatter plot of points [n, 2]."""
+        write_grid(self.samples / f"step_{step:08d}.png", images)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Writes losses.png, samples.gif and summary.json."""
+        plot_losses(self.path / "losses.png", self.read_metrics())
+        animate(self.path / "samples.gif", sorted(self.samples.glob("step_*.png")))
+        self.write_json("summary.json", summary)
+
+
+def write_grid(path: Path, images: Tensor) -> None:
+    """A PNG of images [n, C, H, W] in [-1, 1], about as many rows as columns; points [n, 2] become a scatter plot."""
+    if images.dim() == 2:
+        _scatter(path, images)
+        return
+    columns = max(1, round(images.shape[0] ** 0.5))
+    save_image(images.float().cpu(), path, nrow=columns, normalize=True, value_range=(-1, 1))
+
+
+def _figure(width: float, height: float):
+    # the object interface leaves a caller's own pyplot state and backend alone
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _scatter(path: Path, points: Tensor) -> None:
+    figure = _figure(4, 4)
+    axes = figure.add_subplot(aspect="equal", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
+    axes.scatter(*points[:, :2].float().cpu().T.numpy(), s=4, alpha=0.5)
+    figure.savefig(path, dpi=100)
+
+
+def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Both losses above, D's mean outputs below, over the steps."""
+    rows = list(rows)
+    if not rows:
+        return
+    figure = _figure(8, 6)
+    axes = figure.subplots(2, 1, sharex=True)
+    steps = [row["step"] for row in rows]
+    for axis, names, label in ((axes[0], ("d_loss", "g_loss"), "loss"), (axes[1], ("d_real", "d_fake"), "mean logit")):
+        for name in names:
+            axis.plot(steps, [row[name] for row in rows], label=name, linewidth=1)
+        axis.set_ylabel(label)
+        axis.legend()
+        axis.grid(alpha=0.3)
+    axes[1].set_xlabel("step")
+    figure.savefig(path, dpi=100)
+
+
+def animate(path: Path, pictures: list[Path]) -> None:
+    """A GIF of sample grids in order, thinned to at most ANIMATION_FRAMES frames."""
+    if len(pictures) < 2:
+        return
+    stride = -(-len(pictures) // ANIMATION_FRAMES)
+    chosen = pictures[::-1][::stride][::-1]
+    frames = [Image.open(picture).convert("P") for picture in chosen]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0)
+
+
+def to_numbers(metrics: Mapping[str, Tensor]) -> dict[str, float]:
+    """0-d device tensors as floats, in one transfer."""
+    return dict(zip(metrics, torch.stack([value.double() for value in metrics.values()]).tolist(), strict=True))
+
+
+class Display(Protocol):
+    """How progress is shown."""
+
+    def advance(self, step: int) -> None: ...
+
+    def metrics(self, row: Mapping[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _losses(row: Mapping[str, Any]) -> str:
+    text = f"d_loss {row['d_loss']:.4f}  g_loss {row['g_loss']:.4f}  D(real) {row['d_real']:+.3f}  D(fake) {row['d_fake']:+.3f}"
+    return f"{text}  {row['images_per_second']:,.0f} images/s"
+
+
+class PlainLines:
+    """One line at every report, for logs and pipes."""
+
+    def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
+        self.console, self.total, self.epoch_steps = console, total, epoch_steps
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        line = f"step {row['step']}/{self.total}  epoch {row['step'] / self.epoch_steps:.2f}  {_losses(row)}"
+        self.console.print(line, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar:
+    """A progress bar with losses, images per second and time left, for terminals."""
+
+    REFRESH_SECONDS = 0.1
+
+    def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
+        columns = ("step", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.fields[losses]}"))
+        self.progress = Progress(*columns, console=console, auto_refresh=False)
+        self.progress.start()
+        self.task = self.progress.add_task("train", total=total, completed=start, losses="")
+        self.due = 0.0
+
+    def advance(self, step: int) -> None:
+        # redrawing takes about a millisecond, a step not much longer
+        now = time.monotonic()
+        if now >= self.due:
+            self.due = now + self.REFRESH_SECONDS
+            self.progress.update(self.task, completed=step, refresh=True)
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        self.progress.update(self.task, completed=row["step"], losses=_losses(row))
+
+    def close(self) -> None:
+        self.progress.refresh()
+        self.progress.stop()
+
+
+class Silent:
+    """Shows nothing."""
+
+    def advance(self, step: int) -> None:
+        pass
+
+    def metrics(self, row: Mapping[str, Any]) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def display(show: bool, start: int, total: int, epoch_steps: int) -> Display:
+    """A bar on a terminal, plain lines elsewhere, nothing if not wanted."""
+    if not show:
+        return Silent()
+    console = Console()
+    return (Bar if console.is_terminal else PlainLines)(console, start, total, epoch_steps)

@@ -1,0 +1,226 @@
+"""The alternating update by autograd, for any pair of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..distributed import all_rows, sum_
+from ..flat import FlatNetwork
+from ..layers import drawing
+from ..mlp import MLP
+from ..models import Network
+from ..ops import loss as loss_ops
+from ..ops.sample import Draws, Role
+from ..penalties import input_gradient
+from .game import Game
+
+REAL, FAKE, GENERATOR, PENALTY = range(4)  # passes over the critic, each with dropout masks of its own
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossScale:
+    """fp16's dynamic loss scale, decided on the device (torch.amp.GradScaler's rule, without its host synchronisation)."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, growth_interval: int = 2000) -> None:
+        self.scale = torch.full((), 65536.0, device=device)
+        self.clean_updates = torch.zeros((), dtype=torch.int32, device=device)
+        self.growth_interval = growth_interval
+        self.dtype = dtype
+
+    def unscale_(self, gradient: Tensor) -> Tensor:
+        """Divides a flat gradient by the scale; returns whether anything overflowed, 0-d bool. The scale follows."""
+        overflow = ~gradient.isfinite().all()
+        gradient.div_(self.scale)
+        torch._amp_update_scale_(self.scale, self.clean_updates, overflow.float(), 2.0, 0.5, self.growth_interval)
+        return overflow
+
+
+def _mix(*numbers: int) -> int:
+    """A 63-bit seed for torch's generator from several numbers (splitmix64's finalizer after each)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state >> 1
+
+
+def _sigmoid_at_end(critic: nn.Module, rows: Tensor) -> nn.Module | None:
+    """The nn.Sigmoid whose output is the critic's output on `rows`, if there is one."""
+    outputs: dict[int, nn.Module] = {}
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: outputs.__setitem__(id(output), module))
+        for module in critic.modules()
+        if isinstance(module, nn.Sigmoid)
+    ]
+    try:
+        with torch.no_grad():
+            result = critic(rows)
+        return outputs.get(id(result))
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class AutogradStep:
+    """d_steps discriminator updates, then one of the generator; real and fake rows pass the critic separately.
+
+    `read_logits_before(sigmoid)` makes the critic's logits the input of that module, for as long as a step runs.
+    """
+
+    name = "autograd"
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
+        self.sigmoid: nn.Module | None = None
+        half = game.precision == "fp16"
+        self.scales = [LossScale(game.device, game.dtype) for _ in range(2)] if half else None
+
+    def __call__(self, images: Tensor, step: int, rows: int) -> dict[str, Tensor]:
+        """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
+        with self._logits():
+            metrics: dict[str, Tensor] = {}
+            for d_step in range(self.game.d_steps):
+                metrics = self._update_discriminator(images, step, d_step, rows)
+            return metrics | self._update_generator(images, step, rows)
+
+    def _update_discriminator(self, images: Tensor, step: int, d_step: int, rows: int) -> dict[str, Tensor]:
+        game, draws = self.game, self.game.draws(step, d_step, rows)
+        with self._randomness(step, d_step):
+            with self._arithmetic():
+                with torch.no_grad():
+                    fake = self._generate(game.latents(draws, rows))
+                real = game.real_rows(images, step, d_step, rows).view_as(fake)
+                real_logits = self._judge(real, draws, REAL)
+                fake_logits = self._judge(fake, draws, FAKE)
+            loss = losses.d_loss(real_logits, fake_logits, game.loss)
+            penalty = self._penalty(real, fake, draws, step, d_step) / game.world.size
+            gradients = self._gradients(loss + penalty, game.discriminator, 0)
+        penalty = sum_(penalty.detach().clone(), game.world.size)
+        finite = real_logits.isfinite().all() & fake_logits.isfinite().all() & penalty.isfinite()
+        norm = self._apply(game.discriminator, gradients, ~finite, step, 0)
+        return {
+            "d_loss": loss.detach() + penalty,
+            "d_real": real_logits.detach().mean(),
+            "d_fake": fake_logits.detach().mean(),
+            "penalty": penalty,
+            "d_grad_norm": norm,
+        }
+
+    def _update_generator(self, images: Tensor, step: int, rows: int) -> dict[str, Tensor]:
+        game, last = self.game, self.game.d_steps - 1
+        draws = game.draws(step, last, rows)
+        with self._randomness(step, game.d_steps):
+            with self._arithmetic():
+                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT))
+                fake_logits = self._judge(fake, draws, GENERATOR)
+                real_logits = None
+                if game.loss in loss_ops.RELATIVISTIC_KINDS:
+                    with torch.no_grad():
+                        real_logits = self._judge(game.real_rows(images, step, last, rows).view_as(fake), draws, REAL)
+            loss = losses.g_loss(fake_logits, real_logits, game.loss)
+            gradients = self._gradients(loss, game.generator, 1)
+        finite = fake_logits.isfinite().all()
+        if real_logits is not None:
+            finite = finite & real_logits.isfinite().all()
+        norm = self._apply(game.generator, gradients, ~finite, step, 1)
+        return {"g_loss": loss.detach(), "g_grad_norm": norm}
+
+    def _generate(self, latents: Tensor) -> Tensor:
+        # images stay fp32 for the critic's input gradient and for the penalties' points
+        return self.game.generator.module(latents).to(self.game.dtype)
+
+    def _judge(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
+        """The logits of all processes' rows."""
+        with drawing(draws, pass_):
+            logits = self.game.discriminator.module(rows)
+        return all_rows(logits, self.game.world)
+
+    def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, step: int, d_step: int) -> Tensor:
+        total = real.new_zeros(())
+        for number, spec in self.game.due_penalties(step, d_step):
+            points = spec.points(real, fake, draws, number)
+            # an input gradient can leave fp16's range before a loss scale reaches it, so there the critic runs in fp32
+            precision = nullcontext() if self.scales else self._arithmetic()
+            with precision, drawing(draws, PENALTY + number):
+                gradient = input_gradient(self.game.discriminator.module, points)
+            total = total + spec.every * spec.value(gradient)
+        return total
+
+    def _gradients(self, loss: Tensor, network: FlatNetwork, which: int) -> Sequence[Tensor | None]:
+        if self.scales:
+            loss = loss * self.scales[which].scale
+        return torch.autograd.grad(loss, network.parameters, allow_unused=True)
+
+    def _apply(self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, step: int, which: int) -> Tensor:
+        """Gradients meet, the optimizer steps; returns the gradient's norm."""
+        network.collect(gradients)
+        sum_(network.gradient, self.game.world.size)
+        if self.scales:
+            # an overflow is the loss scale's to mend, and no fault of the run
+            overflow = self.scales[which].unscale_(network.gradient)
+            network.gradient.masked_fill_(overflow, 0.0)
+        else:
+            overflow = torch.zeros_like(withhold)
+        statistics = network.update(withhold | overflow, torch.as_tensor(step, device=network.weight.device))
+        self.game.skipped += withhold + statistics[1].long()
+        return statistics[0].sqrt()
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Matrix products in the game's precision. Passes that share one context share one cast of the weights."""
+        tf32 = self.game.precision == "tf32"
+        if tf32:
+            before = torch.get_float32_matmul_precision()
+            torch.set_float32_matmul_precision("high")
+        dtype = HALF.get(self.game.precision)
+        try:
+            with torch.autocast(self.game.device.type, dtype) if dtype else nullcontext():
+                yield
+        finally:
+            if tf32:
+                torch.set_float32_matmul_precision(before)
+
+    @contextmanager
+    def _randomness(self, step: int, d_step: int) -> Iterator[None]:
+        """Seeds torch's generator for modules with randomness of their own, and gives the caller's state back."""
+        if not self.foreign:
+            yield
+            return
+        devices = [self.game.device] if self.game.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(_mix(self.game.seed, step, d_step, self.game.world.rank))
+            yield
+
+    def find_sigmoid(self, rows: Tensor) -> bool:
+        """Looks for a Sigmoid at the critic's end, judging `rows`; from then on steps read the logits before it."""
+        self.sigmoid = _sigmoid_at_end(self.game.discriminator.module, rows)
+        return self.sigmoid is not None
+
+    @contextmanager
+    def _logits(self) -> Iterator[None]:
+        if self.sigmoid is None:
+            yield
+            return
+        hook = self.sigmoid.register_forward_hook(lambda module, inputs, output: inputs[0])
+        try:
+            yield
+        finally:
+            hook.remove()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the step keeps besides the networks: fp16's loss scales."""
+        if not self.scales:
+            return {}
+        pairs = enumerate(self.scales)
+        return {f"{name}.{number}": getattr(scale, name) for number, scale in pairs for name in ("scale", "clean_updates")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

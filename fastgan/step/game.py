@@ -1,0 +1,62 @@
+"""What an alternating update is made of, whichever engine plays it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..distributed import World
+from ..flat import FlatNetwork
+from ..ops import sample
+from ..ops.sample import Draws, Role
+from ..penalties import Penalty
+
+
+@dataclass
+class Game:
+    """Two networks, an objective and the rules of play.
+
+    latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws;
+    skipped: 0-d int64, updates withheld and weights left alone because something was not finite.
+    """
+
+    generator: FlatNetwork
+    discriminator: FlatNetwork
+    loss: str
+    penalties: tuple[Penalty, ...]
+    d_steps: int
+    seed: int
+    precision: str
+    latent_shape: tuple[int, ...]
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        self.device = self.generator.weight.device
+        self.dtype = self.generator.weight.dtype
+        self.skipped = torch.zeros((), dtype=torch.int64, device=self.device)
+
+    def draws(self, step: int, d_step: int, rows: int) -> Draws:
+        """The random numbers of this process's rows in one update."""
+        return Draws(self.seed, step, d_step, self.world.rank * rows, self.device, self.dtype)
+
+    def latents(self, draws: Draws, rows: int, role: Role = Role.LATENT) -> Tensor:
+        """Latents [rows, *latent_shape]."""
+        width = 1
+        for extent in self.latent_shape:
+            width *= extent
+        return draws.latents(rows, width, role).view(rows, *self.latent_shape)
+
+    def real_rows(self, images: Tensor, step: int, d_step: int, rows: int) -> Tensor:
+        """This process's real rows of one D update, flat, [rows, features] in [-1, 1]."""
+        update = step * self.d_steps + d_step
+        position = (update * self.world.size + self.world.rank) * rows
+        word = sample.stream(Role.BATCH)
+        places = dict(seed=self.seed, stream=word, device=images.device)
+        return sample.gather_rows(images, sample.batch_indices(rows, images.shape[0], position, **places), dtype=self.dtype)
+
+    def due_penalties(self, step: int, d_step: int) -> list[tuple[int, Penalty]]:
+        """The penalties of one D update, each with its number."""
+        update = step * self.d_steps + d_step
+        return [(number, penalty) for number, penalty in enumerate(self.penalties) if update % penalty.every == 0]

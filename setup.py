@@ -1,0 +1,87 @@
+"""Builds fastgan._C, the C++ (and CUDA) operators, against the torch that is installed; pure Python where that cannot be.
+
+    pip install --no-build-isolation .     with the extension
+    pip install .                          an isolated build has no torch: pure Python
+
+Environment: FASTGAN_REQUIRE_EXT=1 makes a build without the extension an error, FASTGAN_SKIP_EXT=1 leaves it out,
+FORCE_CUDA=1 or TORCH_CUDA_ARCH_LIST compile csrc/cuda on a machine without a GPU, MAX_JOBS bounds the compiler processes.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from setuptools import setup
+
+METADATA_COMMANDS = {"egg_info", "dist_info", "sdist", "clean"}
+
+
+def flag(name):
+    return os.environ.get(name, "") not in ("", "0")
+
+
+def fall_back(reason):
+    """Go on without the extension, saying so, or stop when it is required."""
+    if METADATA_COMMANDS.isdisjoint(sys.argv):
+        if flag("FASTGAN_REQUIRE_EXT"):
+            raise SystemExit(f"fastgan: FASTGAN_REQUIRE_EXT is set, but the C++ extension cannot be built: {reason}")
+        print(f"fastgan: building without the C++ extension: {reason}", file=sys.stderr)
+    return {}
+
+
+def with_cuda(torch, cuda_home):
+    """Whether csrc/cuda is compiled: torch has CUDA, nvcc is there, and some device is present or asked for."""
+    possible = torch.version.cuda and cuda_home and any(Path("csrc/cuda").glob("*.cu"))
+    asked = flag("FORCE_CUDA") or os.environ.get("TORCH_CUDA_ARCH_LIST")
+    return bool(possible and (asked or torch.cuda.is_available()))
+
+
+def forgiving(build_extension):
+    """torch's BuildExtension, but a failed build leaves a pure Python package; Extension(optional=True) raises under ninja."""
+
+    class Build(build_extension):
+        def build_extensions(self):
+            try:
+                super().build_extensions()
+            except Exception as error:
+                fall_back(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
+                self.extensions = []  # nothing to copy or to install
+
+    return Build
+
+
+def extension_arguments():
+    """The keywords of setup() that build fastgan._C."""
+    if flag("FASTGAN_SKIP_EXT"):
+        return {}
+    try:
+        import torch
+        from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
+    except ImportError as error:
+        return fall_back(f"torch cannot be imported ({error})")
+    cuda = with_cuda(torch, CUDA_HOME)
+    sources = [Path("csrc/library.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    sources += sorted(Path("csrc/cuda").glob("*.cu")) if cuda else []
+    missing = [str(path) for path in sources if not path.exists()]
+    if missing:
+        return fall_back(f"no {missing[0]}")
+    # -fopenmp goes to the compiler alone: linked without it, the extension uses the OpenMP library that torch has loaded
+    cxx = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-g0", *(["-fopenmp"] if sys.platform == "linux" else [])]
+    extension = (CUDAExtension if cuda else CppExtension)(
+        "fastgan._C",
+        [path.as_posix() for path in sources],
+        depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
+        define_macros=[("FASTGAN_CUDA", "1")] if cuda else [],
+        extra_compile_args={"cxx": cxx, "nvcc": ["-O3"]},
+        py_limited_api=True,  # the extension has no Python in it: torch.ops.load_library opens it
+    )
+    # Python 3.11's stable ABI names the file; the wheel is still bound to the torch it was compiled with
+    return {
+        "ext_modules": [extension],
+        "cmdclass": {"build_ext": forgiving(BuildExtension)},
+        "options": {"bdist_wheel": {"py_limited_api": "cp311"}},
+    }
+
+
+os.chdir(Path(__file__).resolve().parent)
+setup(**extension_arguments())

@@ -1,0 +1,156 @@
+"""The shape of the code: who may import whom, how long a file may be, what a step may not do, and how things are named."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+STEMS = ("sample", "linear", "loss", "penalty", "update")
+
+# from the ground up; a room imports only rooms of lower floors. "" is the package's own __init__
+FLOORS = (
+    ("kernels",),
+    ("ops",),
+    ("distributed", "idx", "interrupt"),
+    ("convert",),
+    ("checkpoint", "data"),
+    ("layers", "losses", "optim"),
+    ("flat", "mlp"),
+    ("penalties",),
+    ("models", "presets"),
+    ("evaluate", "report"),
+    ("step",),
+    ("testing",),
+    ("trainer",),
+    ("",),
+    ("cli",),
+    ("__main__",),
+)
+WAITING = ("item", "cpu", "tolist")  # methods of a tensor that synchronise
+HEIGHT = {room: height for height, floor in enumerate(FLOORS) for room in floor}
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the package: dotted name -> file."""
+    names = {}
+    for package, folder in (("fastgan", ROOT / "fastgan"), ("fastgan.kernels", ROOT / "kernels")):
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(folder).with_suffix("").parts
+            names[".".join((package, *parts)).removesuffix(".__init__")] = path
+    return names
+
+
+MODULES = modules()
+
+
+def room(module: str) -> str:
+    """fastgan.ops.sample -> ops; fastgan -> "" """
+    return (module + "..").split(".")[1]
+
+
+def imported(module: str, path: Path) -> Iterator[str]:
+    """The fastgan modules that a module imports anywhere in its text, apart from the version number."""
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if ours(name.name))
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            source = ".".join([*above, *([node.module] if node.module else [])])
+            names = [f"{source}.{name.name}" for name in node.names if name.name != "__version__"]
+            yield from (name if name in MODULES else source for name in names if ours(source))
+
+
+def ours(name: str) -> bool:
+    return name.partition(".")[0] == "fastgan"
+
+
+def test_every_module_has_a_floor() -> None:
+    homeless = sorted(name for name in MODULES if room(name) not in HEIGHT)
+    assert not homeless, f"give these a place in FLOORS: {homeless}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_nothing_imports_upward(module: str) -> None:
+    here = room(module)
+    sources = {room(name) for name in imported(module, MODULES[module])} - {here}
+    upward = sorted(source for source in sources if HEIGHT.get(source, 0) >= HEIGHT.get(here, 99))
+    assert not upward, f"{module} imports {upward}, which do not stand below it"
+
+
+def test_the_import_reader_sees_every_form(tmp_path: Path) -> None:
+    path = tmp_path / "layers.py"
+    path.write_text(
+        "import os, fastgan.losses\nfrom . import models, __version__\nfrom .ops import sample\nfrom fastgan.mlp import MLP\n"
+    )
+    found = sorted(imported("fastgan.layers", path))
+    assert found == ["fastgan.losses", "fastgan.mlp", "fastgan.models", "fastgan.ops.sample"]
+
+
+def sources() -> list[Path]:
+    suffixes = {".py", ".cpp", ".cu", ".h", ".cuh"}
+    folders = ("fastgan", "kernels", "csrc", "tests", "benchmarks", "examples")
+    return sorted(path for name in folders for path in (ROOT / name).rglob("*") if path.suffix in suffixes)
+
+
+def test_files_stay_short() -> None:
+    lengths = {path.relative_to(ROOT).as_posix(): len(path.read_text().splitlines()) for path in sources()}
+    long = {name: length for name, length in lengths.items() if length >= 400}
+    assert not long, f"split these by idea: {long}"
+
+
+@pytest.mark.parametrize("folder", ["fastgan/step", "kernels"])
+def test_a_step_never_waits_for_the_device(folder: str) -> None:
+    calls = []
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        called = [node.func for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+        methods = [function for function in called if isinstance(function, ast.Attribute)]
+        calls += [f"{path.name}:{method.lineno} .{method.attr}()" for method in methods if method.attr in WAITING]
+    assert not calls
+
+
+def stems_of(folder: str, pattern: str) -> set[str]:
+    return {path.stem for path in (ROOT / folder).glob(pattern)} - {"__init__"}
+
+
+@pytest.mark.parametrize("folder", ["csrc/cpu", "csrc/cuda", "kernels", "benchmarks/ops"])
+def test_a_stem_keeps_its_name_on_every_floor(folder: str) -> None:
+    names = {name for pattern in ("*.py", "*.cpp", "*.cu") for name in stems_of(folder, pattern)}
+    strange = sorted(name for name in names if name.partition("_")[0] not in STEMS)
+    assert not strange, f"{folder} holds stems ({', '.join(STEMS)}), not {strange}"
+
+
+def test_operators_and_their_tests_are_pairs() -> None:
+    operators = stems_of("fastgan/ops", "*.py")
+    assert operators == {*STEMS, "backend", "reference"}
+    tests = {name.removeprefix("test_") for name in stems_of("tests/ops", "test_*.py")}
+    strange = sorted(name for name in tests if name not in operators and name.partition("_")[0] not in STEMS)
+    assert not strange, f"no operator is called {strange}"
+
+
+def test_the_command_line_library_stays_in_the_command_line() -> None:
+    users = [name for name, path in MODULES.items() if "import tyro" in path.read_text() or "from tyro" in path.read_text()]
+    assert users in ([], ["fastgan.cli"])
+
+
+def test_importing_asks_for_no_device_and_no_triton() -> None:
+    code = """
+import sys
+sys.modules["triton"] = None
+import torch
+def refuse(*arguments):
+    raise AssertionError("a CUDA query at import")
+torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = refuse
+import fastgan, fastgan.ops.sample, fastgan.ops.linear, fastgan.ops.loss, fastgan.ops.penalty, fastgan.ops.update
+assert not torch.cuda.is_initialized()
+"""
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
