@@ -258,8 +258,10 @@ def _load_idx(root: str | os.PathLike | None, train: bool) -> ImageSet:
 def _find_pair(folder: Path, train: bool) -> tuple[Path, Path | None]:
     """The images file of a folder and its labels file, if any, found by what the files hold, then by their names."""
     files = {path.name.removesuffix(".gz"): path for path in sorted(folder.iterdir(), reverse=True) if path.is_file()}
-    kinds = {name: idx.kind_of(path) for name, path in files.items()}
+    kinds, problems = _kinds(files)
     images, labels = ([name for name, kind in kinds.items() if kind == which] for which in ("images", "labels"))
+    if not images and problems:
+        raise problems[0]
     if not images:
         raise DataNotFound(f"{folder} holds no IDX images file (magic number 0x00000803, plain or gzip)")
     words = ("train",) if train else ("test", "t10k")
@@ -270,6 +272,18 @@ def _find_pair(folder: Path, train: bool) -> tuple[Path, Path | None]:
     if partner not in labels and len(images) == len(labels) == 1:
         partner = labels[0]
     return files[chosen[0]], files[partner] if partner in labels else None
+
+
+def _kinds(files: dict[str, Path]) -> tuple[dict[str, str | None], list[DataError]]:
+    """What each file begins like, and what is wrong with those that cannot be looked into."""
+    kinds: dict[str, str | None] = {}
+    problems = []
+    for name, path in files.items():
+        try:
+            kinds[name] = idx.kind_of(path)
+        except DataError as error:
+            problems.append(error)
+    return kinds, problems
 
 
 def _read_pair(

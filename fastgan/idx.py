@@ -78,12 +78,12 @@ def read(path: Path, kind: str) -> Unpacked:
 
 
 def kind_of(path: Path) -> str | None:
-    """ "images" or "labels" where a file begins like an IDX file of three dimensions or one, of any type; else None."""
-    try:
-        with _opened(path) as (stream, _):
-            start = stream.read(4)
-    except DataError:
-        return None
+    """What a file begins like: "images" or "labels", an IDX file of three dimensions or one and of any type; else None.
+
+    Raises DataError where a gzip stream is damaged or the file cannot be read.
+    """
+    with _opened(path) as (stream, _):
+        start = stream.read(4)
     if len(start) < 4 or start[:2] != b"\0\0" or start[2] not in TYPES:
         return None
     return next((kind for kind, dimensions in DIMENSIONS.items() if dimensions == start[3]), None)

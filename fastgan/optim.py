@@ -125,12 +125,15 @@ class Adam(Optimizer):
 _TYPES: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
 
 
-def parse(text: str) -> Optimizer:
-    """An optimizer from a command line: NAME[:OPTION=VALUE,...], such as "adam:beta1=0,beta2=0.99" or "sgd:momentum=0.9"."""
+def parse(text: str, base: Optimizer | None = None) -> Optimizer:
+    """An optimizer from a command line: NAME[:OPTION=VALUE,...], such as "adam:beta1=0,beta2=0.99" or "sgd:momentum=0.9".
+
+    What is not said is `base`'s where the rule is the same, and torch.optim's default otherwise.
+    """
     name, _, options = text.partition(":")
     if name.lower() not in _TYPES:
         raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(_TYPES)}")
-    spec: Optimizer = _TYPES[name.lower()]()
+    spec: Optimizer = base if base is not None and base.rule == name.lower() else _TYPES[name.lower()]()
     for option in filter(None, options.split(",")):
         spec = _with_option(spec, *option.partition("=")[::2])
     return spec

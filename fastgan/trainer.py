@@ -206,15 +206,18 @@ class Trainer:
         log_every, sample_every, checkpoint_every, keep, on_nonfinite, progress, as in `fit.FitOptions`.
         Raises fit.NonFiniteError, interrupt.Interrupted (after a checkpoint), and ValueError for bad arguments.
         """
+        return self.attach(data, batch_size).prepare(epochs=epochs, steps=steps, out=out, **reporting).run()
+
+    def prepare(
+        self, *, epochs: int | None = None, steps: int | None = None, out: str | Path | None = None, **reporting: Any
+    ) -> Fit:
+        """What `fit` is about to run on the attached data, with its arguments checked and its run folder claimed."""
         _check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
-        total = steps if epochs is None else epochs
-        _check(_whole(total, 0), f"{'steps' if epochs is None else 'epochs'} must be a whole number >= 0, got {total!r}")
-        self.attach(data, batch_size)
+        for name, value in (("epochs", epochs), ("steps", steps)):
+            _check(value is None or _whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
         epoch_steps = self.steps_per_epoch()
-        assert total is not None
-        total *= 1 if epochs is None else epoch_steps
-        options = FitOptions(total, epoch_steps, out=None if out is None else Path(out), **reporting)
-        return Fit(self, options).run()
+        total = steps if epochs is None else epochs * epoch_steps
+        return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else Path(out), **reporting))
 
     @torch.no_grad()
     def sample(self, n: int, ema: bool = True, *, seed: int | None = None) -> Tensor:
@@ -309,6 +312,8 @@ class Trainer:
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint (or a run folder's newest one) of a trainer like this one, in place."""
         saved = checkpoint.load(Path(folder))
+        if self._trained_on and saved.config["data"] not in ({}, self._trained_on):
+            raise CheckpointError(f"{folder} was trained on {saved.config['data']}, not on {self._trained_on}")
         self.load_state_dict({"generator": saved.weights["generator"], "discriminator": saved.weights["discriminator"], **saved.state})
 
     @classmethod

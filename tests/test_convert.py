@@ -22,10 +22,11 @@ IMAGES = torch.arange(60).reshape(5, 4, 3).to(torch.uint8)
         pytest.param(IMAGES, (1, 4, 3), torch.uint8, id="uint8-NHW"),
         pytest.param(torch.ones(2, 3, 4, 5, dtype=torch.uint8), (3, 4, 5), torch.uint8, id="uint8-NCHW"),
         pytest.param(torch.ones(2, 784, dtype=torch.uint8), (1, 28, 28), torch.uint8, id="uint8-flat"),
-        pytest.param(torch.ones(2, 6, dtype=torch.uint8), (1, 1, 6), torch.uint8, id="uint8-not-square"),
+        pytest.param(torch.ones(2, 18, dtype=torch.uint8), (1, 1, 18), torch.uint8, id="uint8-not-square"),
         pytest.param(-torch.ones(2, 784), (1, 28, 28), torch.float32, id="float-flat"),
         pytest.param(torch.linspace(-1, 1, 12).reshape(6, 2), (2,), torch.float32, id="points"),
         pytest.param(-torch.ones(2, 9), (9,), torch.float32, id="points-of-9"),
+        pytest.param(-torch.ones(4, 20), (20,), torch.float32, id="points-of-20"),
         pytest.param(-torch.ones(2, 4, 4, dtype=torch.bfloat16), (1, 4, 4), torch.float32, id="bfloat16"),
         pytest.param(torch.linspace(-1, 1, 32).double().reshape(2, 1, 4, 4).mT, (1, 4, 4), torch.float32, id="strided"),
     ],
@@ -99,6 +100,11 @@ def test_every_byte_survives_to_tensor() -> None:
         made = data.as_image_set(Items((form, 7), (form, torch.tensor(2))))
         assert torch.equal(made.images, every.expand(2, 1, 16, 16)) and made.images.dtype == torch.uint8
         assert made.labels is not None and made.labels.tolist() == [7, 2] and made.name == "Items"
+
+
+def test_grey_values_between_bytes_are_rounded() -> None:
+    made = data.as_image_set(Items(torch.tensor([[0.0, 6.4], [6.6, 255.0]]) / 255))
+    assert made.images.flatten().tolist() == [0, 6, 7, 255]
 
 
 def test_pil_images_keep_rows_columns_and_bands() -> None:

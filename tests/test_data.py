@@ -35,7 +35,7 @@ def flipped(content: bytes, bit: int) -> bytes:
 
 def write(path: Path, content: bytes, packed: bool = False) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(content, mtime=0) if packed else content)
+    path.write_bytes(gzip.compress(content, 1, mtime=0) if packed else content)
     return path
 
 

@@ -306,7 +306,7 @@ double total(const std::array<Sums, 2>& sums, const Two& weight) {
   const double real = weight[kReal] == 0.0 ? 0.0 : weight[kReal] * sums[kReal].value;
   return real + weight[kFake] * sums[kFake].value;
 }
-Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double real_target, double fake_target,
+Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target, double real_target,
             double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
@@ -320,8 +320,8 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
 }
 
 std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                         int64_t form, double real_target, double fake_target, double scale, bool mean,
-                                         bool want_real) {
+                                         bool want_real, int64_t form, double fake_target, double real_target,
+                                         double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -336,7 +336,7 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                                           int64_t form, double real_target, double fake_target, double scale,
+                                                           int64_t form, double fake_target, double real_target, double scale,
                                                            bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
@@ -405,8 +405,8 @@ Tensor dense_like(const OptionalTensor& logits, bool wanted) {
 Tensor loss(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
   return scalar_like(fake);
 }
-std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, int64_t, double, double,
-                                         double, bool, bool want_real) {
+std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, bool want_real, int64_t,
+                                         double, double, double, bool) {
   return {dense_like(real, want_real), dense_like(fake)};
 }
 std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real, const Tensor& fake, int64_t, double,

@@ -116,12 +116,16 @@ def resolve(operator: str, device: str, backend: str = "auto") -> Callable:
 
 def choices(device: str) -> list[Choice]:
     """What runs for every operator on a device type, and why."""
-    lines = []
-    for operator, backends in sorted(_implementations.items()):
-        chosen = resolve(operator, device)
-        name = next(name for name in backends if _find(operator, name, device) is chosen)
-        reasons = [why_not(operator, other, device) for other in PREFERENCE[: PREFERENCE.index(name)]]
-        forced = os.environ.get("FASTGAN_BACKEND", "auto") != "auto"
-        reason = "FASTGAN_BACKEND" if forced else "; ".join(filter(None, reasons)) or "the fastest there is"
-        lines.append(Choice(operator, name, reason))
-    return lines
+    return [Choice(operator, *_explain(operator, device)) for operator in sorted(_implementations)]
+
+
+def _explain(operator: str, device: str) -> tuple[str, str]:
+    chosen = resolve(operator, device)
+    name = next(name for name in _implementations[operator] if _find(operator, name, device) is chosen)
+    if os.environ.get("FASTGAN_BACKEND", "auto") != "auto":
+        return name, "FASTGAN_BACKEND"
+    faster = PREFERENCE[: PREFERENCE.index(name)]
+    unwritten = [other for other in faster if _find(operator, other, device) is None]
+    problems = [f"{other}: {_problem(other)}" for other in faster if other not in unwritten]
+    missing = [f"no {' or '.join(unwritten)} version for {device}"] if unwritten else []
+    return name, "; ".join(problems + missing) or "the fastest there is"

@@ -7,7 +7,13 @@ Inside torch.compile and under torch.func transforms the reference runs.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from . import reference
 from .backend import implementation, resolve
@@ -21,15 +27,178 @@ for _name in ("d_loss", "g_loss", "bce_with_logits"):
 
 def d_loss(real: Tensor, fake: Tensor, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
     """The discriminator's loss of logits in any float dtype, fp32 or wider: 0-d, or [rows, ...] for reduction "none"."""
-    run = resolve("loss.d_loss", real.device.type, backend)
+    run = reference.d_loss if torch.compiler.is_compiling() else resolve("loss.d_loss", real.device.type, backend)
     return run(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
 
 def g_loss(fake: Tensor, real: Tensor | None = None, *, kind: str, scale=1.0, reduction="mean", backend="auto") -> Tensor:
     """The generator's loss of logits; `real` matters to the relativistic kinds only, and is differentiated too."""
-    return resolve("loss.g_loss", fake.device.type, backend)(fake, real, kind=kind, scale=scale, reduction=reduction)
+    run = reference.g_loss if torch.compiler.is_compiling() else resolve("loss.g_loss", fake.device.type, backend)
+    return run(fake, real, kind=kind, scale=scale, reduction=reduction)
 
 
 def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean", backend="auto") -> Tensor:
     """Binary cross-entropy of logits with a float target or a tensor of x's shape."""
-    return resolve("loss.bce_with_logits", x.device.type, backend)(x, target, reduction=reduction)
+    run = reference.bce_with_logits if torch.compiler.is_compiling() else resolve("loss.bce_with_logits", x.device.type, backend)
+    return run(x, target, reduction=reduction)
+
+
+class Objective(NamedTuple):
+    """An objective as the kernels know it (csrc/cpu/loss.cpp lists the forms), beside what defines it.
+
+    arguments: (form, fake target, real target, scale, mean), without the trailing ones that have their default value;
+    a target of 1 pulls that side's logits up, 0 pushes them down. None where no kernel is made for it.
+    """
+
+    arguments: tuple | None
+    define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
+
+
+BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = range(6)
+FORMS = {
+    "minimax": BCE,
+    "nonsaturating": BCE,
+    "lsgan": SQUARE,
+    "wgan": LINEAR,
+    "hinge": HINGE,
+    "relativistic": PAIRED,
+    "relativistic-average": AVERAGE,
+}
+DEFAULTS = (0.0, 1.0, 1.0, True)  # of the kernels' arguments after the form
+
+
+def _arguments(form: int, fake_target: float, real_target: float, scale: float, reduction: str) -> tuple | None:
+    if reduction == "none":
+        return None
+    values = (fake_target, real_target, scale, reduction == "mean")
+    used = max((i + 1 for i, (value, default) in enumerate(zip(values, DEFAULTS, strict=True)) if value != default), default=0)
+    return form, *values[:used]
+
+
+@functools.lru_cache(maxsize=64)
+def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, reduction: str = "mean") -> Objective:
+    """The discriminator's objective."""
+    smoothing = label_smoothing if kind in SMOOTHED_KINDS else 0.0
+    options = dict(kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
+    arguments = _arguments(FORMS[kind], 0.0, 1.0 - smoothing, scale if kind == "lsgan" else 1.0, reduction)
+    return Objective(arguments, functools.partial(reference.d_loss, **options))
+
+
+@functools.lru_cache(maxsize=64)
+def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objective:
+    """The generator's objective: fake logits up, and real ones down where they take part."""
+
+    def define(real: Tensor | None, fake: Tensor) -> Tensor:
+        return reference.g_loss(fake, real, kind=kind, scale=scale, reduction=reduction)
+
+    if kind == "minimax":
+        return Objective(_arguments(BCE, 0.0, 1.0, -1.0, reduction), define)  # minus what the discriminator pays
+    form = LINEAR if kind == "hinge" else FORMS[kind]
+    real_target = 0.0 if kind in RELATIVISTIC_KINDS else 1.0
+    return Objective(_arguments(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction), define)
+
+
+@functools.lru_cache(maxsize=64)
+def bce_objective(target: float, reduction: str = "mean") -> Objective:
+    """Binary cross-entropy of `fake` with one target."""
+
+    def define(real: None, fake: Tensor) -> Tensor:
+        return reference.bce_with_logits(fake, target, reduction=reduction)
+
+    return Objective(_arguments(BCE, target, 1.0, 1.0, reduction), define)
+
+
+@functools.cache
+def _operator(name: str) -> Callable[..., Any]:
+    return getattr(torch.ops.fastgan, name).default
+
+
+def _differentiable_gradients(
+    define: Callable[..., Tensor], upstream: Tensor, inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of upstream * define(*inputs) with a graph of their own, for a backward that is differentiated."""
+    # aliases: one input may be computed from another, or be the same tensor, and the derivative is a partial one
+    aliases = [None if x is None else x.view_as(x) for x in inputs]
+    targets = [x for x, want in zip(aliases, wanted, strict=True) if want]
+    gradients = iter(torch.autograd.grad(define(*aliases), targets, upstream, create_graph=True, materialize_grads=True))
+    return tuple(next(gradients) if want else None for want in wanted)
+
+
+class _Loss(torch.autograd.Function):
+    """The fused value; the slope is recomputed from the saved logits, which moves fewer bytes than saving it."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
+        ctx.save_for_backward(real, fake)
+        ctx.objective = objective
+        return _operator("loss")(real, fake, *objective.arguments)  # type: ignore[misc]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        real, fake = ctx.saved_tensors
+        want_real, want_fake, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            define = ctx.objective.define
+            return *_differentiable_gradients(define, upstream, (real, fake), (want_real, want_fake)), None
+        return *_operator("loss_backward")(upstream, real, fake, want_real, *ctx.objective.arguments), None
+
+
+class _Bce(torch.autograd.Function):
+    """Binary cross-entropy with a tensor of labels, which has no gradient here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, labels: Tensor, mean: bool) -> Tensor:
+        ctx.save_for_backward(x, labels)
+        ctx.mean = mean
+        return _operator("bce")(x, labels, mean)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            define = functools.partial(reference.bce_with_logits, reduction="mean" if ctx.mean else "sum")
+            return *_differentiable_gradients(define, upstream, (x, labels), (True, False)), None
+        return _operator("bce_backward")(upstream, x, labels, ctx.mean), None, None
+
+
+_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+_transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether a kernel sees all there is to x: no tensor subclass, no torch.func transform, no forward-mode derivative."""
+    return type(x) is Tensor and x.dtype in _DTYPES and not _transforms_active() and forward_ad._current_level < 0
+
+
+def _alike(x: Tensor, like: Tensor) -> bool:
+    return type(x) is Tensor and x.dtype is like.dtype
+
+
+def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
+    if objective.arguments is None or not (_plain(fake) and (real is None or _alike(real, fake))):
+        return objective.define(real, fake)
+    if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
+        return _Loss.apply(real, fake, objective)
+    return _operator("loss")(real, fake, *objective.arguments)
+
+
+@implementation("loss.d_loss", "cpp", "cpu")
+def _cpp_d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+    return _value(real, fake, d_objective(kind, label_smoothing, scale, reduction))
+
+
+@implementation("loss.g_loss", "cpp", "cpu")
+def _cpp_g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor:
+    return _value(real if kind in RELATIVISTIC_KINDS else None, fake, g_objective(kind, scale, reduction))
+
+
+@implementation("loss.bce_with_logits", "cpp", "cpu")
+def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
+    if not isinstance(target, Tensor):
+        return _value(None, x, bce_objective(target, reduction))
+    kernel = reduction != "none" and _plain(x) and _alike(target, x) and not target.requires_grad and target.shape == x.shape
+    if not kernel:
+        return reference.bce_with_logits(x, target, reduction=reduction)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Bce.apply(x, target, reduction == "mean")
+    return _operator("bce")(x, target, reduction == "mean")

@@ -68,6 +68,65 @@ def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, backend
     return resolve("sample.gather_rows", images.device.type, backend)(images, indices, dtype=dtype)
 
 
+def _as_int64(word: int) -> int:
+    """The signed 64-bit integer with the bits of a seed or a counter."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32) -> tuple[int, int, int, int] | None:
+    """A counter as the C++ operators take it; None for what they leave to the reference: tensors, other dtypes, torch.compile."""
+    plain = isinstance(seed, int) and isinstance(step, int) and isinstance(first_row, int)
+    if not plain or dtype != torch.float32 or torch.compiler.is_compiling():
+        return None
+    return _as_int64(seed), step & reference.WORD, stream, first_row
+
+
+@implementation("sample.normals", "cpp", "cpu")
+def _normals_cpp(rows: int, columns: int, *, device, **counter) -> Tensor:
+    if (words := _counter_words(**counter)) is None:
+        return reference.normals(rows, columns, device=device, **counter)
+    torch.ops.fastgan.normals_.default(out := torch.empty(rows, columns, device=device), *words)
+    return out
+
+
+@implementation("sample.uniforms", "cpp", "cpu")
+def _uniforms_cpp(rows: int, columns: int, *, device, **counter) -> Tensor:
+    if (words := _counter_words(**counter)) is None:
+        return reference.uniforms(rows, columns, device=device, **counter)
+    torch.ops.fastgan.uniforms_.default(out := torch.empty(rows, columns, device=device), *words)
+    return out
+
+
+@implementation("sample.dropout_scale", "cpp", "cpu")
+def _dropout_scale_cpp(rows: int, columns: int, probability: float, *, device, **counter) -> Tensor:
+    if (words := _counter_words(**counter)) is None:
+        return reference.dropout_scale(rows, columns, probability, device=device, **counter)
+    threshold, scale = round(probability * 65536), 1.0 / (1.0 - probability)
+    torch.ops.fastgan.dropout_scale_.default(out := torch.empty(rows, columns, device=device), threshold, scale, *words)
+    return out
+
+
+@implementation("sample.batch_indices", "cpp", "cpu")
+def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int, device) -> Tensor:
+    plain = isinstance(seed, int) and isinstance(position, int) and not torch.compiler.is_compiling()
+    if not plain:
+        return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
+    out = torch.empty(rows, dtype=torch.int64, device=device)
+    torch.ops.fastgan.batch_indices_.default(out, size, position, _as_int64(seed), stream)
+    return out
+
+
+@implementation("sample.gather_rows", "cpp", "cpu")
+def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32) -> Tensor:
+    plain = images.dtype == torch.uint8 and dtype == torch.float32 and indices.dtype == torch.int64
+    dense = images.dim() >= 2 and images.is_contiguous() and indices.is_contiguous() and indices.dim() == 1
+    if not plain or not dense or torch.compiler.is_compiling():
+        return reference.gather_rows(images, indices, dtype=dtype)
+    out = torch.empty(len(indices), images[:1].numel(), device=images.device)
+    torch.ops.fastgan.gather_rows_.default(out, images, indices)
+    return out
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one update: a function of (seed, step, d_step) and of this process's global rows.

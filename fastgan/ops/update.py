@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import reference
@@ -40,3 +41,37 @@ def update_(
     run = resolve("update.update_", weight.device.type, backend)
     extra = dict(rule=rule, options=options, clip=clip, average=average, decay=decay)
     return run(weight, gradient, state, lr, count, withhold, **extra)
+
+
+@implementation("update.update_", "cpp", "cpu")
+def _update_in_one_pass(
+    weight: Tensor,
+    gradient: Tensor,
+    state: list[Tensor],
+    lr: Tensor,
+    count: Tensor,
+    withhold: Tensor,
+    *,
+    rule: str,
+    options: dict,
+    clip: float = 0.0,
+    average: Tensor | None = None,
+    decay: float = 0.0,
+) -> Tensor:
+    """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others and inside torch.compile."""
+    extra = dict(clip=clip, average=average, decay=decay)
+    buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
+    if torch.compiler.is_compiling() or not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
+        return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
+    run = getattr(torch.ops.fastgan, f"{rule}_").default
+    return run(weight, gradient, state, lr, count, withhold, **options, **extra)
+
+
+FLOAT_DTYPES = (torch.float32, torch.float64)
+COUNT_DTYPES = (torch.int64, *FLOAT_DTYPES)
+
+
+def _alike(buffers: list[Tensor]) -> bool:
+    """Contiguous, of one size, and of one dtype that C++ has."""
+    dtype, size = buffers[0].dtype, buffers[0].numel()
+    return dtype in FLOAT_DTYPES and all(x.dtype == dtype and x.numel() == size and x.is_contiguous() for x in buffers)

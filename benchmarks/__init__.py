@@ -1,0 +1,1 @@
+"""Benchmarks: a correctness gate, then interleaved timing of fastgan and its peers; rows go to benchmarks/results."""

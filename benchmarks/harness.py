@@ -1,0 +1,143 @@
+"""Times named candidates side by side and keeps every measurement as one JSON line.
+
+A benchmark makes a `Bench`, hands it candidates that do the same work, checks them, and prints the table at the end:
+
+    bench = Bench("ops.loss", quick=False)
+    bench.compare({"torch": f, "fastgan": g}, check=gate, shape=(64, 1), dtype="float32", bytes_moved=512, label="hinge")
+    bench.print()
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = {False: 1.0, True: 0.1}  # seconds for each candidate, full and quick
+SAMPLE = 1e-3  # seconds that one sample takes at least, so that the clock costs nothing
+SAMPLES = (7, 200)  # at least and at most
+
+
+def machine() -> str:
+    """A short name of what computes: the GPU's, or the CPU's with its number of cores; no host name."""
+    if torch.cuda.is_available():
+        return _slug(torch.cuda.get_device_name().removeprefix("NVIDIA "))
+    cpus = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    model = re.search(r"^model name\s*:\s*(.+)$", cpus, re.MULTILINE)
+    cores = torch.get_num_threads()
+    return _slug(f"{model[1] if model else platform.processor() or platform.machine()} {cores} cores")
+
+
+def _slug(name: str) -> str:
+    name = re.sub(r"\((R|TM)\)|\bCPU\b|@.*?GHz|\bProcessor\b|\d+-Core", " ", name, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def commit() -> str:
+    """The short commit of this checkout, with a + when files differ from it."""
+    try:
+        run = [subprocess.check_output(["git", *a.split()], cwd=ROOT, text=True, stderr=subprocess.DEVNULL) for a in _GIT]
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return run[0].strip() + ("+" if run[1].strip() else "")
+
+
+_GIT = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
+
+
+def synchronize() -> None:
+    """Wait for the device, where there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def _sample(function: Callable[[], Any], calls: int) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        function()
+    synchronize()
+    return (time.perf_counter() - start) / calls
+
+
+def measure(candidates: dict[str, Callable[[], Any]], *, quick: bool = False) -> dict[str, list[float]]:
+    """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine meets them all."""
+    for function in candidates.values():
+        _sample(function, 3)
+    once = {name: _sample(function, 1) for name, function in candidates.items()}
+    calls = {name: max(1, int(SAMPLE / seconds)) for name, seconds in once.items()}
+    samples: dict[str, list[float]] = {name: [] for name in candidates}
+    stop = time.perf_counter() + PATIENCE[quick] * len(candidates)
+    for round_ in range(SAMPLES[1]):
+        if round_ >= SAMPLES[0] and time.perf_counter() > stop:
+            break
+        order = list(candidates)[:: 1 if round_ % 2 else -1]
+        for name in order:
+            samples[name].append(_sample(candidates[name], calls[name]))
+    return {name: sorted(values) for name, values in samples.items()}
+
+
+class Bench:
+    """One benchmark: compares candidates case by case, prints a table, and appends rows to results/<machine>.jsonl."""
+
+    def __init__(self, benchmark: str, *, quick: bool = False, keep: bool = True) -> None:
+        self.benchmark, self.quick, self.keep = benchmark, quick, keep
+        self.common = dict(commit=commit(), machine=machine(), threads=torch.get_num_threads(), versions=self._versions())
+        self.rows: list[dict[str, Any]] = []
+
+    @staticmethod
+    def _versions() -> dict[str, str]:
+        return dict(python=platform.python_version(), torch=torch.__version__)
+
+    def compare(
+        self,
+        candidates: dict[str, Callable[[], Any]],
+        *,
+        check: Callable[[], None],
+        label: str,
+        shape: tuple[int, ...],
+        dtype: str,
+        peer: str | None = None,
+        bytes_moved: int | None = None,
+    ) -> dict[str, float]:
+        """Run `check` (it raises when a candidate is wrong), then time. Returns each one's ratio: how many times faster than peer.
+
+        peer: the first candidate unless named; bytes_moved: what the work must move at least, for GB/s.
+        """
+        check()
+        times = measure(candidates, quick=self.quick)
+        peer = peer or next(iter(candidates))
+        ratios = {name: statistics.median(times[peer]) / statistics.median(values) for name, values in times.items()}
+        for name, values in times.items():
+            p20, p50, p80 = (round(1e6 * values[int(q * (len(values) - 1))], 3) for q in (0.2, 0.5, 0.8))
+            row = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
+            row |= dict(p20=p20, p50=p50, p80=p80, n=len(values), peer=peer, ratio=round(ratios[name], 3))
+            rate = round(bytes_moved / p50 / 1e3, 2) if bytes_moved else None
+            self._add(row | dict(bytes=bytes_moved, gb_per_s=rate, quick=self.quick) | self.common)
+        return ratios
+
+    def _add(self, row: dict[str, Any]) -> None:
+        self.rows.append(row)
+        if self.keep:
+            path = ROOT / "benchmarks" / "results" / f"{self.common['machine']}.jsonl"
+            path.parent.mkdir(exist_ok=True)
+            with path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+
+    def print(self) -> None:
+        """The table of everything measured so far, microseconds per call."""
+        columns = ("label", "shape", "dtype", "name", "p20", "p50", "p80", "n", "ratio", "gb_per_s")
+        table = Table(*columns, title=f"{self.benchmark} on {self.common['machine']}, {self.common['threads']} threads, us")
+        for row in self.rows:
+            table.add_row(*("" if row[column] is None else str(row[column]) for column in columns))
+        Console(width=140).print(table)

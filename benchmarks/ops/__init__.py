@@ -1,0 +1,1 @@
+"""Benchmarks of single operators, one module for each stem: python -m benchmarks.ops.loss [--quick]."""
