@@ -1,7 +1,7 @@
 """fastgan: fused losses, penalties and layers for GANs, and a trainer that runs the alternating step at full speed.
 
-    from fastgan import losses, penalties          # drop-in pieces for your own loop
-    trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
+from fastgan import losses, penalties          # drop-in pieces for your own loop
+trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ def _bridge_kernels() -> None:
     """In a checkout that is not installed, make ../kernels importable as fastgan.kernels, as the installed package has it."""
     folder = Path(__file__).resolve().parent.parent / "kernels"
     if importlib.util.find_spec("fastgan.kernels") is None and (folder.parent / "pyproject.toml").is_file():
-        where = [str(folder)]
-        spec = importlib.util.spec_from_file_location("fastgan.kernels", folder / "__init__.py", submodule_search_locations=where)
+        file, where = folder / "__init__.py", [str(folder)]
+        spec = importlib.util.spec_from_file_location("fastgan.kernels", file, submodule_search_locations=where)
         assert spec is not None and spec.loader is not None
         sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)

@@ -47,7 +47,8 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     partial.mkdir(parents=True)
     for name, tensors in checkpoint.weights.items():
         # copies, because the tensors are views of one buffer, which the format does not hold
-        save_file({key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}, partial / f"{name}.safetensors")
+        copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
+        save_file(copies, partial / f"{name}.safetensors")
     torch.save(checkpoint.state, partial / "state.pt")
     (partial / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
     sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}

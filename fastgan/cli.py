@@ -13,7 +13,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from . import data, distributed, doctor, models, optim, penalties
+from . import data as datasets
+from . import distributed, doctor, models, optim, penalties
 from .checkpoint import latest
 from .fit import Fit, NonFiniteError
 from .interrupt import Interrupted
@@ -98,9 +99,9 @@ class Train:
         fit = trainer.prepare(epochs=self._epochs(), steps=self.steps, out=self.out or self._free_folder(), **self._reporting())
         return lambda: _train(fit)
 
-    def _load_data(self) -> data.ImageSet:
+    def _load_data(self) -> datasets.ImageSet:
         download = self.data_root is None and self.data in ("mnist", "fashion", "kmnist")
-        return data.load(self.data, DOWNLOADS if download else self.data_root, download=download)
+        return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
 
     def _epochs(self) -> int | None:
         if self.epochs is not None and self.steps is not None:
@@ -117,7 +118,7 @@ class Train:
             number += 1
         return folder
 
-    def _trainer(self, images: data.ImageSet) -> Trainer:
+    def _trainer(self, images: datasets.ImageSet) -> Trainer:
         chosen = preset(self.loss)
         return Trainer(
             models.Generator(image_size=images.features, seed=self.seed),

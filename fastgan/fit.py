@@ -126,7 +126,7 @@ class Fit:
 
     @staticmethod
     def _due(step: int, every: int | None) -> bool:
-        return bool(every) and step % every == 0
+        return bool(every and step % every == 0)
 
     def _pause(self, report: Any) -> None:
         """Reports off the clock: throughput is that of the steps alone."""
@@ -198,6 +198,6 @@ class Fit:
     def _summary(self) -> dict[str, Any]:
         trainer = self.trainer
         place = {"device": str(trainer.device), "precision": trainer.precision, "engine": trainer.engine}
-        images = self.last.get("step", 0) and self.last["images_per_second"]
-        facts = {"steps": trainer.step_count, "epochs": trainer.step_count / self.options.epoch_steps}
-        return facts | {"seconds": self.train_seconds, "images_per_second": images, **place, "last": self.last, "fastgan": __version__}
+        images = self.last.get("images_per_second", 0.0)
+        facts = {"fastgan": __version__, "steps": trainer.step_count, "epochs": trainer.step_count / self.options.epoch_steps}
+        return facts | {"seconds": self.train_seconds, "images_per_second": images, **place, "last": self.last}

@@ -14,7 +14,7 @@ ALIGNMENT = 16  # elements: each parameter starts on a cache line
 
 
 class FlatNetwork:
-    """A module whose trainable parameters live in `weight` [P]; the module itself goes on working, and shows the trained weights.
+    """A module whose trainable parameters are views of `weight` [P]; the module goes on working and shows the trained weights.
 
     gradient [P]: where gradients meet; state: the optimizer's buffers [P]; average [P] or None: the weights' moving average;
     count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update.
@@ -92,7 +92,7 @@ class FlatNetwork:
                 view.copy_(gradient)
 
     def update(self, withhold: Tensor, step: Tensor) -> Tensor:
-        """One optimizer step from `gradient`; see ops.update_. step: 0-d, the trainer's, for a schedule. Returns its two statistics."""
+        """One optimizer step from `gradient`; returns the statistics of `ops.update.update_`. step: 0-d, for a schedule."""
         if isinstance(self.spec.lr, Schedule):
             self.lr.copy_(self.spec.lr(step))
         return update_(

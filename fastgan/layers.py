@@ -52,7 +52,8 @@ class FusedLinear(nn.Linear):
     """dropout(act(x W^T + b)) in one operator; its state dict interchanges with nn.Linear's.
 
     activation: identity, relu, leaky_relu, tanh or sigmoid; negative_slope: LeakyReLU's; dropout: the probability in training.
-    x [B, ..., in_features] -> [B, ..., out_features]. Derivatives of any order exist. ValueError for a bad activation or dropout.
+    x [B, ..., in_features] -> [B, ..., out_features]. Derivatives of any order exist.
+    Raises ValueError for a bad activation or dropout.
     """
 
     def __init__(
@@ -79,8 +80,8 @@ class FusedLinear(nn.Linear):
         if self.training and self.dropout:
             shape = (*input.shape[:-1], self.out_features)
             scale = dropout_scale(input.new_empty((), dtype=input.dtype).expand(shape), self.dropout)
-        options = dict(activation=self.activation, negative_slope=self.negative_slope, scale=scale)
-        return ops.linear(input, self.weight, self.bias, **options)
+        act, slope = self.activation, self.negative_slope
+        return ops.linear(input, self.weight, self.bias, activation=act, negative_slope=slope, scale=scale)
 
     def extra_repr(self) -> str:
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""

@@ -99,8 +99,8 @@ def d_loss(
     kind = resolve_kind(kind)
     _check_options(kind, reduction, label_smoothing, scale)
     _check_pair(real, fake, kind, reduction)
-    options = dict(label_smoothing=label_smoothing, scale=scale, reduction=reduction, backend=backend)
-    return ops.d_loss(real, fake, kind=kind, **options)
+    smoothing = label_smoothing
+    return ops.d_loss(real, fake, kind=kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
 
 
 def g_loss(
@@ -158,7 +158,15 @@ class GANLoss(nn.Module):
     kind: see `KINDS`; options: label_smoothing, scale, reduction, as in `d_loss`. It has no parameters and no buffers.
     """
 
-    def __init__(self, kind: str = "nonsaturating", *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> None:
+    def __init__(
+        self,
+        kind: str = "nonsaturating",
+        *,
+        label_smoothing: float = 0.0,
+        scale: float = 1.0,
+        reduction: str = "mean",
+        backend: str = "auto",
+    ) -> None:
         super().__init__()
         self.kind = resolve_kind(kind)
         _check_options(self.kind, reduction, label_smoothing, scale)
@@ -166,8 +174,15 @@ class GANLoss(nn.Module):
 
     def d(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss of real and fake logits."""
-        options = dict(scale=self.scale, reduction=self.reduction, backend=self.backend)
-        return d_loss(real, fake, self.kind, label_smoothing=self.label_smoothing, **options)
+        return d_loss(
+            real,
+            fake,
+            self.kind,
+            label_smoothing=self.label_smoothing,
+            scale=self.scale,
+            reduction=self.reduction,
+            backend=self.backend,
+        )
 
     def g(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
         """The generator's loss of fake logits, and of real ones for the relativistic kinds."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -40,12 +42,12 @@ class MLP(nn.Module):
         super().__init__()
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"sizes must be at least (in, out), all positive, got {tuple(sizes)}")
-        hidden = dict(activation=activation, negative_slope=negative_slope, dropout=dropout or 0.0)
+        hidden: dict[str, Any] = dict(activation=activation, negative_slope=negative_slope, dropout=dropout or 0.0)
         stride = 1 + (activation != "identity") + (dropout is not None)
         last = len(sizes) - 2
         self.flatten = False
-        for number, (inputs, outputs) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
-            options = dict(activation=output) if number == last else hidden
+        for number, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
+            options = {"activation": output} if number == last else hidden
             self.add_module(str(number * stride), FusedLinear(inputs, outputs, bias, **options))
 
     @property
@@ -61,9 +63,10 @@ class MLP(nn.Module):
 
     @classmethod
     def from_sequential(cls, module: nn.Sequential) -> MLP:
-        """The same chain, sharing the module's parameters, from Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout, Identity, Flatten.
+        """The same chain, sharing the module's parameters.
 
-        ValueError for any other module, or an order that is no chain of layers.
+        Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout, Identity and a leading Flatten are read; ValueError for any other
+        module, or an order that is no chain of layers.
         """
         mlp = cls.__new__(cls)
         nn.Module.__init__(mlp)
@@ -96,11 +99,16 @@ class _Link:
     dropout: float = 0.0
 
     def fuse(self) -> FusedLinear:
-        weight = self.linear.weight
-        options = dict(activation=self.activation, negative_slope=self.negative_slope, dropout=self.dropout)
-        shape = (self.linear.in_features, self.linear.out_features, self.linear.bias is not None)
-        layer = FusedLinear(*shape, **options, device="meta", dtype=weight.dtype)
-        layer.weight, layer.bias = weight, self.linear.bias
+        layer = FusedLinear(
+            self.linear.in_features,
+            self.linear.out_features,
+            self.linear.bias is not None,
+            activation=self.activation,
+            negative_slope=self.negative_slope,
+            dropout=self.dropout,
+            device="meta",
+        )
+        layer.weight, layer.bias = self.linear.weight, self.linear.bias
         return layer
 
 

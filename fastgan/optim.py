@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -123,6 +123,7 @@ class Adam(Optimizer):
 
 
 _TYPES: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
+_DEFAULTS: dict[str, Optimizer] = {"sgd": SGD(), "rmsprop": RMSprop(), "adam": Adam()}
 
 
 def parse(text: str, base: Optimizer | None = None) -> Optimizer:
@@ -133,22 +134,25 @@ def parse(text: str, base: Optimizer | None = None) -> Optimizer:
     name, _, options = text.partition(":")
     if name.lower() not in _TYPES:
         raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(_TYPES)}")
-    spec: Optimizer = base if base is not None and base.rule == name.lower() else _TYPES[name.lower()]()
+    spec: Optimizer = base if base is not None and base.rule == name.lower() else _DEFAULTS[name.lower()]
     for option in filter(None, options.split(",")):
         spec = _with_option(spec, *option.partition("=")[::2])
     return spec
 
 
 def _with_option(spec: Optimizer, name: str, text: str) -> Optimizer:
-    betas = getattr(spec, "betas", None)
-    known = [*spec.options(), "lr"] if betas is None else [*(set(spec.options()) - {"betas"}), "beta1", "beta2", "lr"]
+    known = {"lr", *spec.options()}
+    if isinstance(spec, Adam):
+        known = known - {"betas"} | {"beta1", "beta2"}
     if name not in known:
         raise ValueError(f"{spec.rule} has no option {name!r}; it has {', '.join(sorted(known))}")
     if name in ("nesterov", "centered"):
         return replace(spec, **{name: text.lower() in ("", "1", "true", "yes")})
-    value = parse_rate(text) if name == "lr" else _number(name, text)
-    if betas is not None and name in ("beta1", "beta2"):
-        return replace(spec, betas=(value, betas[1]) if name == "beta1" else (betas[0], value))
+    value: Any = parse_rate(text) if name == "lr" else _number(name, text)
+    if isinstance(spec, Adam) and name == "beta1":
+        return replace(spec, betas=(value, spec.betas[1]))
+    if isinstance(spec, Adam) and name == "beta2":
+        return replace(spec, betas=(spec.betas[0], value))
     return replace(spec, **{name: value})
 
 

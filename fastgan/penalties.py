@@ -43,9 +43,10 @@ def _check_amount(name: str, value: float) -> None:
     _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
 
 
-@dataclass(frozen=True)
 class Penalty:
     """What the trainer asks of a penalty: where to take the gradient, and its price. every=k: each k-th D update, times k."""
+
+    every: int
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
         """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
@@ -56,7 +57,7 @@ class Penalty:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in self.__dict__.items():
             if name == "every":
                 _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")
             elif name != "one_sided":

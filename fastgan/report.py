@@ -35,7 +35,8 @@ class RunFolder:
     def check_free(self) -> None:
         """RunFolderError if something stands there already."""
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunFolderError(f"{self.path} already exists and was left untouched: continue it with --resume, or choose another --out")
+            advice = "continue it with --resume, or choose another --out"
+            raise RunFolderError(f"{self.path} already exists and was left untouched: {advice}")
 
     def create(self) -> None:
         """Makes the folders and finds out that they can be written, before any training."""
@@ -191,7 +192,8 @@ class Bar:
     REFRESH_SECONDS = 0.1
 
     def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
-        columns = ("step", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), TextColumn("{task.fields[losses]}"))
+        left = TimeRemainingColumn(compact=True)
+        columns = ("step", BarColumn(), MofNCompleteColumn(), left, TextColumn("{task.fields[losses]}"))
         self.progress = Progress(*columns, console=console, auto_refresh=False)
         self.progress.start()
         self.task = self.progress.add_task("train", total=total, completed=start, losses="")

@@ -48,8 +48,8 @@ class Trainer:
     generator: latents [B, z] -> samples; discriminator: samples [B, ...] -> logits, any modules. They train in place: their
     parameters become views of one flat buffer per network. fastgan's own networks that were given no seed and that nobody has
     changed start from weights drawn from this trainer's seed.
-    loss: a preset (see `presets.PRESETS`); penalty, g_optimizer, d_optimizer, d_steps: None for the preset's, penalty=() for none.
-    ema: decay of the generator's weight average, or None. precision: auto, fp32, tf32, bf16, fp16, fp64, of matrix products.
+    loss: a preset (see `presets.PRESETS`); penalty, g_optimizer, d_optimizer, d_steps: None for the preset's; penalty=() is
+    none. ema: decay of the generator's weight average, or None. precision: auto, fp32, tf32, bf16, fp16, fp64, of matrix products.
     engine: "auto" or "autograd". capture, steps_per_graph: CUDA graphs of that many steps. seed: 0 <= seed < 2^63.
     device: auto, cpu, cuda, cuda:N. Raises ValueError or TypeError for anything that cannot be.
     """
@@ -116,8 +116,9 @@ class Trainer:
             latent_shape=latent_shape(self.generator),
             world=self.world,
         )
-        for tensor in (game.generator.weight, game.discriminator.weight, *self.generator.buffers(), *self.discriminator.buffers()):
-            distributed.broadcast_(tensor, self.world.size)
+        for network in (game.generator, game.discriminator):
+            for tensor in (network.weight, *network.module.buffers()):
+                distributed.broadcast_(tensor, self.world.size)
         return game
 
     @property
@@ -154,8 +155,8 @@ class Trainer:
                 network.eval()
             draws = Draws(self.seed, 0, device=self.device, dtype=self._game.dtype)
             fake = self.generator(self._game.latents(draws, 2, Role.PREVIEW))
-            made = fake[0].numel()
-            _check(made == images.features, f"the generator makes samples of {made} numbers, but {images.name} has {images.features}")
+            made, wanted = fake[0].numel(), images.features
+            _check(made == wanted, f"the generator makes samples of {made} numbers, but {images.name} has {wanted}")
             self._find_sigmoid(fake)
         finally:
             for network, training in modes:
@@ -216,7 +217,8 @@ class Trainer:
         for name, value in (("epochs", epochs), ("steps", steps)):
             _check(value is None or _whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
         epoch_steps = self.steps_per_epoch()
-        total = steps if epochs is None else epochs * epoch_steps
+        total = epochs * epoch_steps if epochs is not None else steps
+        assert total is not None
         return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else Path(out), **reporting))
 
     @torch.no_grad()
@@ -314,7 +316,7 @@ class Trainer:
         saved = checkpoint.load(Path(folder))
         if self._trained_on and saved.config["data"] not in ({}, self._trained_on):
             raise CheckpointError(f"{folder} was trained on {saved.config['data']}, not on {self._trained_on}")
-        self.load_state_dict({"generator": saved.weights["generator"], "discriminator": saved.weights["discriminator"], **saved.state})
+        self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod
     def load(
@@ -333,10 +335,10 @@ class Trainer:
         config = saved.config
         generator = generator or _build("generator", config)
         discriminator = discriminator or _build("discriminator", config)
-        same = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
-        optimizers = {name: optim.from_config(config[name]) for name in ("g_optimizer", "d_optimizer")}
-        specs = penalties.from_config(config["penalty"])
-        trainer = cls(generator, discriminator, penalty=specs, device=device, **optimizers, **same)
+        same: dict[str, Any] = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
+        same |= {name: optim.from_config(config[name]) for name in ("g_optimizer", "d_optimizer")}
+        same |= {"penalty": penalties.from_config(config["penalty"])}
+        trainer = cls(generator, discriminator, device=device, **same)
         trainer.load_state_dict({**saved.weights, **saved.state})
         trainer._trained_on = config["data"]
         return trainer
@@ -362,6 +364,5 @@ def _check_fit(role: str, module: nn.Module, saved: dict[str, Tensor]) -> None:
     if own == theirs:
         return
     name = next(name for name in sorted(own.keys() | theirs.keys()) if own.get(name) != theirs.get(name))
-    raise CheckpointError(
-        f"the checkpoint is of another architecture: {role}'s {name} is {theirs.get(name, 'absent')} there and {own.get(name, 'absent')} here"
-    )
+    there, here = theirs.get(name, "absent"), own.get(name, "absent")
+    raise CheckpointError(f"the checkpoint is of another architecture: {role}'s {name} is {there} there and {here} here")

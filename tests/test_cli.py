@@ -83,16 +83,39 @@ def test_sample_draws_a_picture(run, tmp_path):
 def test_doctor_names_every_operator_and_a_reason(tmp_path):
     done = fastgan("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("torch", "extension", "loss.d_loss", "update.update_", "sample.normals", "linear.linear", "penalty.norm_penalty"):
+    for word in (
+        "torch",
+        "extension",
+        "loss.d_loss",
+        "update.update_",
+        "sample.normals",
+        "linear.linear",
+        "penalty.norm_penalty",
+    ):
         assert word in done.stdout
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_saves_and_exits(number, code, tmp_path):
-    command = [sys.executable, "-m", "fastgan", "train", "--data", "ring", "--steps", "1000000", "--log-every", "1", "--out", "run"]
+    command = [
+        sys.executable,
+        "-m",
+        "fastgan",
+        "train",
+        "--data",
+        "ring",
+        "--steps",
+        "1000000",
+        "--log-every",
+        "1",
+        "--out",
+        "run",
+    ]
     command += ["--sample-every", "0", "--checkpoint-every", "0"]
     metrics = tmp_path / "run" / "metrics.jsonl"
-    with subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -170,7 +193,9 @@ def idx_pair(folder: Path, *, count: int = 40, side: int = 28, labels: int | Non
 def test_idx_files_train_whatever_their_size(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     root = idx_pair(tmp_path / "tiny", side=5)
-    assert cli.main(["train", "--data", "idx", "--data-root", str(root), "--steps", "2", "--batch-size", "4", "--out", "run"]) == 0
+    assert (
+        cli.main(["train", "--data", "idx", "--data-root", str(root), "--steps", "2", "--batch-size", "4", "--out", "run"]) == 0
+    )
     assert (tmp_path / "run" / "samples" / "step_00000002.png").exists()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import losses
-from fastgan.losses import KINDS, GANLoss, binary_cross_entropy_with_logits, d_loss, g_loss
+from fastgan.losses import KINDS, GANLoss, d_loss, g_loss
 
 Array = np.ndarray
 PAIRED, AVERAGE = "relativistic", "relativistic-average"
@@ -64,7 +63,7 @@ def d_slopes(r: Array, f: Array, kind: str) -> tuple[Array, Array]:
     table = {
         "lsgan": (2 * (r - 1), 2 * f),
         "wgan": (-np.ones_like(r), np.ones_like(f)),
-        "hinge": (-(r < 1.0), f > -1.0),
+        "hinge": (-1.0 * (r < 1.0), 1.0 * (f > -1.0)),
     }
     of_real, of_fake = table.get(kind, (-sigmoid(-r), sigmoid(f)))
     return of_real / r.size, of_fake / f.size
@@ -162,7 +161,7 @@ def test_first_derivatives_are_the_hand_written_slopes(kind: str) -> None:
 @pytest.mark.parametrize("loss", [of_discriminator, of_generator])
 @pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_to_third_order(kind: str, loss: Callable[[str], Callable[..., Tensor]]) -> None:
-    inputs = (logits(3).requires_grad_(), logits(3).requires_grad_())
+    inputs = (logits(2).requires_grad_(), logits(2).requires_grad_())
     assert torch.autograd.gradcheck(loss(kind), inputs)
     assert torch.autograd.gradgradcheck(loss(kind), inputs)
 
@@ -396,99 +395,3 @@ def test_one_side_at_a_time_adds_up_to_the_whole(kind: str, reduction: str) -> N
         loss(torch.empty(0), True)
     with pytest.raises(TypeError, match="floating-point"):
         loss(torch.ones(2, dtype=torch.long), False)
-
-
-def test_sides_may_be_summed_over_several_scales() -> None:
-    """Multi-scale discriminators give one map of logits per scale; the module serves them all."""
-    loss, maps = GANLoss("lsgan"), [logits(2, 1, size, size) for size in (4, 8)]
-    values = [loss(side, True).item() for side in maps]
-    assert values == pytest.approx([float(((array(side) - 1) ** 2).mean()) for side in maps])
-    assert all(a != b for a, b in pairwise(values))
-
-
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("target", [0.0, 1.0, 0.9])
-def test_bce_with_a_float_target_is_torchs_with_labels(target: float, reduction: str) -> None:
-    x = logits(5, 2).requires_grad_()
-    ours = binary_cross_entropy_with_logits(x, target, reduction=reduction)
-    torchs = F.binary_cross_entropy_with_logits(x, torch.full_like(x, target), reduction=reduction)
-    torch.testing.assert_close(ours, torchs, rtol=1e-13, atol=1e-13)
-    slopes = [torch.autograd.grad(value.sum(), x)[0] for value in (ours, torchs)]
-    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-13, atol=1e-13)
-    labels = torch.full_like(x, target)
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, labels, reduction=reduction), ours, rtol=1e-15, atol=1e-15)
-
-
-@pytest.mark.parametrize("target", [0.0, 1.0])
-def test_bce_in_fp32_is_as_exact_as_torchs(target: float) -> None:
-    x = torch.linspace(-30.0, 30.0, 301).requires_grad_()
-    exact = x.detach().double().numpy()
-    expected = torch.from_numpy(sigmoid(exact) - target)
-    slopes = []
-    for value in (
-        binary_cross_entropy_with_logits(x, target, reduction="sum"),
-        F.binary_cross_entropy_with_logits(x, torch.full_like(x, target), reduction="sum"),
-    ):
-        slopes.append(torch.autograd.grad(value, x)[0].double())
-    ours, torchs = ((slope - expected).abs().max().item() for slope in slopes)
-    assert ours <= 2 * torchs + torch.finfo(torch.float32).eps
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        pytest.param(dict(weight=torch.rand(4, 3)), id="weight"),
-        pytest.param(dict(pos_weight=torch.rand(3)), id="pos_weight"),
-        pytest.param(dict(weight=torch.rand(3), pos_weight=torch.rand(3), reduction="sum"), id="both"),
-    ],
-)
-def test_bce_takes_torchs_weights(options: dict) -> None:
-    x, target = torch.randn(4, 3), torch.rand(4, 3)
-    torchs = F.binary_cross_entropy_with_logits(x, target, **options)
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, **options), torchs)
-    labels = torch.ones_like(x)
-    torchs = F.binary_cross_entropy_with_logits(x, labels, **options)
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, 1.0, **options), torchs)
-
-
-@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
-@pytest.mark.parametrize("options", [dict(size_average=False), dict(size_average=True), dict(reduce=False)], ids=str)
-def test_bce_takes_torchs_deprecated_arguments(options: dict) -> None:
-    x, target = torch.randn(4, 3), torch.rand(4, 3)
-    torchs = F.binary_cross_entropy_with_logits(x, target, **options)
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, **options), torchs)
-    positional = (None, *(options.get(name) for name in ("size_average", "reduce")))
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, *positional), torchs)
-
-
-def test_bce_labels_can_be_differentiated_as_torchs_can() -> None:
-    x, target = logits(4).requires_grad_(), torch.rand(4, dtype=torch.float64).requires_grad_()
-    ours = torch.autograd.grad(binary_cross_entropy_with_logits(x, target), (x, target))
-    torchs = torch.autograd.grad(F.binary_cross_entropy_with_logits(x, target), (x, target))
-    torch.testing.assert_close(ours, torchs, rtol=1e-13, atol=1e-14)
-    assert torch.autograd.gradgradcheck(binary_cross_entropy_with_logits, (x, target))
-
-
-def test_bce_refuses_what_torch_refuses() -> None:
-    x = torch.randn(4, 1)
-    for bad in (torch.ones(4), torch.ones(1), torch.ones(4, 2)):
-        for call in (binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits):
-            with pytest.raises(ValueError, match="must be the same as input size"):
-                call(x, bad)
-    with pytest.raises(ValueError):
-        binary_cross_entropy_with_logits(x, 1.0, reduction="average")
-
-
-def test_bce_of_integer_logits_is_a_type_error() -> None:
-    for target in (1.0, torch.ones(3)):
-        with pytest.raises(TypeError):
-            binary_cross_entropy_with_logits(torch.arange(3), target)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_bce_of_huge_logits_is_finite(dtype: torch.dtype) -> None:
-    x = torch.tensor([1e4, -1e4], dtype=dtype, requires_grad=True)
-    for target, slopes in ((0.0, (1.0, 0.0)), (1.0, (0.0, -1.0))):
-        value = binary_cross_entropy_with_logits(x, target, reduction="sum")
-        assert value.item() == pytest.approx(abs(x[0].item()), rel=1e-6)
-        assert torch.autograd.grad(value, x)[0].tolist() == pytest.approx(slopes)

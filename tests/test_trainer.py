@@ -202,7 +202,9 @@ def test_samples_come_from_fixed_latents_and_the_average(tmp_path):
 
 def test_fit_writes_the_run_folder(tmp_path):
     run = tmp_path / "run"
-    summary = small().fit(POINTS, steps=10, batch_size=8, out=run, log_every=4, sample_every=5, checkpoint_every=5, progress=False)
+    summary = small().fit(
+        POINTS, steps=10, batch_size=8, out=run, log_every=4, sample_every=5, checkpoint_every=5, progress=False
+    )
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [4, 8, 10]
     wanted = {"d_loss", "g_loss", "d_real", "d_fake", "penalty", "d_grad_norm", "g_grad_norm", "images_per_second", "epoch"}

@@ -157,7 +157,7 @@ struct Sums {
 
 // One pass over elements begin to end: sums the values, or writes the gradients, or does both and sums the logits too.
 template <bool with_value, bool with_gradient, class Item>
-FASTGAN_VARIANTS Sums pass(Item item, int64_t begin, int64_t end) {
+FASTGAN_VARIANTS __attribute__((flatten)) Sums pass(Item item, int64_t begin, int64_t end) {
   using T = typename Item::T;
   Sums sums;
   for (; begin < end; begin += kBlock) {

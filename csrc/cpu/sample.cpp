@@ -246,7 +246,7 @@ class Permutation {
   int64_t size_, epoch_ = -1;
   uint64_t seed_;
   uint32_t stream_, keys_[8];
-  int bits_ = 2;
+  int bits_ = 2;  // at least one for each half
 };
 
 void batch_indices_(Tensor& out, int64_t size, int64_t position, int64_t seed, int64_t stream) {

@@ -25,7 +25,9 @@ for _name in ("d_loss", "g_loss", "bce_with_logits"):
     implementation(f"loss.{_name}", "reference")(getattr(reference, _name))
 
 
-def d_loss(real: Tensor, fake: Tensor, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
+def d_loss(
+    real: Tensor, fake: Tensor, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto"
+) -> Tensor:
     """The discriminator's loss of logits in any float dtype, fp32 or wider: 0-d, or [rows, ...] for reduction "none"."""
     run = reference.d_loss if torch.compiler.is_compiling() else resolve("loss.d_loss", real.device.type, backend)
     return run(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
@@ -39,7 +41,9 @@ def g_loss(fake: Tensor, real: Tensor | None = None, *, kind: str, scale=1.0, re
 
 def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean", backend="auto") -> Tensor:
     """Binary cross-entropy of logits with a float target or a tensor of x's shape."""
-    run = reference.bce_with_logits if torch.compiler.is_compiling() else resolve("loss.bce_with_logits", x.device.type, backend)
+    run = (
+        reference.bce_with_logits if torch.compiler.is_compiling() else resolve("loss.bce_with_logits", x.device.type, backend)
+    )
     return run(x, target, reduction=reduction)
 
 

@@ -10,6 +10,7 @@ Sections follow the five stems: sample, linear, loss, penalty, update.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -229,6 +230,7 @@ def g_terms(fake: Tensor, real: Tensor | None, kind: str, scale: float = 1.0) ->
         return [scale * (fake - 1.0).square()]
     if kind in ("wgan", "hinge"):
         return [-fake]
+    assert real is not None, f"{kind} compares fake with real logits"
     if kind == "relativistic":
         return [softplus(real - fake)]
     return [softplus(real.mean() - fake), softplus(real - fake.mean())]
@@ -326,7 +328,10 @@ def rmsprop(w, g, state, lr, *, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum
 
 
 def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, count) -> list[Tensor]:
-    """torch.optim.Adam's formula (Kingma and Ba 2015); state: [mean, square average]; count: updates so far, this one included, in fp64."""
+    """torch.optim.Adam's formula (Kingma and Ba 2015); state: [mean, square average].
+
+    count: updates so far, this one included, in fp64: 1 - beta^count loses four digits in fp32 at the first steps.
+    """
     if weight_decay:
         g = g + weight_decay * w
     mean = torch.lerp(state[0], g, 1.0 - betas[0])
@@ -336,7 +341,7 @@ def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, cou
     return [w - step_size * (mean / denominator), mean, square]
 
 
-RULES = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}
+RULES: dict[str, Callable[..., list[Tensor]]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}
 
 
 def update_(

@@ -6,6 +6,7 @@ state to save and every backend draws the same numbers (Philox4x32-10, see refer
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
@@ -41,31 +42,41 @@ for _name in ("normals", "uniforms", "dropout_scale", "batch_indices", "gather_r
     implementation(f"sample.{_name}", "reference")(getattr(reference, _name))
 
 
+def _resolve(name: str, device: torch.device | str, backend: str) -> Callable:
+    """What runs an operator on a device; inside torch.compile, where it is traced, the reference."""
+    if torch.compiler.is_compiling():
+        return getattr(reference, name)
+    return resolve(f"sample.{name}", torch.device(device).type, backend)
+
+
 def normals(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Standard normals [rows, columns]; counter: seed, step, stream, and first_row and dtype if not 0 and fp32."""
-    return resolve("sample.normals", torch.device(device).type, backend)(rows, columns, device=device, **counter)
+    run = _resolve("normals", device, backend)
+    return run(rows, columns, device=device, **counter)
 
 
 def uniforms(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Uniform numbers in [0, 1), [rows, columns]; counter as in `normals`."""
-    return resolve("sample.uniforms", torch.device(device).type, backend)(rows, columns, device=device, **counter)
+    run = _resolve("uniforms", device, backend)
+    return run(rows, columns, device=device, **counter)
 
 
 def dropout_scale(rows: int, columns: int, probability: float, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Dropout as a factor [rows, columns]: 0 with the given probability, else 1 / (1 - probability)."""
-    run = resolve("sample.dropout_scale", torch.device(device).type, backend)
+    run = _resolve("dropout_scale", device, backend)
     return run(rows, columns, probability, device=device, **counter)
 
 
 def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, device="cpu", backend="auto") -> Tensor:
     """Indices [rows] of the samples at `position` ... of the endless shuffled stream over a data set of `size`."""
-    run = resolve("sample.batch_indices", torch.device(device).type, backend)
+    run = _resolve("batch_indices", device, backend)
     return run(rows, size, position, seed=seed, stream=stream, device=device)
 
 
 def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, backend="auto") -> Tensor:
     """Rows of a data set as a batch in [-1, 1], [B, features]; uint8 images are scaled by (x / 255 - 0.5) / 0.5."""
-    return resolve("sample.gather_rows", images.device.type, backend)(images, indices, dtype=dtype)
+    run = _resolve("gather_rows", images.device, backend)
+    return run(images, indices, dtype=dtype)
 
 
 def _as_int64(word: int) -> int:
@@ -74,9 +85,9 @@ def _as_int64(word: int) -> int:
 
 
 def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32) -> tuple[int, int, int, int] | None:
-    """A counter as the C++ operators take it; None for what they leave to the reference: tensors, other dtypes, torch.compile."""
+    """A counter as the C++ operators take it; None for what they leave to the reference: counters in tensors, other dtypes."""
     plain = isinstance(seed, int) and isinstance(step, int) and isinstance(first_row, int)
-    if not plain or dtype != torch.float32 or torch.compiler.is_compiling():
+    if not plain or dtype != torch.float32:
         return None
     return _as_int64(seed), step & reference.WORD, stream, first_row
 
@@ -108,8 +119,7 @@ def _dropout_scale_cpp(rows: int, columns: int, probability: float, *, device, *
 
 @implementation("sample.batch_indices", "cpp", "cpu")
 def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int, device) -> Tensor:
-    plain = isinstance(seed, int) and isinstance(position, int) and not torch.compiler.is_compiling()
-    if not plain:
+    if not isinstance(seed, int) or not isinstance(position, int):
         return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
     out = torch.empty(rows, dtype=torch.int64, device=device)
     torch.ops.fastgan.batch_indices_.default(out, size, position, _as_int64(seed), stream)
@@ -120,7 +130,7 @@ def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int
 def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32) -> Tensor:
     plain = images.dtype == torch.uint8 and dtype == torch.float32 and indices.dtype == torch.int64
     dense = images.dim() >= 2 and images.is_contiguous() and indices.is_contiguous() and indices.dim() == 1
-    if not plain or not dense or torch.compiler.is_compiling():
+    if not plain or not dense:
         return reference.gather_rows(images, indices, dtype=dtype)
     out = torch.empty(len(indices), images[:1].numel(), device=images.device)
     torch.ops.fastgan.gather_rows_.default(out, images, indices)
@@ -134,7 +144,7 @@ class Draws:
     first_row: the global number of this process's first row; device and dtype: where the numbers are made.
     """
 
-    seed: int
+    seed: int | Tensor
     step: int
     d_step: int = 0
     first_row: int = 0

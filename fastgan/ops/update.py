@@ -38,7 +38,7 @@ def update_(
 
     Returns [sum of squares of the finite gradients, number of non-finite ones].
     """
-    run = resolve("update.update_", weight.device.type, backend)
+    run = reference.update_ if torch.compiler.is_compiling() else resolve("update.update_", weight.device.type, backend)
     extra = dict(rule=rule, options=options, clip=clip, average=average, decay=decay)
     return run(weight, gradient, state, lr, count, withhold, **extra)
 
@@ -58,10 +58,10 @@ def _update_in_one_pass(
     average: Tensor | None = None,
     decay: float = 0.0,
 ) -> Tensor:
-    """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others and inside torch.compile."""
+    """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others."""
     extra = dict(clip=clip, average=average, decay=decay)
     buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
-    if torch.compiler.is_compiling() or not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
+    if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
         return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
     run = getattr(torch.ops.fastgan, f"{rule}_").default
     return run(weight, gradient, state, lr, count, withhold, **options, **extra)

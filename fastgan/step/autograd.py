@@ -158,7 +158,9 @@ class AutogradStep:
             loss = loss * self.scales[which].scale
         return torch.autograd.grad(loss, network.parameters, allow_unused=True)
 
-    def _apply(self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, step: int, which: int) -> Tensor:
+    def _apply(
+        self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, step: int, which: int
+    ) -> Tensor:
         """Gradients meet, the optimizer steps; returns the gradient's norm."""
         network.collect(gradients)
         sum_(network.gradient, self.game.world.size)

@@ -52,9 +52,9 @@ class Game:
         """This process's real rows of one D update, flat, [rows, features] in [-1, 1]."""
         update = step * self.d_steps + d_step
         position = (update * self.world.size + self.world.rank) * rows
-        word = sample.stream(Role.BATCH)
-        places = dict(seed=self.seed, stream=word, device=images.device)
-        return sample.gather_rows(images, sample.batch_indices(rows, images.shape[0], position, **places), dtype=self.dtype)
+        word, size = sample.stream(Role.BATCH), images.shape[0]
+        indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
+        return sample.gather_rows(images, indices, dtype=self.dtype)
 
     def due_penalties(self, step: int, d_step: int) -> list[tuple[int, Penalty]]:
         """The penalties of one D update, each with its number."""

@@ -145,16 +145,18 @@ CASES = [
     ),
     pytest.param(
         dict(loss="hinge", penalty=penalties.DRAGAN()),
-        dict(
-            d_loss=lambda r, f: F.relu(1 - r).mean() + F.relu(1 + f).mean(), g_loss=lambda f, r: -f.mean(), penalty=dragan
-        ),
+        dict(d_loss=lambda r, f: F.relu(1 - r).mean() + F.relu(1 + f).mean(), g_loss=lambda f, r: -f.mean(), penalty=dragan),
         lambda p: torch.optim.Adam(p, 2e-4, betas=(0.5, 0.999)),
         id="hinge with DRAGAN",
     ),
     pytest.param(
         dict(loss="relativistic", penalty=[penalties.R1(2.0, every=3), penalties.R2(4.0)], d_steps=2),
         dict(
-            d_loss=lambda r, f: bce(r - f, 1), g_loss=lambda f, r: bce(f - r, 1), penalty=lazy_r1_and_r2, d_steps=2, dropout=True
+            d_loss=lambda r, f: bce(r - f, 1),
+            g_loss=lambda f, r: bce(f - r, 1),
+            penalty=lazy_r1_and_r2,
+            d_steps=2,
+            dropout=True,
         ),
         lambda p: torch.optim.Adam(p, 2e-4, betas=(0.5, 0.999)),
         id="relativistic with a lazy R1 and an R2",
@@ -217,7 +219,9 @@ class ConvGenerator(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.main = nn.Sequential(nn.ConvTranspose2d(5, 4, 4), nn.BatchNorm2d(4), nn.SiLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh())
+        self.main = nn.Sequential(
+            nn.ConvTranspose2d(5, 4, 4), nn.BatchNorm2d(4), nn.SiLU(), nn.ConvTranspose2d(4, 1, 2, 2), nn.Tanh()
+        )
 
     def forward(self, z):
         return self.main(z)
@@ -256,7 +260,7 @@ def test_a_sigmoid_at_the_end_is_read_as_logits(loss):
         Trainer(generator, critic, loss=loss, device="cpu", precision="fp32").attach(pictures, 4).step(2)
         weights.append([p.clone() for p in critic.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
-    assert 0 <= critic(pictures[:2]).min() and critic(pictures[:2]).max() <= 1, "the person's own forward keeps its Sigmoid"
+    assert critic(pictures[:2]).min() >= 0 and critic(pictures[:2]).max() <= 1, "the person's own forward keeps its Sigmoid"
 
 
 def test_a_sigmoid_at_the_end_is_said_once_and_kept_for_other_losses(caplog):
@@ -275,7 +279,9 @@ def test_half_precisions_stay_near_fp32(precision):
     gradients = {}
     for name in ("fp32", precision):
         generator, discriminator = networks()
-        trainer = Trainer(generator, discriminator, loss="wgan-gp", d_steps=1, precision=name, device="cpu").attach(data(), ROWS)
+        trainer = Trainer(generator, discriminator, loss="wgan-gp", d_steps=1, precision=name, device="cpu").attach(
+            data(), ROWS
+        )
         for scale in trainer._step.scales or ():
             scale.scale.fill_(128.0)  # the first guess, 65536, overflows here and is lowered, as it should be
         trainer.step()

@@ -1,0 +1,104 @@
+"""binary_cross_entropy_with_logits against torch's own: labels or a float target, weights, refusals, huge logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fastgan.losses import binary_cross_entropy_with_logits
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def logits(*shape: int) -> Tensor:
+    return 3.0 * torch.randn(shape, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.9])
+def test_bce_with_a_float_target_is_torchs_with_labels(target: float, reduction: str) -> None:
+    x = logits(5, 2).requires_grad_()
+    ours = binary_cross_entropy_with_logits(x, target, reduction=reduction)
+    torchs = F.binary_cross_entropy_with_logits(x, torch.full_like(x, target), reduction=reduction)
+    torch.testing.assert_close(ours, torchs, rtol=1e-13, atol=1e-13)
+    slopes = [torch.autograd.grad(value.sum(), x)[0] for value in (ours, torchs)]
+    torch.testing.assert_close(slopes[0], slopes[1], rtol=1e-13, atol=1e-13)
+    labels = torch.full_like(x, target)
+    torch.testing.assert_close(binary_cross_entropy_with_logits(x, labels, reduction=reduction), ours, rtol=1e-15, atol=1e-15)
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0])
+def test_bce_in_fp32_is_as_exact_as_torchs(target: float) -> None:
+    x = torch.linspace(-30.0, 30.0, 301).requires_grad_()
+    sign = 1.0 - 2.0 * target  # sigmoid(x) - target, without the subtraction
+    expected = sign / (1.0 + torch.exp(-sign * x.detach().double()))
+    slopes = []
+    for value in (
+        binary_cross_entropy_with_logits(x, target, reduction="sum"),
+        F.binary_cross_entropy_with_logits(x, torch.full_like(x, target), reduction="sum"),
+    ):
+        slopes.append(torch.autograd.grad(value, x)[0].double())
+    ours, torchs = ((slope - expected).abs().max().item() for slope in slopes)
+    assert ours <= 2 * torchs + torch.finfo(torch.float32).eps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param(dict(weight=torch.rand(4, 3)), id="weight"),
+        pytest.param(dict(pos_weight=torch.rand(3)), id="pos_weight"),
+        pytest.param(dict(weight=torch.rand(3), pos_weight=torch.rand(3), reduction="sum"), id="both"),
+    ],
+)
+def test_bce_takes_torchs_weights(options: dict) -> None:
+    x, target = torch.randn(4, 3), torch.rand(4, 3)
+    torchs = F.binary_cross_entropy_with_logits(x, target, **options)
+    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, **options), torchs)
+    labels = torch.ones_like(x)
+    torchs = F.binary_cross_entropy_with_logits(x, labels, **options)
+    torch.testing.assert_close(binary_cross_entropy_with_logits(x, 1.0, **options), torchs)
+
+
+@pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
+@pytest.mark.parametrize("options", [dict(size_average=False), dict(size_average=True), dict(reduce=False)], ids=str)
+def test_bce_takes_torchs_deprecated_arguments(options: dict) -> None:
+    x, target = torch.randn(4, 3), torch.rand(4, 3)
+    torchs = F.binary_cross_entropy_with_logits(x, target, **options)
+    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, **options), torchs)
+    positional = (None, *(options.get(name) for name in ("size_average", "reduce")))
+    torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, *positional), torchs)
+
+
+def test_bce_labels_can_be_differentiated_as_torchs_can() -> None:
+    x, target = logits(4).requires_grad_(), torch.rand(4, dtype=torch.float64).requires_grad_()
+    ours = torch.autograd.grad(binary_cross_entropy_with_logits(x, target), (x, target))
+    torchs = torch.autograd.grad(F.binary_cross_entropy_with_logits(x, target), (x, target))
+    torch.testing.assert_close(ours, torchs, rtol=1e-13, atol=1e-14)
+    assert torch.autograd.gradgradcheck(binary_cross_entropy_with_logits, (x, target))
+
+
+def test_bce_refuses_what_torch_refuses() -> None:
+    x = torch.randn(4, 1)
+    for bad in (torch.ones(4), torch.ones(1), torch.ones(4, 2)):
+        for call in (binary_cross_entropy_with_logits, F.binary_cross_entropy_with_logits):
+            with pytest.raises(ValueError, match="must be the same as input size"):
+                call(x, bad)
+    with pytest.raises(ValueError):
+        binary_cross_entropy_with_logits(x, 1.0, reduction="average")
+
+
+def test_bce_of_integer_logits_is_a_type_error() -> None:
+    for target in (1.0, torch.ones(3)):
+        with pytest.raises(TypeError):
+            binary_cross_entropy_with_logits(torch.arange(3), target)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bce_of_huge_logits_is_finite(dtype: torch.dtype) -> None:
+    x = torch.tensor([1e4, -1e4], dtype=dtype, requires_grad=True)
+    for target, slopes in ((0.0, (1.0, 0.0)), (1.0, (0.0, -1.0))):
+        value = binary_cross_entropy_with_logits(x, target, reduction="sum")
+        assert value.item() == pytest.approx(abs(x[0].item()), rel=1e-6)
+        assert torch.autograd.grad(value, x)[0].tolist() == pytest.approx(slopes)
