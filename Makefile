@@ -49,7 +49,7 @@ lint: $(VENV)/.packages
 	$(BIN)/mypy
 
 bench: build
-	for file in benchmarks/ops/*.py; do $(BIN)/python "$$file" || exit 1; done
+	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -77,7 +77,7 @@ class Optimizer:
 
     def options(self) -> dict:
         """The rule's own arguments, without the learning rate."""
-        return {name: value for name, value in self.__dict__.items() if name != "lr"}
+        return {name: value for name, value in vars(self).items() if name != "lr"}
 
 
 def _check_unit(name: str, value: float) -> None:

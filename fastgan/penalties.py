@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -57,7 +57,7 @@ class Penalty:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        for name, value in self.__dict__.items():
+        for name, value in vars(self).items():
             if name == "every":
                 _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")
             elif name != "one_sided":
@@ -232,7 +232,7 @@ _TYPES = {kind.__name__: kind for kind in (GradientPenalty, DRAGAN, R1, R2, Weig
 
 def to_config(specs: Iterable[Spec]) -> list[dict]:
     """Specs as plain data, for a checkpoint."""
-    return [{"type": type(spec).__name__, **asdict(spec)} for spec in specs]
+    return [{"type": type(spec).__name__, **vars(spec)} for spec in specs]
 
 
 def from_config(config: list[dict]) -> tuple[Spec, ...]:

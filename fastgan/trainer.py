@@ -49,8 +49,8 @@ class Trainer:
     parameters become views of one flat buffer per network. fastgan's own networks that were given no seed and that nobody has
     changed start from weights drawn from this trainer's seed.
     loss: a preset (see `presets.PRESETS`); penalty, g_optimizer, d_optimizer, d_steps: None for the preset's; penalty=() is
-    none. ema: decay of the generator's weight average, or None. precision: auto, fp32, tf32, bf16, fp16, fp64, of matrix products.
-    engine: "auto" or "autograd". capture, steps_per_graph: CUDA graphs of that many steps. seed: 0 <= seed < 2^63.
+    none. ema: decay of the generator's weight average, or None. precision, of matrix products: auto, fp32, tf32, bf16, fp16,
+    fp64. engine: "auto" or "autograd". capture, steps_per_graph: CUDA graphs of that many steps. seed: 0 <= seed < 2^63.
     device: auto, cpu, cuda, cuda:N. Raises ValueError or TypeError for anything that cannot be.
     """
 
@@ -154,17 +154,18 @@ class Trainer:
             for network, _ in modes:
                 network.eval()
             draws = Draws(self.seed, 0, device=self.device, dtype=self._game.dtype)
-            fake = self.generator(self._game.latents(draws, 2, Role.PREVIEW))
+            latents = self._game.latents(draws, 2, Role.PREVIEW)
+            fake = self.generator(latents)
             made, wanted = fake[0].numel(), images.features
             _check(made == wanted, f"the generator makes samples of {made} numbers, but {images.name} has {wanted}")
-            self._find_sigmoid(fake)
+            self._find_ends(latents, fake)
         finally:
             for network, training in modes:
                 network.train(training)
 
-    def _find_sigmoid(self, fake: Tensor) -> None:
+    def _find_ends(self, latents: Tensor, fake: Tensor) -> None:
         known = self._step.sigmoid is not None
-        if self._game.loss in LOGIT_KINDS and self._step.find_sigmoid(fake) and not known:
+        if self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS) and not known:
             log.warning("the discriminator ends in a Sigmoid: %s is computed on the logits before it", self._game.loss)
 
     def steps_per_epoch(self) -> int:

@@ -18,7 +18,7 @@ STEMS = ("sample", "linear", "loss", "penalty", "update")
 FLOORS = (
     ("kernels",),
     ("ops",),
-    ("distributed", "idx", "interrupt"),
+    ("distributed", "hardware", "idx", "interrupt"),
     ("convert",),
     ("checkpoint", "data"),
     ("layers", "losses", "optim"),
@@ -27,7 +27,8 @@ FLOORS = (
     ("models", "presets"),
     ("evaluate", "report"),
     ("step",),
-    ("testing",),
+    ("fit",),
+    ("doctor", "testing"),
     ("trainer",),
     ("",),
     ("cli",),
@@ -55,10 +56,18 @@ def room(module: str) -> str:
     return (module + "..").split(".")[1]
 
 
+def running(tree: ast.AST) -> Iterator[ast.AST]:
+    """A syntax tree's nodes, apart from those under `if TYPE_CHECKING`."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from running(node)
+
+
 def imported(module: str, path: Path) -> Iterator[str]:
-    """The fastgan modules that a module imports anywhere in its text, apart from the version number."""
+    """The fastgan modules that a module imports anywhere in its text, apart from the version number and types."""
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in running(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if ours(name.name))
         elif isinstance(node, ast.ImportFrom):
@@ -87,9 +96,13 @@ def test_nothing_imports_upward(module: str) -> None:
 
 def test_the_import_reader_sees_every_form(tmp_path: Path) -> None:
     path = tmp_path / "layers.py"
-    path.write_text(
-        "import os, fastgan.losses\nfrom . import models, __version__\nfrom .ops import sample\nfrom fastgan.mlp import MLP\n"
-    )
+    lines = [
+        "import os, fastgan.losses",
+        "from . import models, __version__",
+        "from .ops import sample",
+        "from fastgan.mlp import MLP",
+    ]
+    path.write_text("\n".join([*lines, "if TYPE_CHECKING:", "    from .trainer import Trainer", ""]))
     found = sorted(imported("fastgan.layers", path))
     assert found == ["fastgan.losses", "fastgan.mlp", "fastgan.models", "fastgan.ops.sample"]
 

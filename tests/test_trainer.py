@@ -321,7 +321,7 @@ def test_saving_again_replaces(tmp_path):
         pytest.param(dict(loss="nonsaturating"), id="nonsaturating"),
         pytest.param(dict(loss="lsgan"), id="lsgan"),
         pytest.param(dict(loss="hinge"), id="hinge"),
-        pytest.param(dict(loss="wgan-gp", d_steps=2), id="wgan-gp"),
+        pytest.param(dict(loss="wgan-gp"), id="wgan-gp"),
         pytest.param(dict(loss="relativistic", penalty=[penalties.R1(0.1), penalties.R2(0.1)]), id="relativistic, R1 and R2"),
     ],
 )
@@ -329,10 +329,10 @@ def test_the_generator_moves_onto_the_data(options):
     centre, spread = torch.tensor([0.5, -0.4]), 0.1
     points = centre + spread * torch.randn(500, 2)
     torch.manual_seed(1)
-    pair = MLP((4, 32, 32, 2)), MLP((2, 32, 32, 1), activation="leaky_relu")
+    pair = MLP((4, 32, 32, 2), output="tanh"), MLP((2, 32, 32, 1), activation="leaky_relu")
     rates = dict(g_optimizer=optim.Adam(1e-3, betas=(0.5, 0.9)), d_optimizer=optim.Adam(1e-3, betas=(0.5, 0.9)))
     trainer = Trainer(*pair, precision="fp32", device="cpu", ema=0.99, **rates, **options).attach(points.clamp(-1, 1), 64)
-    trainer.step(500 // trainer.d_steps)
+    trainer.step(500 if trainer.d_steps == 1 else 250)
     made = trainer.sample(500)
     assert (made.mean(0) - centre).norm() < 0.15
     assert 0.2 * spread < made.std(0).min() and made.std(0).max() < 3 * spread

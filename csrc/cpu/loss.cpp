@@ -13,7 +13,7 @@
 // Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
 // fp32 (fp64 for fp64) over blocks of fixed size, then in fp64 in their order: the result does not depend on the threads.
 
-#include "vector_math.h"
+#include "loss_pass.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
@@ -24,7 +24,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <optional>
 #include <tuple>
 #include <vector>
@@ -32,13 +31,10 @@
 namespace {
 
 using at::Tensor;
-using fastgan::wide_t;
 using OptionalTensor = std::optional<Tensor>;
 using Two = std::array<double, 2>;  // one number for each side
 
-constexpr int64_t kBlock = 1024;       // elements summed in fp32
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
-constexpr int64_t kGrain = 2;          // chunks below which a thread is not worth waking
 constexpr int kReal = 0, kFake = 1;    // the sides
 
 enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
@@ -50,146 +46,13 @@ struct Objective {
   bool mean;
 };
 
-// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
-
-template <class T>
-struct Bce {
-  T up, down, shift;  // the slope towards +inf, and minus the slope towards -inf
-  template <class Number>
-  Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
-
-  T value(T x) const {
-    x -= shift;
-    const T magnitude = std::fabs(x);
-    const T slope = x > T(0) ? up : down;
-    // not 0 * inf: an infinite logit on its right side pays nothing
-    return fastgan::log1p_unit(fastgan::exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
-  }
-  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
-  T slope(T x) const {
-    x -= shift;
-    const T e = fastgan::exp_negative(std::fabs(x));
-    return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
-  }
-};
-
-template <class T>
-struct Square {
-  T target;
-  Square(double target, double) : target(target) {}
-  T value(T x) const { return (x - target) * (x - target); }
-  T slope(T x) const { return T(2) * (x - target); }
-};
-
-template <class T>
-struct Hinge {
-  T sign;
-  Hinge(double target, double) : sign(1 - 2 * target) {}
-  T value(T x) const { return T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
-  T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
-};
-
-template <class T>
-struct Linear {
-  T sign;
-  Linear(double target, double) : sign(1 - 2 * target) {}
-  T value(T x) const { return sign * x; }
-  T slope(T) const { return sign; }
-};
-
-// Bce whose value is its slope, to sum slopes.
-template <class T>
-struct BceSlope : Bce<T> {
-  using Bce<T>::Bce;
-  T value(T x) const { return Bce<T>::slope(x); }
-};
-
-// What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
-
-template <class scalar, class Payment>
-struct Single {
-  using T = wide_t<scalar>;
-  const scalar* logits;
-  scalar* gradient;
-  Payment payment;
-  T weight, offset;
-  T value(int64_t i) const { return payment.value(T(logits[i])); }
-  T first(int64_t i) const { return T(logits[i]); }
-  T second(int64_t) const { return T(0); }
-  void write(int64_t i) const { gradient[i] = scalar(weight * payment.slope(T(logits[i])) + offset); }
-};
-
-template <class scalar, bool write_real>
-struct Pairs {
-  using T = wide_t<scalar>;
-  const scalar *real, *fake;
-  scalar *real_gradient, *fake_gradient;
-  Bce<T> payment;
-  T weight;
-  T value(int64_t i) const { return payment.value(second(i) - first(i)); }
-  T first(int64_t i) const { return T(real[i]); }
-  T second(int64_t i) const { return T(fake[i]); }
-  void write(int64_t i) const {
-    const T slope = weight * payment.slope(second(i) - first(i));
-    fake_gradient[i] = scalar(slope);
-    if constexpr (write_real) real_gradient[i] = scalar(-slope);
-  }
-};
-
-template <class scalar>
-struct Labelled {
-  using T = wide_t<scalar>;
-  const scalar *logits, *labels;
-  scalar* gradient;
-  T weight;
-  T value(int64_t i) const { return Bce<T>(T(labels[i]), T(0)).value(T(logits[i])); }
-  void write(int64_t i) const { gradient[i] = scalar(weight * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
-};
-
-struct Sums {
-  double value = 0, first = 0, second = 0;
-  void add(double v, double a, double b) {
-    value += v;
-    first += a;
-    second += b;
-  }
-};
-
-// One pass over elements begin to end: sums the values, or writes the gradients, or does both and sums the logits too.
-template <bool with_value, bool with_gradient, class Item>
-FASTGAN_VARIANTS __attribute__((flatten)) Sums pass(Item item, int64_t begin, int64_t end) {
-  using T = typename Item::T;
-  Sums sums;
-  for (; begin < end; begin += kBlock) {
-    const int64_t stop = std::min(begin + kBlock, end);
-    T value = 0, first = 0, second = 0;
-    if constexpr (with_value && with_gradient) {
-#pragma omp simd reduction(+ : value, first, second)
-      for (int64_t i = begin; i < stop; ++i) {
-        value += item.value(i);
-        first += item.first(i);
-        second += item.second(i);
-        item.write(i);
-      }
-    } else if constexpr (with_value) {
-#pragma omp simd reduction(+ : value)
-      for (int64_t i = begin; i < stop; ++i) value += item.value(i);
-    } else {
-#pragma omp simd
-      for (int64_t i = begin; i < stop; ++i) item.write(i);
-    }
-    sums.add(value, first, second);
-  }
-  return sums;
-}
-
 // Both sides in one parallel loop over chunks of fixed size; their sums are added in the chunks' order.
 template <bool with_value, bool with_gradient, class Item>
 std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64_t, 2>& counts) {
   const int64_t real_chunks = (counts[kReal] + kChunk - 1) / kChunk;
   const int64_t chunks = real_chunks + (counts[kFake] + kChunk - 1) / kChunk;
   std::vector<Sums> partial(chunks);
-  at::parallel_for(0, chunks, kGrain, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, chunks, Item::grain, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int side = chunk < real_chunks ? kReal : kFake;
       const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * kChunk;

@@ -141,6 +141,9 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
 # --- linear: x -> act(x W^T + b) with dropout; its siblings adjoint and tangent ---------------------
 
 
+SATURATING = ("tanh", "sigmoid")
+
+
 def activate(x: Tensor, activation: str, negative_slope: float = 0.2) -> Tensor:
     """The activations an MLP layer may end in: identity, relu, leaky_relu, tanh, sigmoid."""
     if activation == "leaky_relu":
@@ -149,8 +152,12 @@ def activate(x: Tensor, activation: str, negative_slope: float = 0.2) -> Tensor:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation="identity", negative_slope=0.2, scale=None) -> Tensor:
-    """scale * act(x W^T + b): x [..., in], weight [out, in], bias [out], dropout scale [..., out] or None."""
-    y = activate(F.linear(x, weight, bias), activation, negative_slope)
+    """scale * act(x W^T + b): x [..., in], weight [out, in], bias [out], dropout scale [..., out] or None.
+
+    tanh and sigmoid give fp32 or wider: in bf16 they round to 1 beyond 3 or 6, and their slope to 0.
+    """
+    product = F.linear(x, weight, bias)
+    y = activate(wide(product) if activation in SATURATING else product, activation, negative_slope)
     # the scale is fp32 even where y is bf16: 1 / (1 - p) rounded to bf16 would be off by 0.1 %
     return y if scale is None else (y * scale).to(y.dtype)
 

@@ -50,18 +50,18 @@ def _mix(*numbers: int) -> int:
     return state >> 1
 
 
-def _sigmoid_at_end(critic: nn.Module, rows: Tensor) -> nn.Module | None:
-    """The nn.Sigmoid whose output is the critic's output on `rows`, if there is one."""
-    outputs: dict[int, nn.Module] = {}
+def _module_at_end(network: nn.Module, kind: type[nn.Module], rows: Tensor) -> nn.Module | None:
+    """The module of a kind whose output, perhaps as a view, is the network's output on `rows`, if there is one."""
+    outputs: list[tuple[nn.Module, Tensor]] = []
     hooks = [
-        module.register_forward_hook(lambda module, _, output: outputs.__setitem__(id(output), module))
-        for module in critic.modules()
-        if isinstance(module, nn.Sigmoid)
+        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
+        for module in network.modules()
+        if isinstance(module, kind)
     ]
     try:
         with torch.no_grad():
-            result = critic(rows)
-        return outputs.get(id(result))
+            result = network(rows)
+        return next((module for module, output in outputs if output.data_ptr() == result.data_ptr()), None)
     finally:
         for hook in hooks:
             hook.remove()
@@ -70,7 +70,7 @@ def _sigmoid_at_end(critic: nn.Module, rows: Tensor) -> nn.Module | None:
 class AutogradStep:
     """d_steps discriminator updates, then one of the generator; real and fake rows pass the critic separately.
 
-    `read_logits_before(sigmoid)` makes the critic's logits the input of that module, for as long as a step runs.
+    A Sigmoid at the critic's end is read as logits and a Tanh at the generator's end runs in fp32, for as long as a step runs.
     """
 
     name = "autograd"
@@ -79,12 +79,13 @@ class AutogradStep:
         self.game = game
         self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
         self.sigmoid: nn.Module | None = None
+        self.tanh: nn.Module | None = None
         half = game.precision == "fp16"
         self.scales = [LossScale(game.device, game.dtype) for _ in range(2)] if half else None
 
     def __call__(self, images: Tensor, step: int, rows: int) -> dict[str, Tensor]:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
-        with self._logits():
+        with self._ends():
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, step, d_step, rows)
@@ -200,21 +201,25 @@ class AutogradStep:
             torch.manual_seed(_mix(self.game.seed, step, d_step, self.game.world.rank))
             yield
 
-    def find_sigmoid(self, rows: Tensor) -> bool:
-        """Looks for a Sigmoid at the critic's end, judging `rows`; from then on steps read the logits before it."""
-        self.sigmoid = _sigmoid_at_end(self.game.discriminator.module, rows)
+    def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
+        """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""
+        self.tanh = _module_at_end(self.game.generator.module, nn.Tanh, latents)
+        self.sigmoid = _module_at_end(self.game.discriminator.module, nn.Sigmoid, samples) if read_logits else None
         return self.sigmoid is not None
 
     @contextmanager
-    def _logits(self) -> Iterator[None]:
-        if self.sigmoid is None:
-            yield
-            return
-        hook = self.sigmoid.register_forward_hook(lambda module, inputs, output: inputs[0])
+    def _ends(self) -> Iterator[None]:
+        hooks = []
+        if self.sigmoid is not None:
+            hooks.append(self.sigmoid.register_forward_hook(lambda module, inputs, output: inputs[0]))
+        if self.tanh is not None and self.game.precision in HALF:
+            # a tanh in bf16 rounds to 1 beyond 3, its slope to 0: a picture's background would never learn again
+            hooks.append(self.tanh.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(self.game.dtype),)))
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the step keeps besides the networks: fp16's loss scales."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -272,6 +273,23 @@ def test_a_sigmoid_at_the_end_is_said_once_and_kept_for_other_losses(caplog):
     generator, critic = conv_pair(end=nn.Sigmoid())
     metrics = Trainer(generator, critic, loss="lsgan", device="cpu", precision="fp32").attach(pictures, 4).step()
     assert 0 < metrics["d_real"] < 1
+
+
+@pytest.mark.parametrize("made", ["fastgan's", "torch's"])
+def test_a_saturated_tanh_keeps_its_slope_in_bf16(made):
+    generator, discriminator = networks()
+    with torch.no_grad():
+        generator.layers[-1].bias.fill_(-4.0)  # tanh(-4) is -1 in bf16, with a slope of 0.001 in truth
+    if made == "torch's":
+        generator = nn.Sequential(generator.to_sequential(), nn.Unflatten(1, (2, 2)))
+        discriminator = nn.Sequential(nn.Flatten(), discriminator)
+    gradients = {}
+    for precision in ("fp32", "bf16"):
+        trainer = Trainer(copy.deepcopy(generator), discriminator, precision=precision, device="cpu").attach(data(), ROWS)
+        trainer.step()
+        gradients[precision] = trainer._game.generator.gradient.clone()
+    assert gradients["fp32"].abs().max() > 0
+    torch.testing.assert_close(gradients["bf16"], gradients["fp32"], rtol=0.1, atol=0.1 * float(gradients["fp32"].abs().max()))
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])

@@ -1,0 +1,169 @@
+// What a logit pays in each form of objective, its slope, and one pass over many logits.
+#pragma once
+
+#include "vector_math.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+// In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
+namespace {
+
+using fastgan::exp_negative;
+using fastgan::log1p_unit;
+using fastgan::narrow;
+using fastgan::wide_t;
+
+constexpr int64_t kBlock = 4 * 1024;  // elements summed in fp32
+constexpr int64_t kLanes = 64;        // sums side by side: a single one would wait for its own additions
+
+// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
+
+template <class T>
+struct Bce {
+  static constexpr int64_t grain = 2;  // chunks that are worth a thread
+  T up, down, shift;  // the slope towards +inf, and minus the slope towards -inf
+  template <class Number>
+  Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
+
+  T value(T x) const {
+    x -= shift;
+    const T magnitude = std::fabs(x);
+    const T slope = x > T(0) ? up : down;
+    // not 0 * inf: an infinite logit on its right side pays nothing
+    return log1p_unit(exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
+  }
+  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
+  T slope(T x) const {
+    x -= shift;
+    const T e = exp_negative(std::fabs(x));
+    return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
+  }
+};
+
+template <class T>
+struct Square {
+  static constexpr int64_t grain = 16;
+  T target;
+  Square(double target, double) : target(target) {}
+  T value(T x) const { return (x - target) * (x - target); }
+  T slope(T x) const { return T(2) * (x - target); }
+};
+
+template <class T>
+struct Hinge {
+  static constexpr int64_t grain = 16;
+  T sign;
+  Hinge(double target, double) : sign(1 - 2 * target) {}
+  T value(T x) const { return T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
+  T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
+};
+
+template <class T>
+struct Linear {
+  static constexpr int64_t grain = 16;
+  T sign;
+  Linear(double target, double) : sign(1 - 2 * target) {}
+  T value(T x) const { return sign * x; }
+  T slope(T) const { return sign; }
+};
+
+// Bce whose value is its slope, to sum slopes.
+template <class T>
+struct BceSlope : Bce<T> {
+  using Bce<T>::Bce;
+  T value(T x) const { return Bce<T>::slope(x); }
+};
+
+// What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
+
+template <class scalar, class Payment>
+struct Single {
+  using T = wide_t<scalar>;
+  static constexpr int64_t grain = Payment::grain;
+  const scalar* logits;
+  scalar* gradient;
+  Payment payment;
+  T weight, offset;
+  T value(int64_t i) const { return payment.value(T(logits[i])); }
+  T first(int64_t i) const { return T(logits[i]); }
+  T second(int64_t) const { return T(0); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * payment.slope(T(logits[i])) + offset); }
+};
+
+template <class scalar, bool write_real>
+struct Pairs {
+  using T = wide_t<scalar>;
+  static constexpr int64_t grain = Bce<T>::grain;
+  const scalar *real, *fake;
+  scalar *real_gradient, *fake_gradient;
+  Bce<T> payment;
+  T weight;
+  T value(int64_t i) const { return payment.value(second(i) - first(i)); }
+  T first(int64_t i) const { return T(real[i]); }
+  T second(int64_t i) const { return T(fake[i]); }
+  void write(int64_t i) const {
+    const T slope = weight * payment.slope(second(i) - first(i));
+    fake_gradient[i] = narrow<scalar>(slope);
+    if constexpr (write_real) real_gradient[i] = narrow<scalar>(-slope);
+  }
+};
+
+template <class scalar>
+struct Labelled {
+  using T = wide_t<scalar>;
+  static constexpr int64_t grain = Bce<T>::grain;
+  const scalar *logits, *labels;
+  scalar* gradient;
+  T weight;
+  T value(int64_t i) const { return Bce<T>(T(labels[i]), T(0)).value(T(logits[i])); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
+};
+
+struct Sums {
+  double value = 0, first = 0, second = 0;
+  void add(double v, double a, double b) {
+    value += v;
+    first += a;
+    second += b;
+  }
+};
+
+// One pass over elements begin to end: sums the values, or writes the gradients, or does both and sums the logits too.
+template <bool with_value, bool with_gradient, class Item>
+FASTGAN_VARIANTS FASTGAN_FLATTEN Sums pass(Item item, int64_t begin, int64_t end) {
+  using T = typename Item::T;
+  Sums sums;
+  for (; begin < end; begin += kBlock) {
+    const int64_t stop = std::min(begin + kBlock, end);
+    T value = 0, first = 0, second = 0;
+    if constexpr (with_value && with_gradient) {
+#pragma omp simd reduction(+ : value, first, second)
+      for (int64_t i = begin; i < stop; ++i) {
+        value += item.value(i);
+        first += item.first(i);
+        second += item.second(i);
+        item.write(i);
+      }
+    } else if constexpr (with_value) {
+      T lanes[kLanes] = {};
+      int64_t i = begin;
+      for (; i + kLanes <= stop; i += kLanes) {
+#pragma omp simd
+        for (int64_t lane = 0; lane < kLanes; ++lane) lanes[lane] += item.value(i + lane);
+      }
+#pragma omp simd
+      for (int64_t lane = 0; lane < stop - i; ++lane) lanes[lane] += item.value(i + lane);
+#pragma omp simd reduction(+ : value)
+      for (int64_t lane = 0; lane < kLanes; ++lane) value += lanes[lane];
+    } else {
+#pragma omp simd
+      for (int64_t i = begin; i < stop; ++i) item.write(i);
+    }
+    sums.add(value, first, second);
+  }
+  return sums;
+}
+
+}  // namespace
