@@ -110,7 +110,7 @@ class Bench:
         peer: str | None = None,
         bytes_moved: int | None = None,
     ) -> dict[str, float]:
-        """Run `check` (it raises when a candidate is wrong), then time. Returns each one's ratio: how many times faster than peer.
+        """Run `check` (it raises when a candidate is wrong), then time. Returns how many times faster than peer each is.
 
         peer: the first candidate unless named; bytes_moved: what the work must move at least, for GB/s.
         """

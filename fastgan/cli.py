@@ -226,7 +226,12 @@ def _resumed(command: Train, arguments: list[str]) -> Train:
     folder = RunFolder(command.out)
     if latest(folder.checkpoints) is None:
         return command
-    saved = Train.from_config(folder.read_config().get("command", {}))
+    flags = folder.read_config().get("command")
+    if not flags:
+        raise UsageError(
+            f"the run in {folder.path} was not started by this command: resume it with Trainer.fit(..., resume=True)"
+        )
+    saved = Train.from_config(flags)
     arguments.remove("train")
     changed: Train = tyro.cli(Train, default=saved, prog="fastgan train", args=arguments)
     differing = [name for name, value in asdict(changed).items() if value != getattr(saved, name) and name not in FREE]

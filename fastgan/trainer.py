@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Iterable
@@ -290,11 +291,7 @@ class Trainer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a `state_dict`, in place; CheckpointError where it does not fit the networks or optimizers."""
-        for role, network in (("generator", self._game.generator), ("discriminator", self._game.discriminator)):
-            network.ensure_views()
-            _check_fit(role, network.module, state[role])
-        for name, network in (("g_optimizer", self._game.generator), ("d_optimizer", self._game.discriminator)):
-            network.check_state(state[name])
+        self._check_state(state)
         self.generator.load_state_dict(state["generator"])
         self.discriminator.load_state_dict(state["discriminator"])
         self._game.generator.load_state_dict(state["g_optimizer"])
@@ -302,6 +299,13 @@ class Trainer:
         self._step.load_state_dict(state["step"])
         self._game.skipped.copy_(state["skipped"])
         self.step_count = int(state["step_count"])
+
+    def _check_state(self, state: dict[str, Any]) -> None:
+        for role, network in (("generator", self._game.generator), ("discriminator", self._game.discriminator)):
+            network.ensure_views()
+            _check_fit(role, network.module, state[role])
+        for name, network in (("g_optimizer", self._game.generator), ("d_optimizer", self._game.discriminator)):
+            network.check_state(state[name])
 
     def save(self, folder: str | Path) -> None:
         """Writes a checkpoint, whole or not at all; of several processes the first one writes."""
@@ -313,10 +317,17 @@ class Trainer:
         checkpoint.save(Path(folder), Checkpoint(weights, self._progress(), self.config()))
 
     def restore(self, folder: str | Path) -> None:
-        """Takes over a checkpoint (or a run folder's newest one) of a trainer like this one, in place."""
+        """Takes over a checkpoint (or a run folder's newest one) of a trainer like this one, in place.
+
+        CheckpointError for one of another architecture, configuration or data set: the run would not be the same.
+        """
         saved = checkpoint.load(Path(folder))
-        if self._trained_on and saved.config["data"] not in ({}, self._trained_on):
-            raise CheckpointError(f"{folder} was trained on {saved.config['data']}, not on {self._trained_on}")
+        self._check_state(saved.weights | saved.state)
+        mine = json.loads(json.dumps(self.config()))
+        for name in ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "seed", "data"):
+            there, here = saved.config[name], mine[name]
+            if there != here and not (name == "data" and {} in (there, here)):
+                raise CheckpointError(f"{folder} was trained with another {name}: {there} there, {here} here")
         self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod

@@ -160,9 +160,10 @@ def test_as_many_gradients_as_parameters() -> None:
 def test_a_withheld_update_changes_nothing() -> None:
     flat = flat_network(Adam(), clip=0.5, decay=0.9)
     train(flat, 2)
-    before = [buffer.clone() for buffer in (flat.weight, flat.average, *flat.state, flat.count)]
+    buffers = (flat.weight, flat.average, *flat.state, flat.count)
+    before = [buffer.clone() for buffer in buffers]
     train(flat, 1, withhold=torch.tensor(True))
-    assert all(torch.equal(now, then) for now, then in zip((flat.weight, flat.average, *flat.state, flat.count), before, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(buffers, before, strict=True))
 
 
 def test_a_weight_with_a_bad_gradient_keeps_its_value() -> None:

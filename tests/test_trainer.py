@@ -247,10 +247,13 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path):
         assert mine["step"] == theirs["step"] and mine["d_loss"] == theirs["d_loss"]
 
 
-def test_resuming_on_other_data_is_refused(tmp_path):
+def test_resuming_with_other_data_or_another_loss_is_refused(tmp_path):
     small().fit(POINTS, steps=2, batch_size=8, out=tmp_path / "run", progress=False)
-    with pytest.raises(CheckpointError, match="was trained on"):
-        small().fit(POINTS * 0.5, steps=4, batch_size=8, out=tmp_path / "run", resume=True, progress=False)
+    again = dict(steps=4, batch_size=8, out=tmp_path / "run", resume=True, progress=False)
+    with pytest.raises(CheckpointError, match="another data"):
+        small().fit(POINTS * 0.5, **again)
+    with pytest.raises(CheckpointError, match="another loss"):
+        small(loss="lsgan").fit(POINTS, **again)
 
 
 def test_resuming_nothing_starts_at_step_0_and_says_so(tmp_path, caplog):

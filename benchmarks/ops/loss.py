@@ -46,7 +46,9 @@ def _d(kind: str, peer: Function, **options: float) -> Case:
 
 def _g(kind: str, peer: Function) -> Case:
     relativistic = "relativistic" in kind
-    return Case(f"g {kind}", lambda r, f: losses.g_loss(f, r if relativistic else None, kind), peer, (False, True), relativistic)
+    return Case(
+        f"g {kind}", lambda r, f: losses.g_loss(f, r if relativistic else None, kind), peer, (False, True), relativistic
+    )
 
 
 def _one(label: str, fastgan: Function, peer: Function) -> Case:

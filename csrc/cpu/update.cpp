@@ -9,6 +9,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <c10/macros/Macros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -25,57 +26,59 @@ using OptionalTensor = std::optional<Tensor>;
 constexpr int64_t kBlock = 1024;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
 
-// start + weight (end - start), from the end that is nearer: exact where both are equal, and at weights 0 and 1.
+// Whether a number is finite, as a mask of its bits: choosing by masks leaves no branch, so the loop over elements is vector code.
 template <class T>
-struct Lerp {
-  bool near_start;
-  T weight;
-  explicit Lerp(double weight) : near_start(weight < 0.5), weight(T(near_start ? weight : 1.0 - weight)) {}
-  T operator()(T start, T end) const {
-    const T base = near_start ? start : end, other = near_start ? end : start;
-    return base + weight * (other - base);
+struct Finite {
+  using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+  Bits mask;  // all ones or all zeros
+
+  explicit C10_ALWAYS_INLINE Finite(T x) {
+    constexpr T kInfinity = std::numeric_limits<T>::infinity();
+    mask = -static_cast<Bits>((c10::bit_cast<Bits>(x) & c10::bit_cast<Bits>(kInfinity)) != c10::bit_cast<Bits>(kInfinity));
+  }
+  C10_ALWAYS_INLINE T choose(T yes, T no) const {
+    return c10::bit_cast<T>((c10::bit_cast<Bits>(yes) & mask) | (c10::bit_cast<Bits>(no) & ~mask));
   }
 };
 
-// torch.optim.SGD's formula.
+// In a rule what is off has the coefficient 0.
+
+// torch.optim.SGD's formula: the step is along near * g + far * velocity.
 template <class T, bool has_momentum>
 struct Sgd {
-  T lr, momentum, undamped, weight_decay;
-  bool decays, nesterov, first;
+  T lr, weight_decay, momentum, undamped, near, far;
   T* velocity;
 
-  T operator()(int64_t i, T w, T g, bool take) const {
-    g = decays ? g + weight_decay * w : g;
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+    g += weight_decay * w;
     if constexpr (!has_momentum) return w - lr * g;
-    const T old = velocity[i];
-    const T v = first ? g : momentum * old + undamped * g;
-    velocity[i] = take ? v : old;
-    return w - lr * (nesterov ? g + momentum * v : v);
+    const T old = velocity[i], v = momentum * old + undamped * g;
+    velocity[i] = finite.choose(v, old);
+    return w - lr * (near * g + far * v);
   }
 };
 
 // torch.optim.RMSprop's formula.
 template <class T, bool has_momentum, bool centered>
 struct RmsProp {
-  T lr, alpha, rest, eps, weight_decay, momentum;
-  bool decays;
+  T lr, weight_decay, alpha, rest, eps, momentum;
   T *square, *velocity, *mean;
 
-  T operator()(int64_t i, T w, T g, bool take) const {
-    g = decays ? g + weight_decay * w : g;
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+    g += weight_decay * w;
     const T old_square = square[i], s = alpha * old_square + rest * g * g;
-    square[i] = take ? s : old_square;
+    square[i] = finite.choose(s, old_square);
     T spread = s;
     if constexpr (centered) {
       const T old_mean = mean[i], m = alpha * old_mean + rest * g;
-      mean[i] = take ? m : old_mean;
+      mean[i] = finite.choose(m, old_mean);
       spread = s - m * m;
     }
     T direction = g / (std::sqrt(spread) + eps);
     if constexpr (has_momentum) {
       const T old = velocity[i];
       direction = momentum * old + direction;
-      velocity[i] = take ? direction : old;
+      velocity[i] = finite.choose(direction, old);
     }
     return w - lr * direction;
   }
@@ -84,25 +87,17 @@ struct RmsProp {
 // torch.optim.Adam's formula; step = lr / (1 - beta1^count) and scale = 1 / sqrt(1 - beta2^count) are made in fp64.
 template <class T>
 struct Adam {
-  T step, scale, beta2, rest, eps, weight_decay;
-  Lerp<T> towards_gradient;
-  bool decays;
+  T step, scale, weight_decay, beta1, rest1, beta2, rest2, eps;
   T *mean, *square;
 
-  T operator()(int64_t i, T w, T g, bool take) const {
-    g = decays ? g + weight_decay * w : g;
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+    g += weight_decay * w;
     const T old_mean = mean[i], old_square = square[i];
-    const T m = towards_gradient(old_mean, g), s = beta2 * old_square + rest * g * g;
-    mean[i] = take ? m : old_mean;
-    square[i] = take ? s : old_square;
+    const T m = beta1 * old_mean + rest1 * g, s = beta2 * old_square + rest2 * g * g;
+    mean[i] = finite.choose(m, old_mean);
+    square[i] = finite.choose(s, old_square);
     return w - step * (m / (std::sqrt(s) * scale + eps));
   }
-};
-
-// Changes nothing: a step that is withheld still counts its gradients.
-template <class T>
-struct Withheld {
-  T operator()(int64_t, T w, T, bool) const { return w; }
 };
 
 // What every rule works on.
@@ -112,7 +107,7 @@ struct Network {
   const T* gradient;
   T* average;
   T bound;  // weights stay in [-bound, bound]
-  Lerp<T> towards_average;
+  T decay;  // of the average
   int64_t size;
 };
 
@@ -120,48 +115,58 @@ struct Totals {
   double squares = 0, not_finite = 0;
 };
 
-template <bool writes, bool averages, class T, class Rule>
+template <bool averages, class T, class Rule>
 FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, int64_t begin, int64_t end) {
-  constexpr T kLargest = std::numeric_limits<T>::max();
   T *const weight = network.weight, *const average = network.average;
   const T* const gradient = network.gradient;
-  const T bound = network.bound;
+  const T bound = network.bound, decay = network.decay;
   Totals totals;
   for (; begin < end; begin += kBlock) {
     const int64_t stop = std::min(begin + kBlock, end);
-    T squares = 0, not_finite = 0;
-#pragma omp simd reduction(+ : squares, not_finite)
+    T squares = 0;
+    typename Finite<T>::Bits taken = 0;  // minus their number
+#pragma omp simd reduction(+ : squares, taken)
     for (int64_t i = begin; i < stop; ++i) {
-      const T g = gradient[i];
-      const bool finite = std::fabs(g) <= kLargest;
-      const T clean = finite ? g : T(0);
-      squares += clean * clean;
-      not_finite += finite ? T(0) : T(1);
-      if constexpr (writes) {
-        const T w = weight[i];
-        T next = rule(i, w, clean, finite);
-        next = next > bound ? bound : next;
-        next = next < -bound ? -bound : next;
-        next = finite ? next : w;
-        weight[i] = next;
-        if constexpr (averages) average[i] = network.towards_average(next, average[i]);
-      }
+      const Finite<T> finite(gradient[i]);
+      const T g = finite.choose(gradient[i], T(0)), w = weight[i];
+      squares += g * g;
+      taken += finite.mask;
+      T next = rule(i, w, g, finite);
+      next = next > bound ? bound : next;
+      next = next < -bound ? -bound : next;
+      next = finite.choose(next, w);
+      weight[i] = next;
+      // in this form an average of equal weights is that weight, to the last bit
+      if constexpr (averages) average[i] = next + decay * (average[i] - next);
     }
     totals.squares += squares;
-    totals.not_finite += not_finite;
+    totals.not_finite += stop - begin + taken;
   }
   return totals;
 }
 
-template <bool writes, class T, class Rule>
-Totals run(const Network<T>& network, const Rule& rule) {
-  const int64_t chunks = (network.size + kChunk - 1) / kChunk;
+// A step that is withheld still counts its gradients.
+template <class T>
+Totals withheld_pass(const T* gradient, int64_t begin, int64_t end) {
+  Totals totals;
+  for (; begin < end; ++begin) {
+    const double g = gradient[begin];
+    if (std::isfinite(g)) {
+      totals.squares += g * g;
+    } else {
+      totals.not_finite += 1;
+    }
+  }
+  return totals;
+}
+
+// Runs pass(begin, end) on chunks of fixed size, and adds their totals in order.
+template <class Pass>
+Totals run_chunks(int64_t size, const Pass& pass) {
+  const int64_t chunks = (size + kChunk - 1) / kChunk;
   std::vector<Totals> parts(chunks);
   at::parallel_for(0, chunks, 2, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) {
-      const int64_t begin = chunk * kChunk, end = std::min(begin + kChunk, network.size);
-      parts[chunk] = network.average ? pass<writes, true>(network, rule, begin, end) : pass<writes, false>(network, rule, begin, end);
-    }
+    for (int64_t chunk = first; chunk < last; ++chunk) parts[chunk] = pass(chunk * kChunk, std::min((chunk + 1) * kChunk, size));
   });
   Totals totals;
   for (const Totals& part : parts) {
@@ -169,6 +174,13 @@ Totals run(const Network<T>& network, const Rule& rule) {
     totals.not_finite += part.not_finite;
   }
   return totals;
+}
+
+template <class T, class Rule>
+Totals run(const Network<T>& network, const Rule& rule) {
+  return run_chunks(network.size, [&](int64_t begin, int64_t end) {
+    return network.average ? pass<true>(network, rule, begin, end) : pass<false>(network, rule, begin, end);
+  });
 }
 
 // What the caller of an operator gives, apart from the rule's own numbers.
@@ -235,7 +247,7 @@ template <class T>
 Network<T> network_of(const Arguments& a) {
   const T bound = a.clip ? T(a.clip) : std::numeric_limits<T>::infinity();
   T* average = a.average.has_value() ? a.average->mutable_data_ptr<T>() : nullptr;
-  return {a.weight.mutable_data_ptr<T>(), a.gradient.const_data_ptr<T>(), average, bound, Lerp<T>(a.decay), a.weight.numel()};
+  return {a.weight.mutable_data_ptr<T>(), a.gradient.const_data_ptr<T>(), average, bound, T(a.decay), a.weight.numel()};
 }
 
 // One step: `rule_of(run, lr, count, zero)` calls `run` with its rule in zero's type. A state's number `states` is checked.
@@ -244,11 +256,11 @@ Tensor step_in(const Arguments& a, const RuleOf& rule_of) {
   const Network<T> network = network_of<T>(a);
   Totals totals;
   if (number(a.withhold, "withhold")) {
-    totals = run<false>(network, Withheld<T>{});
+    totals = run_chunks(network.size, [&](int64_t begin, int64_t end) { return withheld_pass(network.gradient, begin, end); });
   } else {
     const double count = number(a.count, "count") + 1;
     set_number(a.count, count);
-    rule_of([&](const auto& rule) { totals = run<true>(network, rule); }, number(a.lr, "lr"), std::max(count, 1.0), T(0));
+    rule_of([&](const auto& rule) { totals = run(network, rule); }, number(a.lr, "lr"), std::max(count, 1.0), T(0));
     mark_changed(a);
   }
   const Tensor result = at::empty({2}, a.weight.options());
@@ -274,9 +286,10 @@ Tensor sgd_(Tensor& weight, const Tensor& gradient, at::TensorList state, const 
   const Arguments a{weight, gradient, state, lr, count, withhold, clip, average, decay};
   return step(a, momentum ? 1 : 0, [&](const auto& run, double lr, double count, auto zero) {
     using T = decltype(zero);
-    const T rate = lr, mu = momentum, undamped = 1.0 - dampening, wd = weight_decay;
-    if (!momentum) return run(Sgd<T, false>{rate, mu, undamped, wd, weight_decay != 0, nesterov, false, nullptr});
-    run(Sgd<T, true>{rate, mu, undamped, wd, weight_decay != 0, nesterov, count == 1, buffer<T>(a, 0)});
+    if (!momentum) return run(Sgd<T, false>{T(lr), T(weight_decay)});
+    const bool first = count == 1;  // the velocity begins as the gradient, whole
+    const T kept = first ? 0 : momentum, undamped = first ? 1 : 1 - dampening, near = nesterov, far = nesterov ? momentum : 1;
+    run(Sgd<T, true>{T(lr), T(weight_decay), kept, undamped, near, far, buffer<T>(a, 0)});
   });
 }
 
@@ -290,8 +303,8 @@ Tensor rmsprop_(Tensor& weight, const Tensor& gradient, at::TensorList state, co
     const auto with = [&](auto has_momentum, auto is_centered) {
       T* velocity = has_momentum ? buffer<T>(a, 1) : nullptr;
       T* mean = is_centered ? buffer<T>(a, states - 1) : nullptr;
-      run(RmsProp<T, has_momentum, is_centered>{T(lr), T(alpha), T(1.0 - alpha), T(eps), T(weight_decay), T(momentum),
-                                                weight_decay != 0, buffer<T>(a, 0), velocity, mean});
+      run(RmsProp<T, has_momentum, is_centered>{T(lr), T(weight_decay), T(alpha), T(1.0 - alpha), T(eps), T(momentum),
+                                                buffer<T>(a, 0), velocity, mean});
     };
     constexpr std::true_type yes;
     constexpr std::false_type no;
@@ -307,7 +320,7 @@ Tensor adam_(Tensor& weight, const Tensor& gradient, at::TensorList state, const
   return step(a, 2, [&](const auto& run, double lr, double count, auto zero) {
     using T = decltype(zero);
     const T rate = lr / (1.0 - std::pow(betas[0], count)), scale = 1.0 / std::sqrt(1.0 - std::pow(betas[1], count));
-    run(Adam<T>{rate, scale, T(betas[1]), T(1.0 - betas[1]), T(eps), T(weight_decay), Lerp<T>(1.0 - betas[0]), weight_decay != 0,
+    run(Adam<T>{rate, scale, T(weight_decay), T(betas[0]), T(1.0 - betas[0]), T(betas[1]), T(1.0 - betas[1]), T(eps),
                 buffer<T>(a, 0), buffer<T>(a, 1)});
   });
 }

@@ -89,19 +89,18 @@ struct ExpConstants<double> {
   static constexpr int bias = 1023, mantissa_bits = 52;
 };
 
-// e^-a for a >= 0, to about one unit in the last place; e^-87 (e^-708 in double) beyond, and nan for nan.
+// e^-a for a >= 0, to about one unit in the last place; 0 beyond 87 (708 in double), and nan for nan.
 // e^-a = 2^n e^r with n = round(-a / ln 2), r = -a - n ln 2.
 template <class T>
 inline T exp_negative(T a) {
   using C = ExpConstants<T>;
   using Bits = typename C::Bits;
-  a = a > C::largest ? C::largest : a;
   const T shifted = a * T(-1.4426950408889634074) + C::shifter;
   const T n = shifted - C::shifter;
   const T r = (-a - n * C::ln2_high) - n * C::ln2_low;
   const Bits exponent = c10::bit_cast<Bits>(shifted) + C::bias;
   const T power = c10::bit_cast<T>(static_cast<Bits>(static_cast<std::make_unsigned_t<Bits>>(exponent) << C::mantissa_bits));
-  return power * (T(1) + (r + r * r * exp_tail(r)));
+  return a > C::largest ? T(0) : power * (T(1) + (r + r * r * exp_tail(r)));
 }
 
 // log(1 + e) for 0 <= e <= 1 as 2 atanh(e / (2 + e)), to about one unit in the last place.

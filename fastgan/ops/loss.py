@@ -21,30 +21,34 @@ from .backend import implementation, resolve
 KINDS, PAIRED_KINDS = reference.KINDS, reference.PAIRED_KINDS
 RELATIVISTIC_KINDS, SMOOTHED_KINDS = reference.RELATIVISTIC_KINDS, reference.SMOOTHED_KINDS
 
-for _name in ("d_loss", "g_loss", "bce_with_logits"):
-    implementation(f"loss.{_name}", "reference")(getattr(reference, _name))
+_REFERENCES = {f"loss.{name}": getattr(reference, name) for name in ("d_loss", "g_loss", "bce_with_logits")}
+for _name, _function in _REFERENCES.items():
+    implementation(_name, "reference")(_function)
+
+
+def _choose(operator: str, x: Tensor, backend: str) -> Callable[..., Tensor]:
+    if torch.compiler.is_compiling():
+        return _REFERENCES[operator]
+    # is_cpu is a flag; device.type makes two objects, for 0.3 us
+    return resolve(operator, "cpu" if x.is_cpu else x.device.type, backend)
 
 
 def d_loss(
     real: Tensor, fake: Tensor, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto"
 ) -> Tensor:
     """The discriminator's loss of logits in any float dtype, fp32 or wider: 0-d, or [rows, ...] for reduction "none"."""
-    run = reference.d_loss if torch.compiler.is_compiling() else resolve("loss.d_loss", real.device.type, backend)
+    run = _choose("loss.d_loss", real, backend)
     return run(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
 
 def g_loss(fake: Tensor, real: Tensor | None = None, *, kind: str, scale=1.0, reduction="mean", backend="auto") -> Tensor:
     """The generator's loss of logits; `real` matters to the relativistic kinds only, and is differentiated too."""
-    run = reference.g_loss if torch.compiler.is_compiling() else resolve("loss.g_loss", fake.device.type, backend)
-    return run(fake, real, kind=kind, scale=scale, reduction=reduction)
+    return _choose("loss.g_loss", fake, backend)(fake, real, kind=kind, scale=scale, reduction=reduction)
 
 
 def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean", backend="auto") -> Tensor:
     """Binary cross-entropy of logits with a float target or a tensor of x's shape."""
-    run = (
-        reference.bce_with_logits if torch.compiler.is_compiling() else resolve("loss.bce_with_logits", x.device.type, backend)
-    )
-    return run(x, target, reduction=reduction)
+    return _choose("loss.bce_with_logits", x, backend)(x, target, reduction=reduction)
 
 
 class Objective(NamedTuple):
@@ -83,9 +87,12 @@ def _arguments(form: int, fake_target: float, real_target: float, scale: float, 
 def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, reduction: str = "mean") -> Objective:
     """The discriminator's objective."""
     smoothing = label_smoothing if kind in SMOOTHED_KINDS else 0.0
-    options = dict(kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
+
+    def define(real: Tensor, fake: Tensor) -> Tensor:
+        return reference.d_loss(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
+
     arguments = _arguments(FORMS[kind], 0.0, 1.0 - smoothing, scale if kind == "lsgan" else 1.0, reduction)
-    return Objective(arguments, functools.partial(reference.d_loss, **options))
+    return Objective(arguments, define)
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,7 +116,7 @@ def bce_objective(target: float, reduction: str = "mean") -> Objective:
     def define(real: None, fake: Tensor) -> Tensor:
         return reference.bce_with_logits(fake, target, reduction=reduction)
 
-    return Objective(_arguments(BCE, target, 1.0, 1.0, reduction), define)
+    return Objective(_arguments(BCE, float(target), 1.0, 1.0, reduction), define)
 
 
 @functools.cache
@@ -123,7 +130,7 @@ def _differentiable_gradients(
     """Gradients of upstream * define(*inputs) with a graph of their own, for a backward that is differentiated."""
     # aliases: one input may be computed from another, or be the same tensor, and the derivative is a partial one
     aliases = [None if x is None else x.view_as(x) for x in inputs]
-    targets = [x for x, want in zip(aliases, wanted, strict=True) if want]
+    targets = [x for x, want in zip(aliases, wanted, strict=True) if want and x is not None]
     gradients = iter(torch.autograd.grad(define(*aliases), targets, upstream, create_graph=True, materialize_grads=True))
     return tuple(next(gradients) if want else None for want in wanted)
 
@@ -138,7 +145,7 @@ class _Loss(torch.autograd.Function):
         return _operator("loss")(real, fake, *objective.arguments)  # type: ignore[misc]
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         real, fake = ctx.saved_tensors
         want_real, want_fake, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
@@ -157,7 +164,7 @@ class _Bce(torch.autograd.Function):
         return _operator("bce")(x, labels, mean)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, labels = ctx.saved_tensors
         if torch.is_grad_enabled():
             define = functools.partial(reference.bce_with_logits, reduction="mean" if ctx.mean else "sum")

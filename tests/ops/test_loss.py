@@ -1,0 +1,271 @@
+"""The fused losses against formulas in extended precision: every dtype, extreme logits, odd shapes, any number of threads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from fastgan.ops import loss
+
+Array = np.ndarray
+OBJECTIVES = [pytest.param(role, kind, id=f"{role}-{kind}") for role in "dg" for kind in loss.KINDS]
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+# the last bit of each dtype's gradients, and of the fp32 (fp64) values
+ULP = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 2.0**-23, torch.float64: 2.0**-52}
+# kinks of hinge at +-1, where fp32's sigmoid rounds to 1 (17), where fp32's exp underflows (88), and far beyond
+EXTREMES = [0.0, 0.5, -0.5, 1.0, -1.0, 3.0, -3.0, 17.0, -17.0, 88.0, -88.0, 200.0, -200.0, 1e4, -1e4]
+
+
+@pytest.fixture(params=["reference", "cpp"])
+def backend(request: pytest.FixtureRequest) -> str:
+    if request.param == "cpp":
+        request.getfixturevalue("requires_extension")
+    return request.param
+
+
+def sp(x: Array) -> Array:
+    return np.logaddexp(np.longdouble(0), x)
+
+
+def sg(x: Array) -> Array:
+    return np.exp(-sp(-x))
+
+
+def one_sided(role: str, kind: str, r: Array, f: Array, e: float) -> tuple[Array, Array, Array, Array]:
+    """What each real and fake logit pays, and the slopes of that, for the kinds that do not compare real with fake."""
+    zero = np.zeros(0, np.longdouble)
+    table: dict[str, tuple[Array, ...]] = {
+        "d-minimax": (sp(-r) + e * r, sp(f), e - sg(-r), sg(f)),
+        "d-nonsaturating": (sp(-r) + e * r, sp(f), e - sg(-r), sg(f)),
+        "d-lsgan": ((r - 1 + e) ** 2, f**2, 2 * (r - 1 + e), 2 * f),
+        "d-wgan": (-r, f, -np.ones_like(r), np.ones_like(f)),
+        "d-hinge": (np.maximum(0, 1 - r), np.maximum(0, 1 + f), np.where(r < 1, -1.0, 0.0), np.where(f > -1, 1.0, 0.0)),
+        "g-minimax": (zero, -sp(f), zero, -sg(f)),
+        "g-nonsaturating": (zero, sp(-f), zero, -sg(-f)),
+        "g-lsgan": (zero, (f - 1) ** 2, zero, 2 * (f - 1)),
+        "g-wgan": (zero, -f, zero, -np.ones_like(f)),
+        "g-hinge": (zero, -f, zero, -np.ones_like(f)),
+    }
+    return table[f"{role}-{kind}"]  # type: ignore[return-value]
+
+
+def exact(role: str, kind: str, real: Tensor, fake: Tensor, e: float = 0.0, mean: bool = True) -> tuple[Array, Array, Array]:
+    """Value and slopes of real and fake logits by hand, in extended precision, flat."""
+    r, f = (x.detach().flatten().double().numpy().astype(np.longdouble) for x in (real, fake))
+    n, m = (len(r), len(f)) if mean else (1, 1)
+    if kind == "relativistic":
+        x = f - r if role == "d" else r - f
+        slope = sg(x) / n if role == "d" else -sg(x) / n
+        return sp(x).sum() / n, -slope, slope
+    if kind == "relativistic-average":
+        if role == "g":
+            value, fake_slope, real_slope = exact("d", kind, fake, real, mean=mean)
+            return value, real_slope, fake_slope
+        a, b = f.mean() - r, f - r.mean()
+        value = sp(a).sum() / n + sp(b).sum() / m
+        return value, -sg(a) / n - sg(b).sum() / m / len(r), sg(b) / m + sg(a).sum() / n / len(f)
+    real_pays, fake_pays, real_slope, fake_slope = one_sided(role, kind, r, f, e)
+    return real_pays.sum() / n + fake_pays.sum() / m, real_slope / n, fake_slope / m
+
+
+def evaluate(role: str, kind: str, real: Tensor, fake: Tensor, **options) -> Tensor:
+    if role == "d":
+        return loss.d_loss(real, fake, kind=kind, **options)
+    return loss.g_loss(fake, real, kind=kind, **options)
+
+
+def inputs(role: str, kind: str, real: Tensor, fake: Tensor) -> list[Tensor]:
+    """The logits that the objective depends on."""
+    return [real, fake] if role == "d" or kind in loss.RELATIVISTIC_KINDS else [fake]
+
+
+def check(role: str, kind: str, real: Tensor, fake: Tensor, upstream: float = 1.0, units: float = 4, e: float = 0.0, **options):
+    """Value and gradients equal the formulas to `units` in the last place, of the largest where terms are summed."""
+    value = evaluate(role, kind, real, fake, **options)
+    wanted = inputs(role, kind, real, fake)
+    gradients = torch.autograd.grad(value, wanted, torch.tensor(upstream, dtype=value.dtype))
+    expected, *slopes = exact(role, kind, real, fake, e, mean=options.get("reduction", "mean") == "mean")
+    assert value.dtype is (torch.float64 if fake.dtype is torch.float64 else torch.float32) and value.shape == ()
+    np.testing.assert_allclose(value.item(), float(expected), rtol=units * ULP[value.dtype], atol=units * ULP[value.dtype])
+    for logits, gradient, slope in zip(wanted, gradients, slopes[-len(wanted) :], strict=True):
+        assert gradient.dtype is logits.dtype and gradient.shape == logits.shape
+        exact_slope = upstream * slope.astype(np.float64)
+        tiny = 2 * torch.finfo(logits.dtype).tiny + 2 * ULP[value.dtype] * np.abs(exact_slope).max(initial=0)
+        rtol = units * ULP[value.dtype] + ULP[logits.dtype]
+        np.testing.assert_allclose(gradient.flatten().double().numpy(), exact_slope, rtol=rtol, atol=tiny)
+
+
+def logits(*shape: int, dtype: torch.dtype = torch.float64, spread: float = 3.0) -> Tensor:
+    return (torch.randn(shape, dtype=torch.float64) * spread).to(dtype).requires_grad_()
+
+
+def rows_for(kind: str) -> tuple[int, int]:
+    return (37, 37) if kind in loss.PAIRED_KINDS else (37, 53)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_value_and_gradients_equal_the_formulas(backend: str, role: str, kind: str, dtype: torch.dtype) -> None:
+    real, fake = (logits(rows, 1, dtype=dtype) for rows in rows_for(kind))
+    check(role, kind, real, fake, upstream=1.75, units=8, backend=backend)
+    check(role, kind, real, fake, upstream=-0.5, units=64, reduction="sum", backend=backend)
+
+
+@pytest.mark.parametrize("kind", loss.SMOOTHED_KINDS)
+def test_label_smoothing_moves_the_real_target(backend: str, kind: str) -> None:
+    real, fake = logits(37, 1), logits(53, 1)
+    check("d", kind, real, fake, e=0.125, label_smoothing=0.125, backend=backend, units=8)
+
+
+def test_scale_multiplies_value_and_gradients(backend: str) -> None:
+    real, fake = logits(37, 1, dtype=torch.float32), logits(53, 1, dtype=torch.float32)
+    for role in "dg":
+        whole, half = (evaluate(role, "lsgan", real, fake, scale=scale, backend=backend) for scale in (1.0, 0.5))
+        gradients = [torch.autograd.grad(value, fake)[0] for value in (whole, half)]
+        assert whole * 0.5 == half and torch.equal(gradients[0] * 0.5, gradients[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_extreme_logits_one_at_a_time(backend: str, role: str, kind: str, dtype: torch.dtype) -> None:
+    for x in EXTREMES:
+        real, fake = (torch.tensor([y], dtype=dtype, requires_grad=True) for y in (0.25, x))
+        check(role, kind, real, fake, backend=backend)
+        check(role, kind, *(torch.tensor([y], dtype=dtype, requires_grad=True) for y in (x, 0.25)), backend=backend)
+
+
+def test_a_confident_fake_still_pushes_the_discriminator(backend: str) -> None:
+    fake = torch.tensor([17.0], requires_grad=True)
+    value = loss.d_loss(torch.zeros(1), fake, kind="nonsaturating", backend=backend)
+    assert abs(torch.autograd.grad(value, fake)[0].item() - 1.0) <= 2.0**-23
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_elementary_functions_err_by_two_units_at_most(requires_extension: None, dtype: torch.dtype) -> None:
+    x = torch.linspace(-30, 30, 2001, dtype=torch.float64).to(dtype)
+    softplus = torch.stack([torch.ops.fastgan.loss(None, one, loss.BCE) for one in x])
+    sigmoid = torch.ops.fastgan.loss_with_slope(None, x, loss.BCE, 0.0, 1.0, 1.0, False)[2]
+    wide = x.double().numpy().astype(np.longdouble)
+    for result, formula in ((softplus, sp(wide)), (sigmoid, sg(wide))):
+        error = np.abs(result.double().numpy() - formula) / formula
+        assert error.max() < 2 * ULP[dtype]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_error_is_at_most_twice_that_of_plain_torch(requires_extension: None, role: str, kind: str, dtype: torch.dtype) -> None:
+    real, fake = logits(4097, dtype=dtype), logits(4097, dtype=dtype)
+    expected, *slopes = exact(role, kind, real, fake)
+    errors = []
+    for backend in ("reference", "cpp"):
+        value = evaluate(role, kind, real, fake, backend=backend)
+        (gradient,) = torch.autograd.grad(value, [fake])
+        slope_error = np.abs(gradient.double().numpy() - slopes[1]).max() * len(fake)
+        errors.append((abs(value.item() - float(expected)) / max(1.0, abs(float(expected))), float(slope_error)))
+    for plain, fused, unit in zip(*errors, (ULP[value.dtype], ULP[value.dtype]), strict=True):
+        assert fused <= 2 * plain + unit
+
+
+@pytest.mark.parametrize("rows", [1, 2, 63, 64, 65, 4095, 4097, 16385, 33_000])
+def test_every_row_count_reads_and_writes_every_element(backend: str, rows: int) -> None:
+    for kind in ("nonsaturating", "hinge", "relativistic"):
+        check("d", kind, logits(rows), logits(rows), units=100, backend=backend)
+
+
+STRIDED = [
+    pytest.param(lambda x: x[::2], id="every-second-row"),
+    pytest.param(lambda x: x[:, 1:2], id="a-column"),
+    pytest.param(lambda x: x.t(), id="transposed"),
+    pytest.param(lambda x: x[:1, :1].expand(5, 3), id="expanded"),
+    pytest.param(lambda x: x.reshape(2, 1, 4, 6).to(memory_format=torch.channels_last), id="patches"),
+    pytest.param(lambda x: x[0, 0], id="0-d"),
+]
+
+
+@pytest.mark.parametrize("view", STRIDED)
+def test_strided_logits(backend: str, view: Callable[[Tensor], Tensor]) -> None:
+    for role, kind in (("d", "nonsaturating"), ("g", "relativistic"), ("d", "relativistic-average")):
+        check(role, kind, view(logits(8, 6)), view(logits(8, 6)), units=8, backend=backend)
+
+
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_unreduced_losses_take_a_gradient_for_each_row(backend: str, role: str, kind: str) -> None:
+    real, fake, upstream = logits(6, 1), logits(6, 1), torch.randn(6, 1, dtype=torch.float64)
+    value = evaluate(role, kind, real, fake, reduction="none", backend=backend)
+    (gradient,) = torch.autograd.grad(value, fake, upstream)
+    if kind != "relativistic-average":
+        slope = torch.from_numpy(exact(role, kind, real, fake, mean=False)[2].astype(np.float64)).view(6, 1)
+        torch.testing.assert_close(gradient, upstream * slope)
+    assert value.shape == (6, 1) and value.sum().isclose(evaluate(role, kind, real, fake, reduction="sum", backend=backend))
+
+
+@pytest.mark.parametrize("target", [0.0, 1.0, 0.9])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bce_with_one_target_or_labels(backend: str, target: float, dtype: torch.dtype) -> None:
+    x = logits(101, 1, dtype=dtype)
+    labels = torch.full_like(x, target).detach()
+    wide, width = x.detach().double().numpy().astype(np.longdouble), np.longdouble(labels[0].item())
+    for given in (target, labels):
+        value = loss.bce_with_logits(x, given, backend=backend)
+        (gradient,) = torch.autograd.grad(value, x)
+        t = width if isinstance(given, Tensor) else np.longdouble(target)
+        expected, slope = ((1 - t) * sp(wide) + t * sp(-wide)).mean(), ((1 - t) * sg(wide) - t * sg(-wide)) / 101
+        np.testing.assert_allclose(value.item(), float(expected), rtol=8 * ULP[value.dtype])
+        atol = 4 * ULP[value.dtype] / 101 + torch.finfo(dtype).tiny
+        np.testing.assert_allclose(gradient.double().numpy(), slope.astype(np.float64), rtol=ULP[dtype], atol=atol)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_non_finite_logits_do_what_they_do_in_torch(requires_extension: None, role: str, kind: str, bad: float) -> None:
+    real, fake = logits(65, dtype=torch.float32), logits(65, dtype=torch.float32)
+    with torch.no_grad():
+        real[3], fake[40] = bad, bad
+    values = [evaluate(role, kind, real, fake, backend=name) for name in ("cpp", "reference")]
+    torch.testing.assert_close(*values, equal_nan=True)
+    gradients = [torch.autograd.grad(value, inputs(role, kind, real, fake)) for value in values]
+    torch.testing.assert_close(*gradients, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_results_do_not_depend_on_the_number_of_threads(
+    requires_extension: None, role: str, kind: str, dtype: torch.dtype
+) -> None:
+    real, fake = logits(300_001, dtype=dtype), logits(300_001, dtype=dtype)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            value = evaluate(role, kind, real, fake, backend="cpp")
+            results.append([value, *torch.autograd.grad(value, inputs(role, kind, real, fake))])
+    finally:
+        torch.set_num_threads(threads)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_one_pass_gives_value_slopes_and_mean_logits(
+    requires_extension: None, role: str, kind: str, dtype: torch.dtype
+) -> None:
+    real, fake = (logits(rows, 1, dtype=dtype).detach() for rows in rows_for(kind))
+    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    both = len(inputs(role, kind, real, fake)) == 2
+    value, real_slope, fake_slope, means = torch.ops.fastgan.loss_with_slope(
+        real if both else None, fake, *(objective.arguments or ())
+    )
+    torch.testing.assert_close(means[1], fake.to(means.dtype).mean())
+    wanted = [x.clone().requires_grad_() for x in (real, fake)]
+    expected = evaluate(role, kind, *wanted, backend="cpp")
+    gradients = torch.autograd.grad(expected, inputs(role, kind, *wanted))
+    torch.testing.assert_close(value, expected.detach())
+    if both:
+        torch.testing.assert_close(means[0], real.to(means.dtype).mean())
+        torch.testing.assert_close(real_slope, gradients[0])
+    torch.testing.assert_close(fake_slope, gradients[-1])
