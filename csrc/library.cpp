@@ -19,7 +19,8 @@ TORCH_LIBRARY(fastgan, m) {
   // linear
 
   // loss: csrc/cpu/loss.cpp lists the forms. Values and means (of real and of fake logits) are fp32, or fp64 for fp64 logits;
-  // gradients and slopes are like the logits, and a slope is the value's derivative by that logit. No autograd here.
+  // gradients and slopes are like the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is
+  // None where the objective looks at fake logits alone; what would describe it is then undefined (None), its mean nan.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
 #define FASTGAN_OBJECTIVE "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0, bool mean=True"
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");

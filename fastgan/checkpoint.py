@@ -122,6 +122,16 @@ def latest(root: Path) -> Path | None:
     return None
 
 
+def check_fit(role: str, own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
+    """CheckpointError that names the first difference, unless two state dicts have the same names and shapes."""
+    ours = {name: tuple(tensor.shape) for name, tensor in own.items()}
+    theirs = {name: tuple(tensor.shape) for name, tensor in saved.items()}
+    for name in sorted(ours.keys() | theirs.keys()):
+        there, here = theirs.get(name, "absent"), ours.get(name, "absent")
+        if there != here:
+            raise CheckpointError(f"the checkpoint is of another architecture: {role}'s {name} is {there} there, {here} here")
+
+
 def sweep(root: Path) -> None:
     """Removes what an interrupted save left behind."""
     for leftover in root.glob(".step_*"):

@@ -6,22 +6,47 @@ import logging
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from . import __version__, checkpoint, distributed
+from .distributed import World
 from .interrupt import Interrupted, Interrupts
 from .report import RunFolder, display, to_numbers
-
-if TYPE_CHECKING:
-    from .trainer import Trainer
 
 log = logging.getLogger("fastgan")
 
 SIGNAL_STRIDE = 16  # steps between the moments at which several processes agree to stop
 PREVIEWS = 64
+
+
+class Trainable(Protocol):
+    """What a run needs of a trainer."""
+
+    step_count: int
+    batch_size: int
+    d_steps: int
+    device: torch.device
+    precision: str
+    world: World
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def skipped(self) -> int: ...
+
+    def step(self, n: int = 1) -> dict[str, Tensor]: ...
+
+    def sample(self, n: int) -> Tensor: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def restore(self, folder: Path) -> None: ...
+
+    def config(self) -> dict[str, Any]: ...
 
 
 class NonFiniteError(FloatingPointError):
@@ -56,7 +81,7 @@ class FitOptions:
         self.checkpoint_every = max(1, self.steps // 5) if self.checkpoint_every is None else self.checkpoint_every
 
 
-def prepare(trainer: Trainer, options: FitOptions) -> RunFolder | None:
+def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
     """Claims the run folder, or continues the run in it; errors come before any training and leave it untouched."""
     if options.out is None:
         return None
@@ -81,7 +106,7 @@ def prepare(trainer: Trainer, options: FitOptions) -> RunFolder | None:
 class Fit:
     """Runs a trainer until its total of steps, with everything a run reports."""
 
-    def __init__(self, trainer: Trainer, options: FitOptions) -> None:
+    def __init__(self, trainer: Trainable, options: FitOptions) -> None:
         self.trainer, self.options = trainer, options
         self.folder = prepare(trainer, options)
         self.skipped = trainer.skipped

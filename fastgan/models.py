@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +99,22 @@ class Discriminator(Network):
         return {"image_size": self.image_size, "dropout": self.dropout}
 
 
-NETWORKS: dict[str, type[Network]] = {"Generator": Generator, "Discriminator": Discriminator}
+_NETWORKS: dict[str, Callable[..., Network]] = {"Generator": Generator, "Discriminator": Discriminator}
+
+
+def describe(network: nn.Module) -> dict[str, Any]:
+    """What a network is, as plain data, for a checkpoint."""
+    if isinstance(network, Network):
+        return {"type": type(network).__name__, **network.config()}
+    return {"type": f"{type(network).__module__}.{type(network).__qualname__}"}
+
+
+def build(description: dict[str, Any], role: str) -> Network:
+    """The network that `describe` described; ValueError for one that is not fastgan's own."""
+    kind = description["type"]
+    if kind not in _NETWORKS:
+        raise ValueError(f"the checkpoint's {role} is a {kind}: pass one as {role}=")
+    return _NETWORKS[kind](**{name: value for name, value in description.items() if name != "type"})
 
 
 def latent_shape(generator: nn.Module) -> tuple[int, ...]:

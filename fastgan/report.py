@@ -164,11 +164,6 @@ class Display(Protocol):
     def close(self) -> None: ...
 
 
-def _losses(row: Mapping[str, Any]) -> str:
-    text = f"d_loss {row['d_loss']:.4f}  g_loss {row['g_loss']:.4f}  D(real) {row['d_real']:+.3f}  D(fake) {row['d_fake']:+.3f}"
-    return f"{text}  {row['images_per_second']:,.0f} images/s"
-
-
 class PlainLines:
     """One line at every report, for logs and pipes."""
 
@@ -179,7 +174,10 @@ class PlainLines:
         pass
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        line = f"step {row['step']}/{self.total}  epoch {row['step'] / self.epoch_steps:.2f}  {_losses(row)}"
+        place = f"step {row['step']}/{self.total}  epoch {row['step'] / self.epoch_steps:.2f}"
+        losses = f"d_loss {row['d_loss']:.4f}  g_loss {row['g_loss']:.4f}"
+        logits = f"D(real) {row['d_real']:+.3f}  D(fake) {row['d_fake']:+.3f}"
+        line = f"{place}  {losses}  {logits}  {row['images_per_second']:,.0f} images/s"
         self.console.print(line, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
@@ -193,7 +191,8 @@ class Bar:
 
     def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
         left = TimeRemainingColumn(compact=True)
-        columns = ("step", BarColumn(), MofNCompleteColumn(), left, TextColumn("{task.fields[losses]}"))
+        # 80 columns hold all of it with a bar of 20
+        columns = (BarColumn(20), MofNCompleteColumn(), left, TextColumn("{task.fields[losses]}"))
         self.progress = Progress(*columns, console=console, auto_refresh=False)
         self.progress.start()
         self.task = self.progress.add_task("train", total=total, completed=start, losses="")
@@ -207,7 +206,8 @@ class Bar:
             self.progress.update(self.task, completed=step, refresh=True)
 
     def metrics(self, row: Mapping[str, Any]) -> None:
-        self.progress.update(self.task, completed=row["step"], losses=_losses(row))
+        losses = f"d {row['d_loss']:.3f} g {row['g_loss']:.3f}"
+        self.progress.update(self.task, completed=row["step"], losses=f"{losses} {row['images_per_second']:,.0f} images/s")
 
     def close(self) -> None:
         self.progress.refresh()

@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, distributed, optim, penalties
+from . import checkpoint, distributed, models, optim, penalties
 from .checkpoint import Checkpoint, CheckpointError
 from .data import ImageSet, as_image_set
 from .fit import Fit, FitOptions
 from .flat import FlatNetwork
 from .hardware import resolve_device, resolve_precision
-from .models import NETWORKS, Network, latent_shape
+from .models import Network
 from .ops.sample import Draws, Role
 from .optim import Optimizer
 from .penalties import Penalty, Spec, WeightClip
@@ -114,7 +114,7 @@ class Trainer:
             d_steps=self.d_steps,
             seed=self.seed,
             precision=self.precision,
-            latent_shape=latent_shape(self.generator),
+            latent_shape=models.latent_shape(self.generator),
             world=self.world,
         )
         for network in (game.generator, game.discriminator):
@@ -268,7 +268,7 @@ class Trainer:
             "ema": self.ema,
             "precision": self.precision,
             "seed": self.seed,
-            "networks": {role: _describe(network) for role, network in networks.items()},
+            "networks": {role: models.describe(network) for role, network in networks.items()},
             "data": self._trained_on,
         }
 
@@ -303,7 +303,7 @@ class Trainer:
     def _check_state(self, state: dict[str, Any]) -> None:
         for role, network in (("generator", self._game.generator), ("discriminator", self._game.discriminator)):
             network.ensure_views()
-            _check_fit(role, network.module, state[role])
+            checkpoint.check_fit(role, network.module.state_dict(), state[role])
         for name, network in (("g_optimizer", self._game.generator), ("d_optimizer", self._game.discriminator)):
             network.check_state(state[name])
 
@@ -345,8 +345,8 @@ class Trainer:
         """
         saved = checkpoint.load(Path(folder))
         config = saved.config
-        generator = generator or _build("generator", config)
-        discriminator = discriminator or _build("discriminator", config)
+        generator = generator or models.build(config["networks"]["generator"], "generator")
+        discriminator = discriminator or models.build(config["networks"]["discriminator"], "discriminator")
         same: dict[str, Any] = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
         same |= {name: optim.from_config(config[name]) for name in ("g_optimizer", "d_optimizer")}
         same |= {"penalty": penalties.from_config(config["penalty"])}
@@ -354,27 +354,3 @@ class Trainer:
         trainer.load_state_dict({**saved.weights, **saved.state})
         trainer._trained_on = config["data"]
         return trainer
-
-
-def _describe(network: nn.Module) -> dict[str, Any]:
-    if isinstance(network, Network):
-        return {"type": type(network).__name__, **network.config()}
-    return {"type": f"{type(network).__module__}.{type(network).__qualname__}"}
-
-
-def _build(role: str, config: dict[str, Any]) -> nn.Module:
-    arguments = dict(config["networks"][role])
-    kind = arguments.pop("type")
-    if kind not in NETWORKS:
-        raise CheckpointError(f"the checkpoint's {role} is a {kind}: pass one as {role}=")
-    return NETWORKS[kind](**arguments)
-
-
-def _check_fit(role: str, module: nn.Module, saved: dict[str, Tensor]) -> None:
-    own = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    if own == theirs:
-        return
-    name = next(name for name in sorted(own.keys() | theirs.keys()) if own.get(name) != theirs.get(name))
-    there, here = theirs.get(name, "absent"), own.get(name, "absent")
-    raise CheckpointError(f"the checkpoint is of another architecture: {role}'s {name} is {there} there and {here} here")

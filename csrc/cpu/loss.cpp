@@ -169,6 +169,7 @@ double total(const std::array<Sums, 2>& sums, const Two& weight) {
   const double real = weight[kReal] == 0.0 ? 0.0 : weight[kReal] * sums[kReal].value;
   return real + weight[kFake] * sums[kFake].value;
 }
+
 Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target, double real_target,
             double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};

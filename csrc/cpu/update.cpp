@@ -41,7 +41,7 @@ struct Finite {
   }
 };
 
-// In a rule what is off has the coefficient 0.
+// Rules are plain arithmetic too: what is switched off has the coefficient 0.
 
 // torch.optim.SGD's formula: the step is along near * g + far * velocity.
 template <class T, bool has_momentum>

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from . import reference
 from .backend import implementation, resolve
+
+FLOAT_DTYPES = (torch.float32, torch.float64)  # what C++ takes
+COUNT_DTYPES = (torch.int64, *FLOAT_DTYPES)
 
 implementation("update.update_", "reference")(reference.update_)
 
@@ -39,8 +44,9 @@ def update_(
     Returns [sum of squares of the finite gradients, number of non-finite ones].
     """
     run = reference.update_ if torch.compiler.is_compiling() else resolve("update.update_", weight.device.type, backend)
-    extra = dict(rule=rule, options=options, clip=clip, average=average, decay=decay)
-    return run(weight, gradient, state, lr, count, withhold, **extra)
+    return run(
+        weight, gradient, state, lr, count, withhold, rule=rule, options=options, clip=clip, average=average, decay=decay
+    )
 
 
 @implementation("update.update_", "cpp", "cpu")
@@ -59,16 +65,12 @@ def _update_in_one_pass(
     decay: float = 0.0,
 ) -> Tensor:
     """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others."""
-    extra = dict(clip=clip, average=average, decay=decay)
+    extra: dict[str, Any] = dict(clip=clip, average=average, decay=decay)
     buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
     if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
         return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
     run = getattr(torch.ops.fastgan, f"{rule}_").default
     return run(weight, gradient, state, lr, count, withhold, **options, **extra)
-
-
-FLOAT_DTYPES = (torch.float32, torch.float64)
-COUNT_DTYPES = (torch.int64, *FLOAT_DTYPES)
 
 
 def _alike(buffers: list[Tensor]) -> bool:
