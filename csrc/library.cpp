@@ -11,8 +11,7 @@ TORCH_LIBRARY(fastgan, m) {
   // sample: fills `out` [rows, columns] (fp32, indices int64) as the reference of the same name does.
   m.def("uniforms_(Tensor(a!) out, int seed, int step, int stream, int first_row) -> ()");
   m.def("normals_(Tensor(a!) out, int seed, int step, int stream, int first_row) -> ()");
-  m.def(
-      "dropout_scale_(Tensor(a!) out, int threshold, float scale, int seed, int step, int stream, int first_row) -> ()");
+  m.def("dropout_scale_(Tensor(a!) out, int threshold, float scale, int seed, int step, int stream, int first_row) -> ()");
   m.def("batch_indices_(Tensor(a!) out, int size, int position, int seed, int stream) -> ()");
   m.def("gather_rows_(Tensor(a!) out, Tensor images, Tensor indices) -> ()");
 
@@ -40,7 +39,8 @@ TORCH_LIBRARY(fastgan, m) {
   m.def(name "(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, Tensor lr, Tensor(c!) count, Tensor withhold, *, "   \
         options ", float clip=0.0, Tensor(d!)? average=None, float decay=0.0) -> Tensor")
   FASTGAN_UPDATE("sgd_", "float momentum=0.0, float dampening=0.0, float weight_decay=0.0, bool nesterov=False");
-  FASTGAN_UPDATE("rmsprop_", "float alpha=0.99, float eps=1e-08, float weight_decay=0.0, float momentum=0.0, bool centered=False");
+  FASTGAN_UPDATE("rmsprop_",
+                 "float alpha=0.99, float eps=1e-08, float weight_decay=0.0, float momentum=0.0, bool centered=False");
   FASTGAN_UPDATE("adam_", "float[] betas=[0.9, 0.999], float eps=1e-08, float weight_decay=0.0");
 #undef FASTGAN_UPDATE
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -35,7 +36,7 @@ def drawing(draws: Draws, pass_: int) -> Iterator[None]:
 
 def dropout_scale(like: Tensor, probability: float) -> Tensor:
     """The dropout factor for activations [B, ...], in fp32 or wider: the running pass's mask, or one from a fresh seed."""
-    rows, width = like.shape[0], like[0].numel()
+    rows, width = like.shape[0], math.prod(like.shape[1:])
     dtype = torch.promote_types(like.dtype, torch.float32)
     current = _current.get()
     if current is None:

@@ -148,6 +148,8 @@ def binary_cross_entropy_with_logits(
         return F.binary_cross_entropy_with_logits(input, labels, weight, size_average, reduce, reduction, pos_weight)
     if isinstance(target, Tensor) and target.shape != input.shape:
         raise ValueError(f"target size ({tuple(target.shape)}) must be the same as input size ({tuple(input.shape)})")
+    if not input.is_floating_point():
+        raise TypeError(f"input must be a tensor of floating-point logits, got {input.dtype}")
     _check_options("nonsaturating", reduction)
     return ops.bce_with_logits(input, target, reduction=reduction, backend=backend)
 

@@ -71,7 +71,7 @@ class MLP(nn.Module):
         mlp = cls.__new__(cls)
         nn.Module.__init__(mlp)
         children = list(module)
-        mlp.flatten = bool(children) and isinstance(children[0], nn.Flatten)
+        mlp.flatten = bool(children) and _flattens_rows(children[0])
         for position, layer in _read_chain(children[mlp.flatten :], start=int(mlp.flatten)):
             mlp.add_module(str(position), layer)
         if not mlp.layers:
@@ -112,9 +112,20 @@ class _Link:
         return layer
 
 
+def _flattens_rows(module: nn.Module) -> bool:
+    return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
+
+
+def _check_plain(module: nn.Module) -> None:
+    """A hook would not run in the fused layer; spectral and weight norm by hooks keep their weight elsewhere."""
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        raise ValueError(f"{type(module).__name__} has hooks, which a fused layer would not run")
+
+
 def _read_chain(modules: Iterable[nn.Module], start: int) -> Iterator[tuple[int, FusedLinear]]:
     link: _Link | None = None
     for position, module in enumerate(modules, start):
+        _check_plain(module)
         if isinstance(module, FusedLinear) or type(module) is nn.Linear:
             if link:
                 yield link.position, link.fuse()

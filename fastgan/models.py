@@ -9,13 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .layers import FusedLinear
 from .mlp import MLP
 from .ops.sample import Role, stream, uniforms
 
 
 class Network(nn.Module):
-    """An MLP under the name `main`, with initial weights drawn from a seed as nn.Linear's are: uniform in +-1/sqrt(in).
+    """An MLP under the name `main`, with initial weights drawn from a seed.
 
+    Weights are uniform with variance gain^2 / in, gain^2 = 2 / (1 + slope^2) before a (leaky) ReLU and 1 before the end (He et
+    al. 2015); biases are 0. nn.Linear's own initial weights shrink a signal by 2.4 a layer: the generator starts out with one
+    picture for all latents, and the article's game then stays on the digit 1 for epochs (benchmarks/NOTES.md).
     seed: None draws one from torch's generator; the trainer then draws the weights again from its own seed, unless somebody
     has changed them.
     """
@@ -29,34 +33,37 @@ class Network(nn.Module):
         self._drawn_from = int(torch.randint(2**62, ())) if seed is None else seed
         self.reset_parameters(self._drawn_from)
 
-    def _draw(self, parameter: Tensor, fan_in: int, index: int, seed: int) -> Tensor:
-        rows, columns = parameter.shape if parameter.dim() == 2 else (1, parameter.numel())
-        word = stream(Role.INITIAL, pass_=self.tag, index=index)
-        unit = uniforms(rows, columns, seed=seed, step=0, stream=word)
-        return ((2.0 * unit - 1.0) / math.sqrt(fan_in)).view(parameter.shape)
-
-    def _initial_values(self, seed: int) -> list[Tensor]:
-        layers = enumerate(self.main.layers)
-        pairs = [(p, layer.in_features, 2 * n + k) for n, layer in layers for k, p in enumerate((layer.weight, layer.bias))]
-        return [self._draw(parameter, fan_in, index, seed) for parameter, fan_in, index in pairs]
+    def _initial_weights(self, seed: int) -> list[Tensor]:
+        weights = []
+        for index, layer in enumerate(self.main.layers):
+            word = stream(Role.INITIAL, pass_=self.tag, index=index)
+            unit = uniforms(layer.out_features, layer.in_features, seed=seed, step=0, stream=word)
+            weights.append((2.0 * unit - 1.0) * (_gain(layer) * math.sqrt(3.0 / layer.in_features)))
+        return weights
 
     def reset_parameters(self, seed: int) -> None:
         """Draw the initial weights from `seed`."""
         self._drawn_from = seed
         with torch.no_grad():
-            for parameter, value in zip(self.parameters(), self._initial_values(seed), strict=True):
-                parameter.copy_(value)
+            for layer, weight in zip(self.main.layers, self._initial_weights(seed), strict=True):
+                layer.weight.copy_(weight)
+                layer.bias.zero_()
 
     def is_untouched(self) -> bool:
         """Whether the weights are still the ones drawn for a network that was given no seed."""
         if self.seed is not None:
             return False
-        values = zip(self.parameters(), self._initial_values(self._drawn_from), strict=True)
-        return all(torch.equal(parameter, value.to(parameter)) for parameter, value in values)
+        drawn = zip(self.main.layers, self._initial_weights(self._drawn_from), strict=True)
+        return all(torch.equal(layer.weight, weight.to(layer.weight)) and not layer.bias.any() for layer, weight in drawn)
 
     def config(self) -> dict:
         """The constructor's arguments, for a checkpoint."""
         raise NotImplementedError
+
+
+def _gain(layer: FusedLinear) -> float:
+    slopes = {"relu": 0.0, "leaky_relu": layer.negative_slope}
+    return math.sqrt(2.0 / (1.0 + slopes[layer.activation] ** 2)) if layer.activation in slopes else 1.0
 
 
 class Generator(Network):

@@ -68,6 +68,8 @@ class Optimizer:
             _check_rate("lr", self.lr)
         for name, value in self.options().items():
             if name == "betas":
+                if len(value) != 2:
+                    raise ValueError(f"betas must be two numbers, got {value}")
                 _check_unit("beta1", value[0])
                 _check_unit("beta2", value[1])
             elif name in ("alpha", "momentum"):
@@ -97,6 +99,11 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
     nesterov: bool = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.nesterov and (not self.momentum or self.dampening):
+            raise ValueError("nesterov needs a momentum above 0 and no dampening, as in torch.optim.SGD")
+
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
@@ -121,6 +128,10 @@ class Adam(Optimizer):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "betas", tuple(self.betas))
+        super().__post_init__()
+
 
 _TYPES: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
 _DEFAULTS: dict[str, Optimizer] = {"sgd": SGD(), "rmsprop": RMSprop(), "adam": Adam()}
@@ -135,25 +146,42 @@ def parse(text: str, base: Optimizer | None = None) -> Optimizer:
     if name.lower() not in _TYPES:
         raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(_TYPES)}")
     spec: Optimizer = base if base is not None and base.rule == name.lower() else _DEFAULTS[name.lower()]
+    fields = dict(vars(spec))
     for option in filter(None, options.split(",")):
-        spec = _with_option(spec, *option.partition("=")[::2])
-    return spec
+        fields |= _read_option(spec, fields, *option.partition("=")[::2])
+    return replace(spec, **fields)
 
 
-def _with_option(spec: Optimizer, name: str, text: str) -> Optimizer:
+def _read_option(spec: Optimizer, fields: dict[str, Any], name: str, text: str) -> dict[str, Any]:
     known = {"lr", *spec.options()}
     if isinstance(spec, Adam):
         known = known - {"betas"} | {"beta1", "beta2"}
     if name not in known:
         raise ValueError(f"{spec.rule} has no option {name!r}; it has {', '.join(sorted(known))}")
     if name in ("nesterov", "centered"):
-        return replace(spec, **{name: text.lower() in ("", "1", "true", "yes")})
+        return {name: _switch(name, text)}
     value: Any = parse_rate(text) if name == "lr" else _number(name, text)
-    if isinstance(spec, Adam) and name == "beta1":
-        return replace(spec, betas=(value, spec.betas[1]))
-    if isinstance(spec, Adam) and name == "beta2":
-        return replace(spec, betas=(spec.betas[0], value))
-    return replace(spec, **{name: value})
+    if name == "beta1":
+        return {"betas": (value, fields["betas"][1])}
+    if name == "beta2":
+        return {"betas": (fields["betas"][0], value)}
+    return {name: value}
+
+
+_SWITCHES = {"": True, "1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+
+def _switch(name: str, text: str) -> bool:
+    if text.lower() not in _SWITCHES:
+        raise ValueError(f"{name} must be true or false, got {text!r}")
+    return _SWITCHES[text.lower()]
+
+
+def _whole(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise ValueError(f"{name} must be a whole number, got {text!r}") from None
 
 
 def _number(name: str, text: str) -> float:
@@ -170,7 +198,7 @@ def parse_rate(text: str) -> Rate:
         return _number("a learning rate", shape)
     if len(fields) != 3:
         raise ValueError(f"a schedule has the form SHAPE:START:END:STEPS, got {text!r}")
-    return Schedule(shape, _number("start", fields[0]), _number("end", fields[1]), int(_number("steps", fields[2])))
+    return Schedule(shape, _number("start", fields[0]), _number("end", fields[1]), _whole("steps", fields[2]))
 
 
 def to_config(spec: Optimizer) -> dict:

@@ -159,6 +159,9 @@ def gradient_penalty(
     _check_rows(real, fake)
     if alpha is None:
         alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=real.dtype)
+    rows = real.shape[0]
+    one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
+    _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
     spec = GradientPenalty(weight, target, one_sided)
     return spec.value(input_gradient(critic, interpolate(real, fake, alpha)))
 

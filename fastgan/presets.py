@@ -31,7 +31,7 @@ PRESETS["wgan-gp"] = Preset("wgan", (GradientPenalty(10.0),), _WGAN_GP, _WGAN_GP
 
 def preset(name: str) -> Preset:
     """The preset of a name or of an alias of a loss; ValueError that lists them all for an unknown one."""
-    if name in ("wgan-gp", "wgan_gp", "wgangp"):
+    if name.lower() in ("wgan-gp", "wgan_gp", "wgangp"):
         return PRESETS["wgan-gp"]
     try:
         return PRESETS[losses.resolve_kind(name)]

@@ -11,7 +11,7 @@
 //   average   bce of x - mean of the other side                         relativistic-average
 //
 // Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
-// fp32 (fp64 for fp64) over blocks of fixed size, then in fp64 in their order: the result does not depend on the threads.
+// fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
 #include "loss_pass.h"
 
@@ -56,12 +56,14 @@ std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int side = chunk < real_chunks ? kReal : kFake;
       const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * kChunk;
-      partial[chunk] = pass<with_value, with_gradient>(items[side], begin, std::min(begin + kChunk, counts[side]));
+      const int64_t end = std::min(begin + kChunk, counts[side]);
+      if constexpr (with_value) partial[chunk] = value_pass<with_gradient>(items[side], begin, end);
+      if constexpr (with_gradient) gradient_pass(items[side], begin, end);
     }
   });
   std::array<Sums, 2> totals;
   for (int64_t chunk = 0; chunk < chunks; ++chunk) {
-    totals[chunk < real_chunks ? kReal : kFake].add(partial[chunk].value, partial[chunk].first, partial[chunk].second);
+    totals[chunk < real_chunks ? kReal : kFake] += partial[chunk];
   }
   return totals;
 }

@@ -1,7 +1,7 @@
 // sample: (seed, step) -> random numbers, the order of the data, batches.
 //
-// Every number is a function of a Philox counter (block, row, step, stream), where a block makes four words. A tile of blocks is
-// made at a time, and its words then turned into numbers, so both loops are vector code whatever the number of columns.
+// Every number is a function of a Philox counter (block, row, step, stream), where a block makes four words. A tile of blocks
+// is made at a time, and its words then turned into numbers, so both loops are vector code whatever the number of columns.
 
 #include "philox.h"
 #include "vector_math.h"
@@ -12,7 +12,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
+#include <utility>
 
 namespace fastgan {
 namespace {
@@ -128,7 +128,8 @@ inline void cos_sin(int32_t w, float& cosine, float& sine) {
   const float s = x + x * u * fastgan::polynomial(u, -0.1666665460591f, 0.008332160526753f, -0.0001951525063818f);
   const float c = 1.0f + u * (-0.5f + u * fastgan::polynomial(u, 0.04166664567657f, -0.001388731593559f, 2.443311988776e-5f));
   const bool swapped = quarter & 1;
-  const uint32_t cosine_sign = static_cast<uint32_t>((quarter + 1) & 2) << 30, sine_sign = static_cast<uint32_t>(quarter & 2) << 30;
+  const uint32_t cosine_sign = static_cast<uint32_t>((quarter + 1) & 2) << 30;
+  const uint32_t sine_sign = static_cast<uint32_t>(quarter & 2) << 30;
   cosine = c10::bit_cast<float>(c10::bit_cast<uint32_t>(swapped ? s : c) ^ cosine_sign);
   sine = c10::bit_cast<float>(c10::bit_cast<uint32_t>(swapped ? c : s) ^ sine_sign);
 }
@@ -181,7 +182,8 @@ void fill(Tensor& out, int64_t seed, int64_t step, int64_t stream_word, int64_t 
   TORCH_CHECK(out.dim() == 2 && out.is_contiguous() && out.scalar_type() == at::kFloat, "out must be a contiguous fp32 matrix");
   constexpr int kPerBlock = Map::kNumbers / kTile;
   const int64_t rows = out.size(0), columns = out.size(1), blocks = (columns + kPerBlock - 1) / kPerBlock;
-  const Stream stream{static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream_word), first_row, blocks};
+  const Stream stream{static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream_word), first_row,
+                      blocks};
   float* numbers = out.mutable_data_ptr<float>();
   at::parallel_for(0, (rows * blocks + kTile - 1) / kTile, kTileGrain, [&](int64_t begin, int64_t end) {
     for (int64_t tile = begin; tile < end; ++tile) fill_tile(stream, map, tile, rows, columns, numbers);
@@ -196,7 +198,8 @@ void normals_(Tensor& out, int64_t seed, int64_t step, int64_t stream, int64_t f
   fill(out, seed, step, stream, first_row, Normal{});
 }
 
-void dropout_scale_(Tensor& out, int64_t threshold, double scale, int64_t seed, int64_t step, int64_t stream, int64_t first_row) {
+void dropout_scale_(Tensor& out, int64_t threshold, double scale, int64_t seed, int64_t step, int64_t stream,
+                    int64_t first_row) {
   fill(out, seed, step, stream, first_row, Dropout{static_cast<uint32_t>(threshold), static_cast<float>(scale)});
 }
 
@@ -275,7 +278,8 @@ void gather_rows_(Tensor& out, const Tensor& images, const Tensor& indices) {
   const uint8_t* pixels = images.const_data_ptr<uint8_t>();
   const int64_t* rows = indices.const_data_ptr<int64_t>();
   float* batch = out.mutable_data_ptr<float>();
-  at::parallel_for(0, indices.numel(), std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, features)), [&](int64_t begin, int64_t end) {
+  const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, features));
+  at::parallel_for(0, indices.numel(), grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < count, "index ", rows[i], " is out of range for ", count, " samples");
       scale_pixels(pixels + rows[i] * features, batch + i * features, features);

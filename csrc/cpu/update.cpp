@@ -16,6 +16,7 @@
 #include <cmath>
 #include <limits>
 #include <optional>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -26,7 +27,8 @@ using OptionalTensor = std::optional<Tensor>;
 constexpr int64_t kBlock = 1024;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
 
-// Whether a number is finite, as a mask of its bits: choosing by masks leaves no branch, so the loop over elements is vector code.
+// Whether a number is finite, as a mask of its bits: choosing by masks leaves no branch, so loops over elements are vector
+// code.
 template <class T>
 struct Finite {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
@@ -166,7 +168,8 @@ Totals run_chunks(int64_t size, const Pass& pass) {
   const int64_t chunks = (size + kChunk - 1) / kChunk;
   std::vector<Totals> parts(chunks);
   at::parallel_for(0, chunks, 2, [&](int64_t first, int64_t last) {
-    for (int64_t chunk = first; chunk < last; ++chunk) parts[chunk] = pass(chunk * kChunk, std::min((chunk + 1) * kChunk, size));
+    for (int64_t chunk = first; chunk < last; ++chunk)
+      parts[chunk] = pass(chunk * kChunk, std::min((chunk + 1) * kChunk, size));
   });
   Totals totals;
   for (const Totals& part : parts) {
@@ -280,9 +283,9 @@ T* buffer(const Arguments& a, size_t index) {
   return a.state[index].template mutable_data_ptr<T>();
 }
 
-Tensor sgd_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count, const Tensor& withhold,
-            double momentum, double dampening, double weight_decay, bool nesterov, double clip, const OptionalTensor& average,
-            double decay) {
+Tensor sgd_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count,
+            const Tensor& withhold, double momentum, double dampening, double weight_decay, bool nesterov, double clip,
+            const OptionalTensor& average, double decay) {
   const Arguments a{weight, gradient, state, lr, count, withhold, clip, average, decay};
   return step(a, momentum ? 1 : 0, [&](const auto& run, double lr, double count, auto zero) {
     using T = decltype(zero);
@@ -294,8 +297,8 @@ Tensor sgd_(Tensor& weight, const Tensor& gradient, at::TensorList state, const 
 }
 
 Tensor rmsprop_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count,
-                const Tensor& withhold, double alpha, double eps, double weight_decay, double momentum, bool centered, double clip,
-                const OptionalTensor& average, double decay) {
+                const Tensor& withhold, double alpha, double eps, double weight_decay, double momentum, bool centered,
+                double clip, const OptionalTensor& average, double decay) {
   const Arguments a{weight, gradient, state, lr, count, withhold, clip, average, decay};
   const size_t states = 1 + (momentum != 0) + centered;
   return step(a, states, [&](const auto& run, double lr, double, auto zero) {
@@ -313,8 +316,9 @@ Tensor rmsprop_(Tensor& weight, const Tensor& gradient, at::TensorList state, co
   });
 }
 
-Tensor adam_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count, const Tensor& withhold,
-             at::ArrayRef<double> betas, double eps, double weight_decay, double clip, const OptionalTensor& average, double decay) {
+Tensor adam_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count,
+             const Tensor& withhold, at::ArrayRef<double> betas, double eps, double weight_decay, double clip,
+             const OptionalTensor& average, double decay) {
   TORCH_CHECK(betas.size() == 2, "betas are two numbers");
   const Arguments a{weight, gradient, state, lr, count, withhold, clip, average, decay};
   return step(a, 2, [&](const auto& run, double lr, double count, auto zero) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from . import reference
@@ -16,10 +17,13 @@ def norm_penalty(gradient: Tensor, *, weight: float, target: float = 1.0, one_si
 
     one_sided: only rows with |g| > target count.
     """
-    run = resolve("penalty.norm_penalty", gradient.device.type, backend)
+    compiling = torch.compiler.is_compiling()
+    run = reference.norm_penalty if compiling else resolve("penalty.norm_penalty", gradient.device.type, backend)
     return run(gradient, weight=weight, target=target, one_sided=one_sided)
 
 
 def square_penalty(gradient: Tensor, *, gamma: float, backend="auto") -> Tensor:
     """gamma / 2 * mean over rows of |g|^2: gradient [B, ...] -> 0-d; differentiable to any order."""
-    return resolve("penalty.square_penalty", gradient.device.type, backend)(gradient, gamma=gamma)
+    compiling = torch.compiler.is_compiling()
+    run = reference.square_penalty if compiling else resolve("penalty.square_penalty", gradient.device.type, backend)
+    return run(gradient, gamma=gamma)

@@ -156,7 +156,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation="identi
 
     tanh and sigmoid give fp32 or wider: in bf16 they round to 1 beyond 3 or 6, and their slope to 0.
     """
-    product = F.linear(x, weight, bias)
+    # a tanh or a sigmoid before this layer gives fp32, which half-precision weights do not take
+    narrow = x.dtype == torch.float32 and weight.dtype in (torch.float16, torch.bfloat16)
+    product = F.linear(x.to(weight.dtype) if narrow else x, weight, bias)
     y = activate(wide(product) if activation in SATURATING else product, activation, negative_slope)
     # the scale is fp32 even where y is bf16: 1 / (1 - p) rounded to bf16 would be off by 0.1 %
     return y if scale is None else (y * scale).to(y.dtype)
@@ -171,7 +173,7 @@ def slope(activations: Tensor, activation: str, negative_slope=0.2, scale=None) 
         m = torch.ones_like(activations)
     else:
         below = negative_slope if activation == "leaky_relu" else 0.0
-        m = torch.where(activations > 0, 1.0, below).to(activations.dtype)
+        m = torch.where(activations > 0, torch.ones_like(activations), below)
     return m if scale is None else m * scale
 
 
