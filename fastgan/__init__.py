@@ -22,6 +22,7 @@ def _bridge_kernels() -> None:
         assert spec is not None and spec.loader is not None
         sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
+        globals()["kernels"] = module
 
 
 _bridge_kernels()

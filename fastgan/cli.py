@@ -101,7 +101,8 @@ class Train:
 
     def _load_data(self) -> datasets.ImageSet:
         download = self.data_root is None and self.data in ("mnist", "fashion", "kmnist")
-        return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
+        with distributed.first_process_first():
+            return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
 
     def _epochs(self) -> int | None:
         if self.epochs is not None and self.steps is not None:

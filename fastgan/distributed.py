@@ -46,6 +46,17 @@ def process_group(device: str = "auto") -> Iterator[World]:
         dist.destroy_process_group()
 
 
+@contextmanager
+def first_process_first() -> Iterator[None]:
+    """The other processes enter when the first one has left: what it downloaded is there."""
+    group = world()
+    if group.rank:
+        dist.barrier()
+    yield
+    if group.size > 1 and group.rank == 0:
+        dist.barrier()
+
+
 def local_rows(batch_size: int, size: int) -> int:
     """How many rows of a batch each process holds; ValueError unless they divide evenly."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:

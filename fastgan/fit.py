@@ -19,7 +19,7 @@ from .report import RunFolder, display, to_numbers
 log = logging.getLogger("fastgan")
 
 SIGNAL_STRIDE = 16  # steps between the moments at which several processes agree to stop
-PREVIEWS = 64
+PREVIEW_IMAGES, PREVIEW_POINTS = 64, 1000
 
 
 class Trainable(Protocol):
@@ -86,7 +86,7 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
     if options.out is None:
         return None
     folder = RunFolder(options.out)
-    if not options.resume:
+    if not options.resume and trainer.world.rank == 0:
         folder.check_free()
     newest = checkpoint.latest(folder.checkpoints) if options.resume else None
     if newest is not None:
@@ -204,7 +204,10 @@ class Fit:
 
     def _sample(self) -> None:
         if self.folder and self.options.sample_every:
-            self.folder.write_samples(self.trainer.step_count, self.trainer.sample(PREVIEWS))
+            samples = self.trainer.sample(PREVIEW_IMAGES)
+            if samples.dim() == 2:
+                samples = self.trainer.sample(PREVIEW_POINTS)
+            self.folder.write_samples(self.trainer.step_count, samples)
 
     def _save(self) -> None:
         if self.folder:

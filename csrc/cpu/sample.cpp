@@ -249,7 +249,7 @@ class Permutation {
   int64_t size_, epoch_ = -1;
   uint64_t seed_;
   uint32_t stream_, keys_[8];
-  int bits_ = 2;  // at least one for each half
+  int bits_ = 6;  // as the reference has it: tiny sets would be shuffled with a bias
 };
 
 void batch_indices_(Tensor& out, int64_t size, int64_t position, int64_t seed, int64_t stream) {

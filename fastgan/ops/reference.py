@@ -101,7 +101,7 @@ def permute(index: Tensor, epoch: Tensor, size: int, *, seed: int | Tensor, stre
     one bit, walked until the value falls below `size` (Black and Rogaway, "Ciphers with arbitrary finite
     domains", 2002). Round keys: the first six words of Philox counters (block, epoch, 0, stream).
     """
-    bits = max(2, (size - 1).bit_length())
+    bits = max(6, (size - 1).bit_length())  # with halves of one or two bits, tiny sets would be shuffled with a bias
     low_bits = bits // 2
     zero = torch.zeros_like(epoch)
     counters = [philox4x32((zero + block, epoch & WORD, zero, zero + stream), seed) for block in range(2)]

@@ -239,14 +239,13 @@ def test_results_do_not_depend_on_the_number_of_threads(
     real, fake = logits(300_001, dtype=dtype), logits(300_001, dtype=dtype)
     threads, results = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 3):
+        for count in (1, 2):
             torch.set_num_threads(count)
             value = evaluate(role, kind, real, fake, backend="cpp")
             results.append([value, *torch.autograd.grad(value, inputs(role, kind, real, fake))])
     finally:
         torch.set_num_threads(threads)
-    for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

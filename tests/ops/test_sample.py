@@ -81,8 +81,8 @@ def test_the_order_of_the_data_has_a_known_answer(size: int, position: int, expe
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 64, 1797, 60000])
 def test_every_epoch_is_a_permutation(size: int, backend: str) -> None:
-    epochs = sample.batch_indices(3 * size, size, 0, seed=1, stream=2, backend=backend).reshape(3, size)
-    assert torch.equal(epochs.sort(dim=1).values, torch.arange(size).expand(3, size))
+    epochs = sample.batch_indices(2 * size, size, 0, seed=1, stream=2, backend=backend).reshape(2, size)
+    assert torch.equal(epochs.sort(dim=1).values, torch.arange(size).expand(2, size))
     assert size < 64 or not torch.equal(epochs[0], epochs[1])
 
 
@@ -95,7 +95,7 @@ def chi_square(counts: Tensor) -> float:
 
 @pytest.mark.parametrize("size", [64, 100])
 def test_every_position_sees_every_sample_equally_often(size: int, backend: str) -> None:
-    epochs = 4000
+    epochs = 1000
     order = sample.batch_indices(epochs * size, size, 0, seed=3, stream=2, backend=backend)
     pairs = torch.arange(size).repeat(epochs) * size + order
     assert abs(chi_square(torch.bincount(pairs, minlength=size * size))) < 4
