@@ -6,7 +6,7 @@ import pytest
 
 from fastgan.losses import KINDS
 from fastgan.optim import Adam, RMSprop
-from fastgan.penalties import GradientPenalty, WeightClip
+from fastgan.penalties import R1, R2, GradientPenalty, WeightClip
 from fastgan.presets import PRESETS, preset
 
 ARTICLE = Adam(2e-4, betas=(0.5, 0.999))
@@ -17,10 +17,17 @@ def test_there_is_a_preset_for_every_kind_and_for_wgan_gp() -> None:
     assert all(preset(name) is PRESETS[name] for name in PRESETS)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wgan"])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in ("wgan", "relativistic")])
 def test_a_plain_kind_trains_as_the_article_does(kind: str) -> None:
     found = preset(kind)
     assert (found.loss, found.penalty, found.d_steps) == (kind, (), 1)
+    assert found.g_optimizer == found.d_optimizer == ARTICLE
+
+
+def test_relativistic_pairs_come_with_both_penalties() -> None:
+    """Huang et al. 2024: the paired loss converges with R1 and R2."""
+    found = preset("relativistic")
+    assert (found.loss, found.penalty, found.d_steps) == ("relativistic", (R1(1.0), R2(1.0)), 1)
     assert found.g_optimizer == found.d_optimizer == ARTICLE
 
 
