@@ -25,8 +25,9 @@ class Preset:
 _WGAN_GP = Adam(1e-4, betas=(0.5, 0.9))
 
 PRESETS: dict[str, Preset] = {kind: Preset(kind) for kind in losses.KINDS}
-# paired logits alone do not converge (Huang et al. 2024): without both penalties the generator stays on one picture
-PRESETS["relativistic"] = Preset("relativistic", (R1(1.0), R2(1.0)))
+# relativistic losses alone do not converge (Huang et al. 2024): without both penalties the generator stays on one picture
+for _kind in ("relativistic", "relativistic-average"):
+    PRESETS[_kind] = Preset(_kind, (R1(1.0), R2(1.0)))
 PRESETS["wgan"] = Preset("wgan", (WeightClip(0.01),), RMSprop(5e-5), RMSprop(5e-5), d_steps=5)
 PRESETS["wgan-gp"] = Preset("wgan", (GradientPenalty(10.0),), _WGAN_GP, _WGAN_GP, d_steps=5)
 

@@ -163,7 +163,7 @@ CASES = [
         id="relativistic with a lazy R1 and an R2",
     ),
     pytest.param(
-        dict(loss="relativistic-average"),
+        dict(loss="relativistic-average", penalty=()),
         dict(
             d_loss=lambda r, f: bce(r - f.mean(), 1) + bce(f - r.mean(), 0),
             g_loss=lambda f, r: bce(f - r.mean(), 1) + bce(r - f.mean(), 0),
