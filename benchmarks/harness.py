@@ -10,6 +10,7 @@ A benchmark makes a `Bench`, hands it candidates that do the same work, checks t
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import statistics
@@ -123,7 +124,8 @@ class Bench:
             row = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
             row |= dict(p20=p20, p50=p50, p80=p80, n=len(values), peer=peer, ratio=round(ratios[name], 3))
             rate = round(bytes_moved / p50 / 1e3, 2) if bytes_moved else None
-            self._add(row | dict(bytes=bytes_moved, gb_per_s=rate, quick=self.quick) | self.common)
+            row |= dict(bytes=bytes_moved, gb_per_s=rate, quick=self.quick, load=round(os.getloadavg()[0], 2))
+            self._add(row | self.common)
         return ratios
 
     def _add(self, row: dict[str, Any]) -> None:

@@ -194,7 +194,8 @@ def test_samples_come_from_fixed_latents_and_the_average(tmp_path):
     trainer = small(ema=0.5).attach(POINTS, 8)
     trainer.step(3)
     assert torch.equal(trainer.sample(5), trainer.sample(5))
-    assert torch.equal(trainer.sample(5), trainer.sample(8)[:5])
+    # the latents are the same ones; a matrix product of other rows may round differently
+    torch.testing.assert_close(trainer.sample(5), trainer.sample(8)[:5])
     assert not torch.equal(trainer.sample(5), trainer.sample(5, ema=False))
     assert not torch.equal(trainer.sample(5), trainer.sample(5, seed=123))
     assert trainer.generator.training

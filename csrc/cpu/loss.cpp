@@ -34,8 +34,8 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Two = std::array<double, 2>;  // one number for each side
 
-constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
-constexpr int kReal = 0, kFake = 1;    // the sides
+constexpr int64_t kGrain = 2;        // chunks that are worth a thread
+constexpr int kReal = 0, kFake = 1;  // the sides
 
 enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
 
@@ -49,14 +49,14 @@ struct Objective {
 // Both sides in one parallel loop over chunks of fixed size; their sums are added in the chunks' order.
 template <bool with_value, bool with_gradient, class Item>
 std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64_t, 2>& counts) {
-  const int64_t real_chunks = (counts[kReal] + kChunk - 1) / kChunk;
-  const int64_t chunks = real_chunks + (counts[kFake] + kChunk - 1) / kChunk;
+  const int64_t real_chunks = (counts[kReal] + Item::chunk - 1) / Item::chunk;
+  const int64_t chunks = real_chunks + (counts[kFake] + Item::chunk - 1) / Item::chunk;
   std::vector<Sums> partial(chunks);
-  at::parallel_for(0, chunks, Item::grain, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, chunks, kGrain, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk) {
       const int side = chunk < real_chunks ? kReal : kFake;
-      const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * kChunk;
-      const int64_t end = std::min(begin + kChunk, counts[side]);
+      const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * Item::chunk;
+      const int64_t end = std::min(begin + Item::chunk, counts[side]);
       if constexpr (with_value) partial[chunk] = value_pass<with_gradient>(items[side], begin, end);
       if constexpr (with_gradient) gradient_pass(items[side], begin, end);
     }
