@@ -17,6 +17,8 @@ Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the 
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -67,6 +69,7 @@ def _check_pair(real: Tensor, fake: Tensor, kind: str, reduction: str) -> None:
         raise ValueError(f"real has {real.shape[0]} rows and fake {fake.shape[0]}, but {why} row by row")
 
 
+@functools.lru_cache(maxsize=128)
 def _check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale: float = 1.0) -> None:
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
@@ -117,7 +120,7 @@ def g_loss(
     Shapes, dtypes, derivatives and errors as in `d_loss`.
     """
     kind = resolve_kind(kind)
-    _check_options(kind, reduction, scale=scale)
+    _check_options(kind, reduction, 0.0, scale)
     if kind not in ops.RELATIVISTIC_KINDS:
         _check_logits("fake", fake)
         return ops.g_loss(fake, None, kind=kind, scale=scale, reduction=reduction, backend=backend)
