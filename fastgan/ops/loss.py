@@ -60,7 +60,6 @@ class Objective(NamedTuple):
 
     arguments: tuple | None
     define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
-    minimal: bool = False  # torch's own operations and their gradients are already the least work
 
 
 BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = range(6)
@@ -107,8 +106,7 @@ def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objec
         return Objective(_arguments(BCE, 0.0, 1.0, -1.0, reduction), define)  # minus what the discriminator pays
     form = LINEAR if kind == "hinge" else FORMS[kind]
     real_target = 0.0 if kind in RELATIVISTIC_KINDS else 1.0
-    arguments = _arguments(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction)
-    return Objective(arguments, define, minimal=form == LINEAR)  # -mean(fake)
+    return Objective(_arguments(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction), define)
 
 
 @functools.lru_cache(maxsize=64)
@@ -192,8 +190,6 @@ def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
     if objective.arguments is None or not (_plain(fake) and (real is None or _alike(real, fake))):
         return objective.define(real, fake)
     if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
-        if objective.minimal:
-            return objective.define(real, fake)
         return _Loss.apply(real, fake, objective)
     return _operator("loss")(real, fake, *objective.arguments)
 

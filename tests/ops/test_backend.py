@@ -1,0 +1,53 @@
+"""Who decides what runs: the keyword, then FASTGAN_BACKEND, then the fastest there is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastgan import losses
+from fastgan.ops import backend, loss, reference, update  # noqa: F401
+from fastgan.ops.backend import BackendUnavailable, resolve
+
+
+def test_auto_takes_the_fastest_that_can_run(requires_extension: None) -> None:
+    assert resolve("loss.d_loss", "cpu") is not reference.d_loss
+    assert resolve("linear.adjoint", "cpu") is reference.adjoint, "nothing faster is written"
+    assert resolve("loss.d_loss", "meta") is reference.d_loss, "nothing faster for this device"
+
+
+def test_the_keyword_goes_before_the_environment(requires_extension: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    native = resolve("loss.d_loss", "cpu", "cpp")
+    monkeypatch.setenv("FASTGAN_BACKEND", "reference")
+    assert resolve("loss.d_loss", "cpu") is reference.d_loss
+    assert resolve("loss.d_loss", "cpu", "cpp") is native
+
+
+def test_the_environment_leaves_operators_alone_that_it_does_not_have(
+    requires_extension: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FASTGAN_BACKEND", "cpp")
+    assert resolve("linear.adjoint", "cpu") is reference.adjoint
+
+
+def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = torch.zeros(4)
+    with pytest.raises(ValueError, match="reference, cpp, triton"):
+        losses.d_loss(logits, logits, backend="cuda")
+    with pytest.raises(BackendUnavailable, match=r"linear\.adjoint has no cpp implementation|not built"):
+        resolve("linear.adjoint", "cpu", "cpp")
+    with pytest.raises(BackendUnavailable, match="triton"):
+        losses.d_loss(logits, logits, backend="triton")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_the_environment_cannot_ask_for_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTGAN_BACKEND", "triton")
+    with pytest.raises(BackendUnavailable, match="no CUDA device|not installed"):
+        losses.d_loss(torch.zeros(4), torch.zeros(4))
+
+
+def test_every_choice_has_a_reason() -> None:
+    lines = backend.choices("cpu")
+    assert {line.operator.partition(".")[0] for line in lines} >= {"loss", "update"}
+    assert all(line.backend in backend.BACKENDS and line.reason for line in lines)
