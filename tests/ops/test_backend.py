@@ -43,7 +43,7 @@ def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_environment_cannot_ask_for_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTGAN_BACKEND", "triton")
-    with pytest.raises(BackendUnavailable, match="no CUDA device|not installed"):
+    with pytest.raises(BackendUnavailable, match=r"no CUDA device|not installed"):
         losses.d_loss(torch.zeros(4), torch.zeros(4))
 
 
