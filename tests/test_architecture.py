@@ -23,6 +23,7 @@ FLOORS = (
     ("checkpoint", "data"),
     ("layers", "losses", "optim"),
     ("flat", "mlp"),
+    ("chain", "recognition"),
     ("penalties",),
     ("models", "presets"),
     ("evaluate", "report"),
