@@ -13,9 +13,33 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("normals_(Tensor(a!) out, int seed, int step, int stream, int first_row) -> ()");
   m.def("dropout_scale_(Tensor(a!) out, int threshold, float scale, int seed, int step, int stream, int first_row) -> ()");
   m.def("batch_indices_(Tensor(a!) out, int size, int position, int seed, int stream) -> ()");
+  m.def("interpolate_(Tensor(a!) out, Tensor real, Tensor fake, Tensor alpha) -> ()");
   m.def("gather_rows_(Tensor(a!) out, Tensor images, Tensor indices) -> ()");
 
-  // linear
+  // linear: in place on rows [rows, width] of fp64, fp32 or bf16 (then bias is fp32), see reference.fold and slope. streams: a word
+  // for each stacked pass, none without dropout.
+  m.def(
+      "fold_(Tensor(a!) pre, Tensor? bias, float negative_slope, int[] streams, int threshold, float scale, int seed, int step, "
+      "int first_row) -> ()");
+  m.def("slope_(Tensor(a!) adjoints, Tensor activations, float negative_slope, float scale) -> ()");
+
+  // linear: chains of layers in bf16 by AVX512-BF16 where `bf16_dot` is true; csrc/cpu/bf16.h says how values [rows, columns],
+  // panels [columns / 64, rows / 2, 128] and packed weights [n / 64, k / 2, 128] are stored. activation: 0 identity, 1 tanh, 2 sigmoid.
+  m.def("bf16_dot() -> bool");
+  m.def(
+      "linear_bf16_(Tensor x, Tensor pack, Tensor? bias, int columns, float negative_slope, Tensor(a!) values, Tensor(b!) panels, "
+      "int[] streams, int threshold, float scale, int seed, int step, int first_row) -> ()");
+  m.def("output_bf16_(Tensor x, Tensor pack, Tensor? bias, int activation, Tensor(a!) out) -> ()");
+  m.def(
+      "adjoint_bf16_(Tensor upstream, Tensor pack, Tensor activations, int columns, float negative_slope, float scale, "
+      "Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def(
+      "tangent_bf16_(Tensor x, Tensor pack, Tensor coefficient, int columns, float negative_slope, float scale, "
+      "Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def("load_bf16_(Tensor rows, Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def("load_tangent_bf16_(Tensor push, Tensor rows, Tensor coefficient, Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
   // loss: csrc/cpu/loss.cpp lists the forms. Values and means (of real and of fake logits) are fp32, or fp64 for fp64 logits;
   // gradients and slopes are like the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is
@@ -31,18 +55,23 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("bce(Tensor x, Tensor labels, bool mean) -> Tensor");
   m.def("bce_backward(Tensor upstream, Tensor x, Tensor labels, bool mean) -> Tensor");
 
-  // penalty
+  // penalty: a penalty's value and its derivative by the input gradients [B, ...], fp32 or fp64; see the reference.
+  m.def("norm_push(Tensor gradient, float weight, float target, bool one_sided) -> (Tensor value, Tensor push)");
+  m.def("square_push(Tensor gradient, float gamma) -> (Tensor value, Tensor push)");
 
   // update: one optimizer step in place over flat buffers, all fp32 or all fp64; see reference.update_. Returns the sum of the
   // finite gradients' squares and the number of the others, [2].
-#define FASTGAN_UPDATE(name, options)                                                                                       \
-  m.def(name "(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, Tensor lr, Tensor(c!) count, Tensor withhold, *, "   \
-        options ", float clip=0.0, Tensor(d!)? average=None, float decay=0.0) -> Tensor")
-  FASTGAN_UPDATE("sgd_", "float momentum=0.0, float dampening=0.0, float weight_decay=0.0, bool nesterov=False");
-  FASTGAN_UPDATE("rmsprop_",
-                 "float alpha=0.99, float eps=1e-08, float weight_decay=0.0, float momentum=0.0, bool centered=False");
-  FASTGAN_UPDATE("adam_", "float[] betas=[0.9, 0.999], float eps=1e-08, float weight_decay=0.0");
-#undef FASTGAN_UPDATE
+  // rule: sgd, rmsprop or adam; options: its numbers, in the order of torch.optim's arguments after the learning rate.
+#define FASTGAN_RULE \
+  "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? average=None, float decay=0.0"
+  m.def("update_(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, " FASTGAN_RULE ") -> Tensor");
+  // The same with the gradients of a chain of layers made on the way, from bf16 operands: upstream and x are panels, weights and
+  // biases the layers' parts of weight; their packs follow.
+  m.def("update_bf16_(Tensor(a!) weight, Tensor(b!)[] state, " FASTGAN_RULE
+        ", *, Tensor[] weights, Tensor?[] biases, Tensor[] upstream, Tensor[] x, Tensor coefficient, Tensor(e!)[] forward, "
+        "Tensor(f!)[] adjoint) -> Tensor");
+  m.def("gradient_bf16_(Tensor upstream, Tensor x, Tensor coefficient, Tensor(a!) weight, Tensor(b!)? bias) -> ()");
+#undef FASTGAN_RULE
 }
 
 // torch.ops.load_library is what loads this file; the module itself is empty.

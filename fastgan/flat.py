@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +91,22 @@ class FlatNetwork:
             else:
                 view.copy_(gradient)
 
-    def update(self, withhold: Tensor, step: Tensor) -> Tensor:
-        """One optimizer step from `gradient`; returns the statistics of `ops.update.update_`. step: 0-d, for a schedule."""
+    def gradient_of(self, parameter: Tensor) -> Tensor:
+        """The view of `gradient` that belongs to a parameter."""
+        return next(view for own, view in zip(self.parameters, self.gradients, strict=True) if own is parameter)
+
+    def version(self) -> int:
+        """A number that grows with every change of the weights in place, whoever makes it."""
+        return self.weight._version + sum(parameter._version for parameter in self.parameters)
+
+    def update(self, withhold: Tensor, step: int | Tensor, run: Callable[..., Tensor] = update_) -> Tensor:
+        """One optimizer step from `gradient`, at the rate of a step; returns the statistics of `ops.update.update_`.
+
+        run: what does it, with the arguments of `update_`.
+        """
         if isinstance(self.spec.lr, Schedule):
-            self.lr.copy_(self.spec.lr(step))
-        return update_(
+            self.lr.copy_(self.spec.lr(torch.as_tensor(step, device=self.lr.device)))
+        return run(
             self.weight,
             self.gradient,
             self.state,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 import torch
@@ -61,3 +63,17 @@ def resolve_precision(name: str, device: torch.device, dtype: torch.dtype) -> st
     if dtype == torch.float64 and name != "fp64":
         raise ValueError(f"the networks are in fp64, which precision {name!r} would not use; use fp64 or auto")
     return name
+
+
+@contextmanager
+def matmul_precision(precision: str) -> Iterator[None]:
+    """Inside, torch's fp32 products run in tf32 where that is the precision asked for."""
+    if precision != "tf32":
+        yield
+        return
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

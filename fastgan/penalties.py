@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -47,6 +48,7 @@ class Penalty:
     """What the trainer asks of a penalty: where to take the gradient, and its price. every=k: each k-th D update, times k."""
 
     every: int
+    at: ClassVar[str | None] = None  # "real" or "fake" rows, where it looks at those themselves
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
         """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
@@ -54,6 +56,10 @@ class Penalty:
 
     def value(self, gradient: Tensor) -> Tensor:
         """The price of input gradients [B, ...], 0-d."""
+        raise NotImplementedError
+
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The price times a number, and its derivative by the input gradients [B, ...]."""
         raise NotImplementedError
 
     def __post_init__(self) -> None:
@@ -79,6 +85,9 @@ class GradientPenalty(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
 
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        return ops.norm_push(gradient, weight=times * self.weight, target=self.target, one_sided=self.one_sided)
+
 
 @dataclass(frozen=True)
 class DRAGAN(Penalty):
@@ -96,11 +105,15 @@ class DRAGAN(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
 
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        return ops.norm_push(gradient, weight=times * self.weight, target=self.target)
+
 
 @dataclass(frozen=True)
 class R1(Penalty):
     """gamma / 2 * mean |g|^2 on the real rows."""
 
+    at: ClassVar[str | None] = "real"
     gamma: float = 10.0
     every: int = 1
 
@@ -110,10 +123,15 @@ class R1(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.square_penalty(gradient, gamma=self.gamma)
 
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        return ops.square_push(gradient, gamma=times * self.gamma)
+
 
 @dataclass(frozen=True)
 class R2(R1):
     """gamma / 2 * mean |g|^2 on the fake rows."""
+
+    at: ClassVar[str | None] = "fake"
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
         return fake
@@ -163,7 +181,7 @@ def gradient_penalty(
     one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
     _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
     spec = GradientPenalty(weight, target, one_sided)
-    return spec.value(input_gradient(critic, interpolate(real, fake, alpha)))
+    return spec.value(input_gradient(critic, interpolate(real.detach(), fake.detach(), alpha.detach())))
 
 
 def r1_penalty(critic: Critic, real: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:

@@ -24,13 +24,14 @@ from .optim import Optimizer
 from .penalties import Penalty, Spec, WeightClip
 from .presets import preset
 from .step.autograd import AutogradStep
+from .step.closed_form import ClosedFormStep, NoClosedForm
 from .step.game import Game
 
 log = logging.getLogger("fastgan")
 
 # kinds in which a probability p enters only as the logit before the sigmoid that made it
 LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
-ENGINES = ("auto", "autograd")
+ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
 
 
@@ -51,8 +52,8 @@ class Trainer:
     changed start from weights drawn from this trainer's seed.
     loss: a preset (see `presets.PRESETS`); penalty, g_optimizer, d_optimizer, d_steps: None for the preset's; penalty=() is
     none. ema: decay of the generator's weight average, or None. precision, of matrix products: auto, fp32, tf32, bf16, fp16,
-    fp64. engine: "auto" or "autograd". capture, steps_per_graph: CUDA graphs of that many steps. seed: 0 <= seed < 2^63.
-    device: auto, cpu, cuda, cuda:N. Raises ValueError or TypeError for anything that cannot be.
+    fp64. engine: "closed-form" (for pairs of MLPs), "autograd", or "auto". capture, steps_per_graph: CUDA graphs of that many
+    steps. seed: 0 <= seed < 2^63. device: auto, cpu, cuda, cuda:N. Raises ValueError or TypeError for anything that cannot be.
     """
 
     def __init__(
@@ -89,8 +90,19 @@ class Trainer:
         self.step_count = 0
         self._data: ImageSet | None = None
         self._trained_on: dict[str, Any] = {}
+        self._reads_logits = False
         self._game = self._make_game(chosen.loss, g_optimizer or chosen.g_optimizer, d_optimizer or chosen.d_optimizer)
-        self._step = AutogradStep(self._game)
+        self._step = self._make_step(engine)
+
+    def _make_step(self, engine: str) -> ClosedFormStep | AutogradStep:
+        if engine != "autograd":
+            try:
+                return ClosedFormStep(self._game, read_logits=self._game.loss in LOGIT_KINDS)
+            except NoClosedForm as reason:
+                if engine == "closed-form":
+                    raise
+                log.info("the autograd engine runs: %s", reason)
+        return AutogradStep(self._game)
 
     def _take(self, generator: nn.Module, discriminator: nn.Module, precision: str) -> tuple[nn.Module, nn.Module]:
         networks = (generator, discriminator)
@@ -165,9 +177,10 @@ class Trainer:
                 network.train(training)
 
     def _find_ends(self, latents: Tensor, fake: Tensor) -> None:
-        known = self._step.sigmoid is not None
-        if self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS) and not known:
+        reads = self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS)
+        if reads and not self._reads_logits:
             log.warning("the discriminator ends in a Sigmoid: %s is computed on the logits before it", self._game.loss)
+        self._reads_logits = reads
 
     def steps_per_epoch(self) -> int:
         """Steps in which D sees the data once: ceil(N / (batch_size * d_steps))."""
@@ -187,7 +200,6 @@ class Trainer:
         images = self._attached().images
         for network in (self._game.generator, self._game.discriminator):
             network.ensure_views()
-            network.module.train()
         for _ in range(n):
             metrics = self._step(images, self.step_count, self._rows)
             self.step_count += 1

@@ -27,9 +27,9 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t 
   return {c0, c1, c2, c3};
 }
 
-constexpr int kPhiloxTile = 32;
+constexpr int kPhiloxTile = 16;
 
-// The words of kPhiloxTile counters (block[i], row[i], step, stream): words[4 i .. 4 i + 3]. In sample.cpp.
-void philox_tile(const uint32_t* block, const uint32_t* row, uint32_t step, uint32_t stream, uint64_t key, uint32_t* words);
+// The words of kPhiloxTile counters (block[i], row[i], step, stream[i]): words[4 i .. 4 i + 3]. In sample.cpp.
+void philox_tile(const uint32_t* block, const uint32_t* row, uint32_t step, const uint32_t* stream, uint64_t key, uint32_t* words);
 
 }  // namespace fastgan

@@ -4,9 +4,9 @@
 // is made at a time, and its words then turned into numbers, so both loops are vector code whatever the number of columns.
 
 #include "philox.h"
+#include "threads.h"
 #include "vector_math.h"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
@@ -14,11 +14,15 @@
 #include <cmath>
 #include <utility>
 
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
 namespace fastgan {
 namespace {
 
 #define FASTGAN_TILE_ARGUMENTS \
-  const uint32_t *block, const uint32_t *row, uint32_t step, uint32_t stream, uint64_t key, uint32_t *words
+  const uint32_t *block, const uint32_t *row, uint32_t step, const uint32_t *stream, uint64_t key, uint32_t *words
 
 // Of two functions so marked, the second runs where the processor has AVX-512.
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
@@ -30,33 +34,38 @@ namespace {
 
 FASTGAN_ANY_PROCESSOR void tile(FASTGAN_TILE_ARGUMENTS) {
   for (int i = 0; i < kPhiloxTile; ++i) {
-    const auto four = philox({block[i], row[i], step, stream}, key);
+    const auto four = philox({block[i], row[i], step, stream[i]}, key);
     std::copy(four.begin(), four.end(), words + 4 * i);
   }
 }
 
 #ifdef FASTGAN_AVX512
-// A round over all counters at a time, each word in a 64-bit lane: without the 64-bit products of AVX-512 this would be slower.
+// Eight counters at a time, each word in the low half of a 64-bit lane, where products of 32-bit words read it; what the upper
+// half holds does not matter until the end.
 FASTGAN_AVX512 void tile(FASTGAN_TILE_ARGUMENTS) {
-  constexpr uint64_t kLow = 0xFFFFFFFFu;
-  uint64_t c0[kPhiloxTile], c1[kPhiloxTile], c2[kPhiloxTile], c3[kPhiloxTile], k0 = key & kLow, k1 = key >> 32;
-  for (int i = 0; i < kPhiloxTile; ++i) c0[i] = block[i], c1[i] = row[i], c2[i] = step, c3[i] = stream;
-  for (int round = 0; round < kPhiloxRounds; ++round) {
-    for (int i = 0; i < kPhiloxTile; ++i) {
-      const uint64_t p0 = c0[i] * kPhiloxMultiplier[0], p1 = c2[i] * kPhiloxMultiplier[1];
-      c0[i] = (p1 >> 32) ^ c1[i] ^ k0;
-      c1[i] = p1 & kLow;
-      c2[i] = (p0 >> 32) ^ c3[i] ^ k1;
-      c3[i] = p0 & kLow;
+  const __m512i m0 = _mm512_set1_epi64(kPhiloxMultiplier[0]), m1 = _mm512_set1_epi64(kPhiloxMultiplier[1]);
+  const __m512i even = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), odd = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
+  constexpr int kXor = 0x96;  // of three
+  const auto load = [](const uint32_t* eight) __attribute__((target("arch=x86-64-v4"))) {
+    return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(eight)));
+  };
+  for (int i = 0; i < kPhiloxTile; i += 8) {
+    __m512i c0 = load(block + i), c1 = load(row + i), c2 = _mm512_set1_epi64(step), c3 = load(stream + i);
+    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
+    for (int round = 0; round < kPhiloxRounds; ++round) {
+      const __m512i p0 = _mm512_mul_epu32(c0, m0), p1 = _mm512_mul_epu32(c2, m1);
+      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1, _mm512_set1_epi64(k0), kXor);
+      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3, _mm512_set1_epi64(k1), kXor);
+      c1 = p1, c3 = p0;
+      k0 += kPhiloxWeyl[0];
+      k1 += kPhiloxWeyl[1];
     }
-    k0 = (k0 + kPhiloxWeyl[0]) & kLow;
-    k1 = (k1 + kPhiloxWeyl[1]) & kLow;
-  }
-  for (int i = 0; i < kPhiloxTile; ++i) {
-    words[4 * i] = c0[i];
-    words[4 * i + 1] = c1[i];
-    words[4 * i + 2] = c2[i];
-    words[4 * i + 3] = c3[i];
+    // a counter's words 0 and 1 in one lane, 2 and 3 in another; then counter by counter
+    const __mmask16 upper = 0xaaaa;
+    const __m512i a = _mm512_mask_shuffle_epi32(c0, upper, c1, _MM_PERM_CCAA);
+    const __m512i b = _mm512_mask_shuffle_epi32(c2, upper, c3, _MM_PERM_CCAA);
+    _mm512_storeu_si512(words + 4 * i, _mm512_permutex2var_epi64(a, even, b));
+    _mm512_storeu_si512(words + 4 * i + 16, _mm512_permutex2var_epi64(a, odd, b));
   }
 }
 #endif
@@ -76,9 +85,9 @@ using fastgan::philox;
 
 constexpr int kTile = fastgan::kPhiloxTile;
 constexpr int kWords = 4 * kTile;         // of a tile
-constexpr int64_t kTileGrain = 128;       // tiles worth a thread
-constexpr int64_t kPixelGrain = 1 << 16;  // pixels worth a thread
-constexpr int64_t kIndexGrain = 1024;     // indices worth a thread
+constexpr int64_t kTileGrain = 64;        // tiles worth a thread
+constexpr int64_t kPixelGrain = 1 << 14;  // pixels worth a thread
+constexpr int64_t kIndexUnit = 1024;      // indices worth a thread
 constexpr int kFeistelRounds = 6;
 constexpr float kUnit = 1.0f / (1 << 24);
 
@@ -159,7 +168,8 @@ template <class Map>
 void fill_tile(const Stream& stream, const Map& map, int64_t tile, int64_t rows, int64_t columns, float* out) {
   constexpr int kPerBlock = Map::kNumbers / kTile;
   const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, rows * stream.blocks - first);
-  alignas(64) uint32_t block[kTile], row[kTile];
+  alignas(64) uint32_t block[kTile], row[kTile], word[kTile];
+  std::fill_n(word, kTile, stream.stream);
   int64_t r = first / stream.blocks, b = first % stream.blocks;
   for (int i = 0; i < kTile; ++i) {
     block[i] = static_cast<uint32_t>(b);
@@ -167,7 +177,7 @@ void fill_tile(const Stream& stream, const Map& map, int64_t tile, int64_t rows,
     if (++b == stream.blocks) ++r, b = 0;
   }
   alignas(64) uint32_t words[kWords];
-  fastgan::philox_tile(block, row, stream.step, stream.stream, stream.seed, words);
+  fastgan::philox_tile(block, row, stream.step, word, stream.seed, words);
   if (count == kTile && columns == stream.blocks * kPerBlock) return apply(map, words, out + first * kPerBlock);
   alignas(64) float numbers[Map::kNumbers];
   apply(map, words, numbers);
@@ -185,9 +195,8 @@ void fill(Tensor& out, int64_t seed, int64_t step, int64_t stream_word, int64_t 
   const Stream stream{static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream_word), first_row,
                       blocks};
   float* numbers = out.mutable_data_ptr<float>();
-  at::parallel_for(0, (rows * blocks + kTile - 1) / kTile, kTileGrain, [&](int64_t begin, int64_t end) {
-    for (int64_t tile = begin; tile < end; ++tile) fill_tile(stream, map, tile, rows, columns, numbers);
-  });
+  fastgan::share((rows * blocks + kTile - 1) / kTile, kTileGrain,
+                 [&](int64_t tile) { fill_tile(stream, map, tile, rows, columns, numbers); });
 }
 
 void uniforms_(Tensor& out, int64_t seed, int64_t step, int64_t stream, int64_t first_row) {
@@ -256,9 +265,10 @@ void batch_indices_(Tensor& out, int64_t size, int64_t position, int64_t seed, i
   TORCH_CHECK(out.is_contiguous() && out.scalar_type() == at::kLong, "out must be contiguous int64");
   TORCH_CHECK_VALUE(size >= 1 && position >= 0, "a data set has at least one sample, and a position is not negative");
   int64_t* indices = out.mutable_data_ptr<int64_t>();
-  at::parallel_for(0, out.numel(), kIndexGrain, [&](int64_t begin, int64_t end) {
+  const int64_t count = out.numel();
+  fastgan::share((count + kIndexUnit - 1) / kIndexUnit, 1, [&](int64_t unit) {
     Permutation permutation(size, static_cast<uint64_t>(seed), static_cast<uint32_t>(stream));
-    for (int64_t i = begin; i < end; ++i) indices[i] = permutation(position + i);
+    for (int64_t i = unit * kIndexUnit; i < std::min(count, (unit + 1) * kIndexUnit); ++i) indices[i] = permutation(position + i);
   });
 }
 
@@ -279,12 +289,26 @@ void gather_rows_(Tensor& out, const Tensor& images, const Tensor& indices) {
   const int64_t* rows = indices.const_data_ptr<int64_t>();
   float* batch = out.mutable_data_ptr<float>();
   const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, features));
-  at::parallel_for(0, indices.numel(), grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < count, "index ", rows[i], " is out of range for ", count, " samples");
-      scale_pixels(pixels + rows[i] * features, batch + i * features, features);
-    }
-  });
+  for (int64_t i = 0; i < indices.numel(); ++i)
+    TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < count, "index ", rows[i], " is out of range for ", count, " samples");
+  fastgan::share(indices.numel(), grain,
+                 [&](int64_t i) { scale_pixels(pixels + rows[i] * features, batch + i * features, features); });
+}
+
+FASTGAN_VARIANTS void mix(float* out, const float* real, const float* fake, float alpha, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) out[i] = real[i] + alpha * (fake[i] - real[i]);
+}
+
+void interpolate_(Tensor& out, const Tensor& real, const Tensor& fake, const Tensor& alpha) {
+  const int64_t rows = alpha.numel(), width = rows ? real.numel() / rows : 0;
+  for (const Tensor& tensor : {out, real, fake})
+    TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == at::kFloat && tensor.numel() == rows * width,
+                "real, fake and out must be contiguous fp32 of one size, with a row for each alpha");
+  TORCH_CHECK(alpha.is_contiguous() && alpha.scalar_type() == at::kFloat, "alpha must be contiguous fp32");
+  const float *a = alpha.const_data_ptr<float>(), *r = real.const_data_ptr<float>(), *f = fake.const_data_ptr<float>();
+  float* mixed = out.mutable_data_ptr<float>();
+  const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, width));
+  fastgan::share(rows, grain, [&](int64_t i) { mix(mixed + i * width, r + i * width, f + i * width, a[i], width); });
 }
 
 }  // namespace
@@ -295,6 +319,7 @@ TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("dropout_scale_", &dropout_scale_);
   m.impl("batch_indices_", &batch_indices_);
   m.impl("gather_rows_", &gather_rows_);
+  m.impl("interpolate_", &interpolate_);
 }
 
 // Nothing is returned: fake tensors only need to know that there is something to call.

@@ -8,7 +8,7 @@ from torch import Tensor
 from . import reference
 from .backend import implementation, resolve
 
-for _name in ("norm_penalty", "norm_push", "square_penalty", "square_push"):
+for _name in ("norm_penalty", "square_penalty"):
     implementation(f"penalty.{_name}", "reference")(getattr(reference, _name))
 
 
@@ -27,3 +27,34 @@ def square_penalty(gradient: Tensor, *, gamma: float, backend="auto") -> Tensor:
     compiling = torch.compiler.is_compiling()
     run = reference.square_penalty if compiling else resolve("penalty.square_penalty", gradient.device.type, backend)
     return run(gradient, gamma=gamma)
+
+
+def norm_push(gradient: Tensor, *, weight: float, target=1.0, one_sided=False, backend="auto") -> tuple[Tensor, Tensor]:
+    """`norm_penalty` of an fp32 or fp64 gradient, and its derivative by it; no derivative exists of either."""
+    run = resolve("penalty.norm_push", gradient.device.type, backend)
+    return run(gradient, weight=weight, target=target, one_sided=one_sided)
+
+
+def square_push(gradient: Tensor, *, gamma: float, backend="auto") -> tuple[Tensor, Tensor]:
+    """`square_penalty` of an fp32 or fp64 gradient, and its derivative by it; no derivative exists of either."""
+    return resolve("penalty.square_push", gradient.device.type, backend)(gradient, gamma=gamma)
+
+
+@implementation("penalty.norm_push", "reference")
+def _norm_push(gradient: Tensor, **options) -> tuple[Tensor, Tensor]:
+    return reference.norm_penalty(gradient, **options), reference.norm_push(gradient, **options)
+
+
+@implementation("penalty.norm_push", "cpp", "cpu")
+def _norm_push_cpp(gradient: Tensor, *, weight: float, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
+    return torch.ops.fastgan.norm_push.default(gradient, weight, target, one_sided)
+
+
+@implementation("penalty.square_push", "cpp", "cpu")
+def _square_push_cpp(gradient: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
+    return torch.ops.fastgan.square_push.default(gradient, gamma)
+
+
+@implementation("penalty.square_push", "reference")
+def _square_push(gradient: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
+    return reference.square_penalty(gradient, gamma=gamma), reference.square_push(gradient, gamma=gamma)

@@ -164,17 +164,30 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation="identi
     return y if scale is None else (y * scale).to(y.dtype)
 
 
-def slope(activations: Tensor, activation: str, negative_slope=0.2, scale=None) -> Tensor:
-    """m = d act / d pre-activation times the dropout scale, read back from A = scale * act(...): [B, H].
+def fold(pre: Tensor, negative_slope: float, scale: Tensor | None = None) -> Tensor:
+    """A = scale * leaky(pre), its slope kept in its sign: -0 where the unit passes the negative slope, +0 where it is dropped.
 
-    At A = 0 ReLU has slope 0 and LeakyReLU its negative slope, as in torch's own backward.
+    negative_slope: 1 for the identity, 0 for ReLU; scale: a dropout factor like pre, or None.
     """
-    if activation == "identity":
-        m = torch.ones_like(activations)
-    else:
-        below = negative_slope if activation == "leaky_relu" else 0.0
-        m = torch.where(activations > 0, torch.ones_like(activations), below)
-    return m if scale is None else m * scale
+    a = torch.where(pre > 0, pre, -(negative_slope * pre.abs()))
+    return a if scale is None else torch.where(scale > 0, a * scale, 0.0).to(pre.dtype)
+
+
+def slope(activations: Tensor, negative_slope: float, scale: float = 1.0) -> Tensor:
+    """m = dA / d pre-activation, read back from what `fold` made: scale, negative_slope * scale, or 0 where A is +0.
+
+    At a pre-activation of 0 ReLU has slope 0 and LeakyReLU its negative slope, as in torch's own backward.
+    """
+    below = activations.signbit()
+    kept = torch.full_like(activations, scale).masked_fill(below, negative_slope * scale)
+    return kept.masked_fill((activations == 0) & ~below, 0.0)
+
+
+def output_slope(y: Tensor, activation: str) -> Tensor:
+    """d act / d pre-activation of a network's last layer, from its output y: identity, tanh or sigmoid."""
+    if activation == "tanh":
+        return 1.0 - y * y
+    return y * (1.0 - y) if activation == "sigmoid" else torch.ones_like(y)
 
 
 def adjoint(upstream: Tensor, weight: Tensor, m: Tensor | None = None) -> Tensor:

@@ -6,17 +6,16 @@ state to save and every backend draws the same numbers (Philox4x32-10, see refer
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import reference
 from .backend import implementation, resolve
-
-interpolate = reference.interpolate
 
 
 class Role(IntEnum):
@@ -38,7 +37,7 @@ def stream(role: Role, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> in
     return int(role) | pass_ << 4 | index << 8 | d_step << 16
 
 
-for _name in ("normals", "uniforms", "dropout_scale", "batch_indices", "gather_rows"):
+for _name in ("normals", "uniforms", "dropout_scale", "batch_indices", "gather_rows", "interpolate"):
     implementation(f"sample.{_name}", "reference")(getattr(reference, _name))
 
 
@@ -65,6 +64,11 @@ def dropout_scale(rows: int, columns: int, probability: float, *, device="cpu", 
     """Dropout as a factor [rows, columns]: 0 with the given probability, else 1 / (1 - probability)."""
     run = _resolve("dropout_scale", device, backend)
     return run(rows, columns, probability, device=device, **counter)
+
+
+def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, *, backend="auto") -> Tensor:
+    """real + alpha (fake - real), one alpha [B] per sample: real, fake [B, ...]; no derivative exists."""
+    return _resolve("interpolate", real.device, backend)(real, fake, alpha)
 
 
 def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, device="cpu", backend="auto") -> Tensor:
@@ -137,6 +141,23 @@ def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32) ->
     return out
 
 
+@implementation("sample.interpolate", "cpp", "cpu")
+def _interpolate_cpp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    if not all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha)):
+        return reference.interpolate(real, fake, alpha)
+    torch.ops.fastgan.interpolate_.default(out := torch.empty_like(real), real, fake, alpha)
+    return out
+
+
+class Masks(NamedTuple):
+    """Where the dropout masks of a layer come from in stacked passes of equally many rows; pass k has the word streams[k]."""
+
+    seed: int | Tensor
+    step: int
+    streams: tuple[int, ...]
+    first_row: int
+
+
 @dataclass(frozen=True)
 class Draws:
     """The random numbers of one update: a function of (seed, step, d_step) and of this process's global rows.
@@ -172,6 +193,17 @@ class Draws:
         """The dropout factor of one layer in one pass over the network, [rows, width]."""
         return dropout_scale(rows, width, probability, **self._counter(Role.DROPOUT, pass_=pass_, index=layer))
 
+    def dropout_word(self, pass_: int, layer: int) -> int:
+        """The stream word of a dropout mask."""
+        return stream(Role.DROPOUT, pass_=pass_, index=layer, d_step=self.d_step)
+
     def on(self, device, dtype: torch.dtype) -> Draws:
         """The same draws, made on another device or in another dtype."""
         return replace(self, device=device, dtype=dtype)
+
+
+def masks(passes: Sequence[tuple[Draws, int]], layer: int) -> Masks:
+    """The dropout masks of one layer in stacked passes, each with its draws and number, which share a seed, step and rows."""
+    draws = passes[0][0]
+    words = tuple(each.dropout_word(number, layer) for each, number in passes)
+    return Masks(draws.seed, draws.step, words, draws.first_row)

@@ -69,8 +69,16 @@ def _update_in_one_pass(
     buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
     if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
         return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
-    run = getattr(torch.ops.fastgan, f"{rule}_").default
-    return run(weight, gradient, state, lr, count, withhold, **options, **extra)
+    run = torch.ops.fastgan.update_.default
+    return run(weight, gradient, state, lr, count, withhold, rule, numbers(rule, options), **extra)
+
+
+def numbers(rule: str, options: dict[str, Any]) -> list[float]:
+    """A rule's options as C++ takes them: in the order of torch.optim's arguments after the learning rate, betas as two."""
+    defaults: dict[str, Any] = getattr(reference.RULES[rule], "__kwdefaults__")  # noqa: B009
+    return [
+        float(number) for value in (defaults | options).values() for number in (value if isinstance(value, tuple) else (value,))
+    ]
 
 
 def _alike(buffers: list[Tensor]) -> bool:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 from .. import losses
 from ..distributed import all_rows, sum_
 from ..flat import FlatNetwork
+from ..hardware import matmul_precision
 from ..layers import drawing
 from ..mlp import MLP
 from ..models import Network
 from ..ops import loss as loss_ops
 from ..ops.sample import Draws, Role
 from ..penalties import input_gradient
-from .game import Game
+from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game
 
-REAL, FAKE, GENERATOR, PENALTY = range(4)  # passes over the critic, each with dropout masks of its own
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,6 +85,8 @@ class AutogradStep:
 
     def __call__(self, images: Tensor, step: int, rows: int) -> dict[str, Tensor]:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
+        for network in (self.game.generator, self.game.discriminator):
+            network.module.train()
         with self._ends():
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
@@ -96,7 +98,7 @@ class AutogradStep:
         with self._randomness(step, d_step):
             with self._arithmetic():
                 with torch.no_grad():
-                    fake = self._generate(game.latents(draws, rows))
+                    fake = self._generate(game.latents(draws, rows), draws, MAKING)
                 real = game.real_rows(images, step, d_step, rows).view_as(fake)
                 real_logits = self._judge(real, draws, REAL)
                 fake_logits = self._judge(fake, draws, FAKE)
@@ -119,7 +121,7 @@ class AutogradStep:
         draws = game.draws(step, last, rows)
         with self._randomness(step, game.d_steps):
             with self._arithmetic():
-                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT))
+                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, LEARNING)
                 fake_logits = self._judge(fake, draws, GENERATOR)
                 real_logits = None
                 if game.loss in loss_ops.RELATIVISTIC_KINDS:
@@ -133,9 +135,11 @@ class AutogradStep:
         norm = self._apply(game.generator, gradients, ~finite, step, 1)
         return {"g_loss": loss.detach(), "g_grad_norm": norm}
 
-    def _generate(self, latents: Tensor) -> Tensor:
+    def _generate(self, latents: Tensor, draws: Draws, pass_: int) -> Tensor:
+        with drawing(draws, pass_):
+            fake = self.game.generator.module(latents)
         # images stay fp32 for the critic's input gradient and for the penalties' points
-        return self.game.generator.module(latents).to(self.game.dtype)
+        return fake.to(self.game.dtype)
 
     def _judge(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
         """The logits of all processes' rows."""
@@ -149,7 +153,7 @@ class AutogradStep:
             points = spec.points(real, fake, draws, number)
             # an input gradient can leave fp16's range before a loss scale reaches it, so there the critic runs in fp32
             precision = nullcontext() if self.scales else self._arithmetic()
-            with precision, drawing(draws, PENALTY + number):
+            with precision, drawing(draws, self.game.place(number, spec)):
                 gradient = input_gradient(self.game.discriminator.module, points)
             total = total + spec.every * spec.value(gradient)
         return total
@@ -171,24 +175,16 @@ class AutogradStep:
             network.gradient.masked_fill_(overflow, 0.0)
         else:
             overflow = torch.zeros_like(withhold)
-        statistics = network.update(withhold | overflow, torch.as_tensor(step, device=network.weight.device))
+        statistics = network.update(withhold | overflow, step)
         self.game.skipped += withhold + statistics[1].long()
         return statistics[0].sqrt()
 
     @contextmanager
     def _arithmetic(self) -> Iterator[None]:
         """Matrix products in the game's precision. Passes that share one context share one cast of the weights."""
-        tf32 = self.game.precision == "tf32"
-        if tf32:
-            before = torch.get_float32_matmul_precision()
-            torch.set_float32_matmul_precision("high")
         dtype = HALF.get(self.game.precision)
-        try:
-            with torch.autocast(self.game.device.type, dtype) if dtype else nullcontext():
-                yield
-        finally:
-            if tf32:
-                torch.set_float32_matmul_precision(before)
+        with matmul_precision(self.game.precision), torch.autocast(self.game.device.type, dtype) if dtype else nullcontext():
+            yield
 
     @contextmanager
     def _randomness(self, step: int, d_step: int) -> Iterator[None]:

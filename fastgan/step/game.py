@@ -13,6 +13,10 @@ from ..ops import sample
 from ..ops.sample import Draws, Role
 from ..penalties import Penalty
 
+# passes over the critic and over the generator, each with dropout masks of its own; penalty k's own points are PENALTY + k
+REAL, FAKE, GENERATOR, PENALTY = range(4)
+LEARNING, MAKING = 14, 15  # the generator in its own update, and for the discriminator's
+
 
 @dataclass
 class Game:
@@ -55,6 +59,10 @@ class Game:
         word, size = sample.stream(Role.BATCH), images.shape[0]
         indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
         return sample.gather_rows(images, indices, dtype=self.dtype)
+
+    def place(self, number: int, penalty: Penalty) -> int:
+        """The pass over the critic whose rows a penalty looks at."""
+        return {"real": REAL, "fake": FAKE, None: PENALTY + number}[penalty.at]
 
     def due_penalties(self, step: int, d_step: int) -> list[tuple[int, Penalty]]:
         """The penalties of one D update, each with its number."""

@@ -1,0 +1,268 @@
+// update: a chain's weight gradients by bf16 dot products of pairs of rows, and the optimizer's step on each block of weights
+// while its gradient is in the cache; the packed weights that products read follow in the same pass. bf16.h has the storage.
+
+#include "bf16.h"
+
+#include "rules.h"
+#include "threads.h"
+
+#include <ATen/core/List.h>
+#include <torch/library.h>
+
+#include <vector>
+
+namespace {
+
+#ifdef FASTGAN_BF16_DOT
+
+#pragma GCC push_options
+#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
+
+using fastgan::kPanel;
+using fastgan::Tile;
+
+constexpr int kBlock = 16;            // outputs of a block
+constexpr int kOutputs = 4;           // of a block, multiplied at a time
+constexpr int64_t kChunkPairs = 128;  // pairs of rows of a panel that stay in the first cache
+
+// Where a packed weight is; see bf16.h.
+struct Pack {
+  uint32_t *forward, *adjoint;
+};
+
+// One layer's part of the network.
+struct LayerPart {
+  const uint32_t *upstream, *x;                // panels
+  int64_t upstream_stride, x_stride;           // of a panel, in words
+  int64_t pairs, outputs, inputs;              // pairs of rows
+  float *weight, *bias;                        // bias or null
+  Pack pack;
+
+  int64_t blocks() const { return (outputs + kBlock - 1) / kBlock; }
+  const uint32_t* upstream_at(int64_t output) const { return upstream + output / kPanel * upstream_stride + output % kPanel; }
+};
+
+// The packed forms of a block of new weights, 16 outputs from `output` on, 64 inputs from `input` on.
+void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int64_t input) {
+  const int64_t pairs_in = (layer.inputs + 1) / 2, pairs_out = (layer.outputs + 1) / 2;
+  uint32_t* const adjoint = layer.pack.adjoint + (input / kPanel * pairs_out + output / 2) * kPanel;
+  for (int r = 0; r < kBlock && output / 2 + r / 2 < pairs_out; r += 2)
+    fastgan::store_pairs(weights.at[r], weights.at[r + 1], adjoint + r / 2 * kPanel);
+  uint32_t* const forward = layer.pack.forward + (output / kPanel * pairs_in + input / 2) * kPanel + output % kPanel;
+  for (int half = 0; half < 2; ++half) {
+    __m512i words[kBlock];
+    for (int r = 0; r < kBlock; ++r) words[r] = fastgan::narrow_32(weights.at[r] + 32 * half);
+    fastgan::transpose(words);
+    const int64_t count = std::min<int64_t>(16, pairs_in - input / 2 - 16 * half);
+    for (int64_t k = 0; k < count; ++k) _mm512_storeu_si512(forward + (16 * half + k) * kPanel, words[k]);
+  }
+}
+
+// Gradients of a block of weights.
+template <class Prefetch>
+void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Prefetch& prefetch) {
+  const int vectors = static_cast<int>((std::min(kPanel, layer.inputs - input) + 15) / 16);
+  const uint32_t* const u = layer.upstream_at(output);
+  const uint32_t* const x = layer.x + input / kPanel * layer.x_stride;
+  for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
+    const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
+    for (int r = 0; r < kBlock && output + r < layer.outputs; r += kOutputs) {
+      const auto between = [&](int64_t k) {
+        if (pair == 0 && k < kOutputs * kPanel / 16) prefetch(r + static_cast<int>(k) / 4, 16 * (k % 4));
+      };
+      const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
+      if (pair) {
+        fastgan::multiply<kOutputs, true>(left, 1, kPanel, right, pairs, vectors, gradient, r, between);
+      } else {
+        fastgan::multiply<kOutputs, false>(left, 1, kPanel, right, pairs, vectors, gradient, r, between);
+      }
+    }
+  }
+}
+
+// Gradients of 16 biases: the sums of upstream times the rows' coefficients.
+void bias_gradient(const LayerPart& layer, const std::vector<uint32_t>& coefficient, int64_t output, float* gradient) {
+  const uint32_t* const u = layer.upstream_at(output);
+  __m512 sum = _mm512_setzero_ps();
+  for (int64_t k = 0; k < layer.pairs; ++k)
+    sum = fastgan::dot(sum, fastgan::load(u + kPanel * k), _mm512_set1_epi32(static_cast<int>(coefficient[k])));
+  _mm512_storeu_ps(gradient, sum);
+}
+
+// Coefficients [rows] as pairs of bf16.
+std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
+  TORCH_CHECK(coefficient.scalar_type() == at::kFloat && coefficient.is_contiguous() && coefficient.numel() % 2 == 0,
+              "the coefficient must be fp32 [rows], an even number");
+  const float* const c = coefficient.const_data_ptr<float>();
+  std::vector<uint32_t> pairs(coefficient.numel() / 2);
+  for (size_t k = 0; k < pairs.size(); ++k) {
+    const auto bits = [&](float value) { return static_cast<uint32_t>(fastgan::narrow<c10::BFloat16>(value).x); };
+    pairs[k] = bits(c[2 * k]) | bits(c[2 * k + 1]) << 16;
+  }
+  return pairs;
+}
+
+// One step of the weights of a block's outputs, all inputs, and of their biases.
+template <bool averages, class Rule>
+Totals step_outputs(const LayerPart layer, const Network<float> network, const Rule rule,
+                    const std::vector<uint32_t>& coefficient, int64_t output) {
+  const int64_t base = layer.weight - network.weight + output * layer.inputs;
+  const int count = static_cast<int>(std::min<int64_t>(kBlock, layer.outputs - output));
+  Totals totals;
+  Tile gradient, weights;
+  for (int64_t input = 0; input < layer.inputs; input += kPanel) {
+    const int64_t width = std::min(kPanel, layer.inputs - input);
+    // the next block's numbers come from memory while this one's gradients are made
+    const auto prefetch = [=](int r, int64_t column) {
+      const int64_t i = base + r * layer.inputs + input + kPanel + column;
+      __builtin_prefetch(network.weight + i, 1);
+      rule.prefetch(i);
+      if (averages) __builtin_prefetch(network.average + i, 1);
+    };
+    gradient_block(layer, output, input, gradient, prefetch);
+    if (width < kPanel || count < kBlock) std::memset(weights.at, 0, sizeof(weights.at));
+    for (int r = 0; r < count; ++r) {
+      const int64_t i = base + r * layer.inputs + input;
+      totals += take_step<averages>(network, rule, gradient.at[r], i, i + width);
+      std::memcpy(weights.at[r], network.weight + i, width * sizeof(float));
+    }
+    pack_block(weights, layer, output, input);
+  }
+  if (layer.bias) {
+    alignas(64) float sums[kBlock];
+    bias_gradient(layer, coefficient, output, sums);
+    const int64_t i = layer.bias - network.weight + output;
+    totals += take_step<averages>(network, rule, sums, i, i + count);
+  }
+  return totals;
+}
+
+// One step of all layers, a thread taking a block of outputs at a time; sums are added in the blocks' order.
+template <class Rule>
+Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& network, const Rule& rule,
+                   const std::vector<uint32_t>& coefficient) {
+  std::vector<std::pair<size_t, int64_t>> units;  // layer, first output
+  for (size_t l = 0; l < layers.size(); ++l)
+    for (int64_t block = 0; block < layers[l].blocks(); ++block) units.emplace_back(l, block * kBlock);
+  std::vector<Totals> parts(units.size());
+  fastgan::share(static_cast<int64_t>(units.size()), 1, [&](int64_t unit) {
+    const auto [l, output] = units[unit];
+    parts[unit] = network.average ? step_outputs<true>(layers[l], network, rule, coefficient, output)
+                                  : step_outputs<false>(layers[l], network, rule, coefficient, output);
+  });
+  Totals totals;
+  for (const Totals& part : parts) totals += part;
+  return totals;
+}
+
+int64_t words_of(const Tensor& panels) {
+  TORCH_CHECK(panels.scalar_type() == at::kBFloat16 && panels.dim() == 3 && panels.stride(2) == 1 && panels.size(2) == 2 * kPanel &&
+                  panels.stride(1) == 2 * kPanel,
+              "panels must be bf16 [columns / 64, rows / 2, 128]");
+  return panels.stride(0) / 2;
+}
+
+uint32_t* words_at(const Tensor& tensor) {
+  return reinterpret_cast<uint32_t*>(tensor.data_ptr());
+}
+
+LayerPart layer_of(const Tensor& upstream, const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
+  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous() && weight.dim() == 2, "weights must be fp32 [out, in]");
+  const int64_t outputs = weight.size(0), inputs = weight.size(1), stride = words_of(upstream), x_stride = words_of(x);
+  TORCH_CHECK(upstream.size(1) == x.size(1) && upstream.size(0) * kPanel >= outputs && x.size(0) * kPanel >= inputs,
+              "panels do not fit the weight");
+  float* b = nullptr;
+  if (bias.has_value()) {
+    TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == outputs, "bias must be fp32 [out]");
+    b = bias->data_ptr<float>();
+  }
+  return {words_at(upstream), words_at(x), stride, x_stride, x.size(1), outputs, inputs, weight.data_ptr<float>(), b, {}};
+}
+
+void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
+  const auto fits = [](const Tensor& pack, int64_t columns, int64_t depth) {
+    return pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel &&
+           pack.size(0) * kPanel >= columns && pack.size(1) == (depth + 1) / 2;
+  };
+  TORCH_CHECK(fits(forward, layer.outputs, layer.inputs) && fits(adjoint, layer.inputs, layer.outputs),
+              "the packed weights do not fit");
+  layer.pack = {words_at(forward), words_at(adjoint)};
+}
+
+Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tensor& count, const Tensor& withhold,
+                    std::string_view rule, at::ArrayRef<double> options, double clip, const OptionalTensor& average, double decay,
+                    at::TensorList weights, const c10::List<OptionalTensor>& biases, at::TensorList upstream, at::TensorList x,
+                    const Tensor& coefficient, at::TensorList forward, at::TensorList adjoint) {
+  const Step a{weight, state, lr, count, withhold, rule, options, clip, average, decay};
+  check(a);
+  TORCH_CHECK(weight.scalar_type() == at::kFloat, "weight must be fp32");
+  std::vector<LayerPart> layers;
+  for (size_t l = 0; l < weights.size(); ++l) {
+    layers.push_back(layer_of(upstream[l], x[l], weights[l], biases.get(l)));
+    set_pack(layers.back(), forward[l], adjoint[l]);
+    TORCH_CHECK(2 * layers.back().pairs == coefficient.numel(), "the coefficient must be fp32 [rows]");
+  }
+  const auto coefficients = pairs_of(coefficient);
+  Network<float> network = network_of<float>(a);
+  if (number(withhold, "withhold")) {
+    network.bound = std::numeric_limits<float>::infinity();
+    network.average = nullptr;
+    return result_of(step_layers(layers, network, Keep{}, coefficients), weight);
+  }
+  Totals totals;
+  const double steps = number(count, "count") + 1;
+  with_rule<float>(a, number(lr, "lr"), std::max(steps, 1.0),
+                   [&](const auto& made) { totals = step_layers(layers, network, made, coefficients); });
+  set_number(count, steps);
+  mark_changed(a);
+  return result_of(totals, weight);
+}
+
+void gradient_bf16_(const Tensor& upstream, const Tensor& x, const Tensor& coefficient, const Tensor& weight,
+                    const OptionalTensor& bias) {
+  const LayerPart layer = layer_of(upstream, x, weight, bias);
+  const auto coefficients = pairs_of(coefficient);
+  fastgan::share(layer.blocks(), 1, [&](int64_t block) {
+    const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
+    Tile gradient;
+    for (int64_t input = 0; input < layer.inputs; input += kPanel) {
+      gradient_block(layer, output, input, gradient, [](int, int64_t) {});
+      const int64_t width = std::min(kPanel, layer.inputs - input);
+      for (int64_t r = 0; r < count; ++r)
+        std::memcpy(layer.weight + (output + r) * layer.inputs + input, gradient.at[r], width * sizeof(float));
+    }
+    alignas(64) float sums[kBlock];
+    bias_gradient(layer, coefficients, output, sums);
+    if (layer.bias) std::memcpy(layer.bias + output, sums, count * sizeof(float));
+  });
+}
+
+void pack_bf16_(const Tensor& weight, const Tensor& forward, const Tensor& adjoint) {
+  LayerPart layer{nullptr, nullptr, 0, 0, 0, weight.size(0), weight.size(1), weight.data_ptr<float>(), nullptr, {}};
+  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous(), "weights must be fp32 [out, in]");
+  set_pack(layer, forward, adjoint);
+  fastgan::share(layer.blocks(), 1, [&](int64_t block) {
+    const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
+    for (int64_t input = 0; input < layer.inputs; input += kPanel) {
+      Tile weights;
+      std::memset(weights.at, 0, sizeof(weights.at));
+      for (int64_t r = 0; r < count; ++r)
+        std::memcpy(weights.at[r], layer.weight + (output + r) * layer.inputs + input,
+                    std::min(kPanel, layer.inputs - input) * sizeof(float));
+      pack_block(weights, layer, output, input);
+    }
+  });
+}
+
+#pragma GCC pop_options
+
+#endif
+}  // namespace
+
+#ifdef FASTGAN_BF16_DOT
+TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
+  m.impl("update_bf16_", &update_bf16_);
+  m.impl("gradient_bf16_", &gradient_bf16_);
+  m.impl("pack_bf16_", &pack_bf16_);
+}
+#endif
