@@ -12,16 +12,15 @@ docs/closed-form-step.md derives them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from .distributed import World, sum_
 from .flat import FlatNetwork
 from .layers import FusedLinear
-from .ops import sample
 from .ops.linear import Layer, Products
-from .ops.sample import Draws
+from .ops.sample import Masks
 
 ALONE = World()
 _SLOPES = {"identity": 1.0, "relu": 0.0}
@@ -48,8 +47,8 @@ class Passes:
         self.inputs = [products.operand(count * stride, width) for width in sizes[:-1]]  # A_0 .. A_{L-1}
         self.adjoints = [products.operand(count * stride, width) for width in sizes[1:]]  # U_1 .. U_L
         self._stacked = {
-            "output": like.new_zeros(count * stride, sizes[-1]),
-            "gradient": like.new_zeros(count * stride, sizes[0]),
+            "output": like.new_empty(count * stride, sizes[-1]),
+            "gradient": like.new_empty(count * stride, sizes[0]),
             "seed": like.new_zeros(count * stride),
             "coefficient": like.new_ones(count * stride),
         }
@@ -83,13 +82,13 @@ class Passes:
         """The input rows [rows, in] of this one pass."""
         self.products.load_(self.inputs[0], values)
 
-    def forward(self, drawn: Sequence[tuple[Draws, int]] = ()) -> Tensor:
-        """Runs the chain; returns `output`. drawn: each pass's draws and number, for dropout; without them there is none."""
+    def forward(self, masks_of: Callable[[int], Masks]) -> Tensor:
+        """Runs the chain; returns `output`. masks_of: the passes' masks of a dropout layer, the first, second, ..."""
         dropped = 0
         for index, layer in enumerate(self.products.layers[:-1]):
             masks = None
-            if layer.dropout and drawn:
-                masks, dropped = sample.masks(drawn, dropped), dropped + 1
+            if layer.dropout:
+                masks, dropped = masks_of(dropped), dropped + 1
             self.products.linear_(index, self.inputs[index + 1], self.inputs[index], masks)
         self.products.output_(self._stacked["output"], self.inputs[-1])
         return self.output

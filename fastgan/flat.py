@@ -24,6 +24,7 @@ class FlatNetwork:
     def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, decay: float | None = None) -> None:
         self.module, self.spec, self.clip, self.decay = module, spec, clip, decay
         self.parameters = self._trainable()
+        self._remember_tree()
         self._check_alike()
         first = self.parameters[0]
         offsets, end = [], 0
@@ -43,6 +44,20 @@ class FlatNetwork:
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def _remember_tree(self) -> None:
+        modules = list(self.module.modules())
+        places = {id(p): (module._parameters, name) for module in modules for name, p in module._parameters.items()}
+        self._homes = [places[id(parameter)] for parameter in self.parameters]
+        self._dictionaries = [d for module in modules for d in (module._parameters, module._modules)]
+        self._entries = sum(map(len, self._dictionaries))
+
+    def _in_place(self) -> bool:
+        """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
+        base, size = self.weight.data_ptr(), self.weight.element_size()
+        places = zip(self._homes, self.parameters, self.offsets, strict=True)
+        there = (p.requires_grad and p is home.get(name) and p.data_ptr() == base + size * at for (home, name), p, at in places)
+        return sum(map(len, self._dictionaries)) == self._entries and all(there)
 
     def _check_alike(self) -> None:
         name = type(self.module).__name__
@@ -67,11 +82,9 @@ class FlatNetwork:
 
         A module whose dtype, device or set of parameters changed is refused with a RuntimeError.
         """
-        current = self._trainable()
-        places = zip(self.offsets, current, strict=False)
-        base, size = self.weight.data_ptr(), self.weight.element_size()
-        if len(current) == len(self.parameters) and all(p.data_ptr() == base + size * offset for offset, p in places):
+        if self._in_place():
             return
+        current = self._trainable()
         alike = [(p.shape, p.dtype, p.device) for p in current] == [
             (p.shape, self.weight.dtype, self.weight.device) for p in self.parameters
         ]
@@ -81,6 +94,7 @@ class FlatNetwork:
                 "move it before creating the Trainer"
             )
         self.parameters = current
+        self._remember_tree()
         self._adopt()
 
     def collect(self, gradients: Sequence[Tensor | None]) -> None:

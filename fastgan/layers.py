@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from .ops import linear as ops
-from .ops.sample import Draws
+from .ops import sample
+from .ops.sample import Draws, Masks
 
 
 class _Pass:
@@ -37,16 +38,21 @@ def drawing(draws: Draws, pass_: int) -> Iterator[None]:
 def dropout_scale(like: Tensor, probability: float) -> Tensor:
     """The dropout factor for activations [B, ...], in fp32 or wider: the running pass's mask, or one from a fresh seed."""
     rows, width = like.shape[0], math.prod(like.shape[1:])
-    dtype = torch.promote_types(like.dtype, torch.float32)
+    masks = next_masks()
+    counter = dict(seed=masks.seed, step=masks.step, stream=masks.streams[0], first_row=masks.first_row)
+    place = dict(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+    return sample.dropout_scale(rows, width, probability, **counter, **place).view(like.shape)
+
+
+def next_masks() -> Masks:
+    """Where the next dropout layer's mask comes from: the running pass, or a fresh seed."""
     current = _current.get()
     if current is None:
         # one draw from torch's generator, so that torch.manual_seed governs the mask as it does for nn.Dropout
         seed = torch.randint(2**62, ())
-        draws = Draws(seed if torch.compiler.is_compiling() else int(seed), 0, device=like.device, dtype=dtype)
-        return draws.dropout_scale(rows, width, probability, pass_=0, layer=0).view(like.shape)
+        return sample.masks([(Draws(seed if torch.compiler.is_compiling() else int(seed), 0), 0)], 0)
     layer, current.layers = current.layers, current.layers + 1
-    draws = current.draws.on(like.device, dtype)
-    return draws.dropout_scale(rows, width, probability, pass_=current.number, layer=layer).view(like.shape)
+    return sample.masks([(current.draws, current.number)], layer)
 
 
 class FusedLinear(nn.Linear):

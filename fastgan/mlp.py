@@ -17,7 +17,7 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.Tanh: "tanh",
     nn.Sigmoid: "sigmoid",
 }
-_PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
+PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
 
 
 class MLP(nn.Module):
@@ -60,6 +60,10 @@ class MLP(nn.Module):
         for layer in self.layers:
             x = layer(x)
         return x
+
+    def as_mlp(self) -> MLP | None:
+        """This module as the chain it is; None for a subclass that computes something else."""
+        return self if type(self).forward is MLP.forward else None
 
     @classmethod
     def from_sequential(cls, module: nn.Sequential) -> MLP:
@@ -116,9 +120,14 @@ def _flattens_rows(module: nn.Module) -> bool:
     return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module runs more than its forward."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+
+
 def _check_plain(module: nn.Module) -> None:
     """A hook would not run in the fused layer; spectral and weight norm by hooks keep their weight elsewhere."""
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+    if has_hooks(module):
         raise ValueError(f"{type(module).__name__} has hooks, which a fused layer would not run")
 
 
@@ -148,7 +157,7 @@ def _append(link: _Link | None, module: nn.Module) -> None:
         link.activation = _ACTIVATIONS[type(module)]
         link.negative_slope = getattr(module, "negative_slope", 0.2)
         # dropout before the activation is the same as after it only where act(s x) = s act(x)
-        if link.dropout and link.activation not in _PIECEWISE_LINEAR:
+        if link.dropout and link.activation not in PIECEWISE_LINEAR:
             raise ValueError(f"Dropout before {name} is not a chain of fused layers")
     else:
         raise ValueError(f"{name} does not fit a chain of Linear, activation and Dropout")

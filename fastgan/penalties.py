@@ -20,7 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from . import distributed
+from . import closed_penalty, distributed
 from .ops import penalty as ops
 from .ops.sample import Draws, interpolate
 
@@ -147,8 +147,11 @@ class WeightClip:
         _require(math.isfinite(self.bound) and self.bound > 0, f"bound must be a finite number > 0, got {self.bound}")
 
 
-def _method(method: str) -> None:
+def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str) -> Tensor:
     _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
+    if method == "auto" and (layers := closed_penalty.read(critic, points)):
+        return closed_penalty.penalty(critic, layers, points, spec)
+    return spec.value(input_gradient(critic, points))
 
 
 def _check_rows(real: Tensor, fake: Tensor) -> None:
@@ -173,21 +176,19 @@ def gradient_penalty(
     Differentiable with respect to the critic's parameters; real and fake are taken as constants. At zero gradient its
     slope is 0, not nan. Raises ValueError for shapes that differ.
     """
-    _method(method)
     _check_rows(real, fake)
     if alpha is None:
         alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=real.dtype)
     rows = real.shape[0]
     one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
     _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
-    spec = GradientPenalty(weight, target, one_sided)
-    return spec.value(input_gradient(critic, interpolate(real.detach(), fake.detach(), alpha.detach())))
+    points = interpolate(real.detach(), fake.detach(), alpha.detach())
+    return _penalize(critic, points, GradientPenalty(weight, target, one_sided), method)
 
 
 def r1_penalty(critic: Critic, real: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
     """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; differentiable with respect to the critic's parameters."""
-    _method(method)
-    return R1(gamma).value(input_gradient(critic, real))
+    return _penalize(critic, real, R1(gamma), method)
 
 
 def r2_penalty(critic: Critic, fake: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
@@ -205,9 +206,9 @@ def dragan_penalty(
     method: str = "auto",
 ) -> Tensor:
     """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d."""
-    _method(method)
     noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
-    return DRAGAN(weight, std_scale=std_scale).value(input_gradient(critic, real + std_scale * real.std() * noise))
+    points = real + std_scale * real.std() * noise
+    return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method)
 
 
 Spec = Penalty | WeightClip

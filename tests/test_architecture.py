@@ -24,6 +24,7 @@ FLOORS = (
     ("layers", "losses", "optim"),
     ("flat", "mlp"),
     ("chain", "recognition"),
+    ("closed_penalty",),
     ("penalties",),
     ("models", "presets"),
     ("evaluate", "report"),

@@ -50,7 +50,7 @@ struct Sgd {
     return w - lr * (near * g + far * v);
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1);
+    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, 2);
   }
 };
 
@@ -79,9 +79,9 @@ struct RmsProp {
     return w - lr * direction;
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    __builtin_prefetch(square + i, 1);
-    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1);
-    if constexpr (centered) __builtin_prefetch(mean + i, 1);
+    __builtin_prefetch(square + i, 1, 2);
+    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, 2);
+    if constexpr (centered) __builtin_prefetch(mean + i, 1, 2);
   }
 };
 
@@ -100,8 +100,8 @@ struct Adam {
     return w - step * (m / (std::sqrt(s) * scale + eps));
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    __builtin_prefetch(mean + i, 1);
-    __builtin_prefetch(square + i, 1);
+    __builtin_prefetch(mean + i, 1, 2);
+    __builtin_prefetch(square + i, 1, 2);
   }
 };
 
@@ -128,28 +128,47 @@ struct Totals {
   }
 };
 
-// One step of elements begin to end; gradient[0] is element begin's. The sums are exact enough for about a thousand elements.
+// What a step counts, side by side in lanes: a single sum would wait for its own additions.
+template <class T>
+struct Lanes {
+  static constexpr int64_t count = 16;
+  T squares[count] = {};
+  typename Finite<T>::Bits taken[count] = {};  // minus their number
+
+  Totals totals(int64_t elements) const {
+    Totals sums{0, static_cast<double>(elements)};
+    for (int64_t lane = 0; lane < count; ++lane) sums += {static_cast<double>(squares[lane]), static_cast<double>(taken[lane])};
+    return sums;
+  }
+};
+
+// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy.
 template <bool averages, class T, class Rule>
-C10_ALWAYS_INLINE Totals take_step(const Network<T>& network, const Rule& rule, const T* gradient, int64_t begin, int64_t end) {
+C10_ALWAYS_INLINE void take_step(const Network<T>& network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
+                                 Lanes<T>& lanes, T* copy = nullptr) {
   T *const weight = network.weight, *const average = network.average;
   const T bound = network.bound, decay = network.decay;
-  T squares = 0;
-  typename Finite<T>::Bits taken = 0;  // minus their number
-#pragma omp simd reduction(+ : squares, taken)
-  for (int64_t i = begin; i < end; ++i) {
+  const auto take = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
     const Finite<T> finite(gradient[i - begin]);
     const T g = finite.choose(gradient[i - begin], T(0)), w = weight[i];
-    squares += g * g;
-    taken += finite.mask;
+    lanes.squares[lane] += g * g;
+    lanes.taken[lane] += finite.mask;
     T next = rule(i, w, g, finite);
     next = next > bound ? bound : next;
     next = next < -bound ? -bound : next;
     next = finite.choose(next, w);
     weight[i] = next;
+    if (copy) copy[i - begin] = next;
     // in this form an average of equal weights is that weight, to the last bit
     if constexpr (averages) average[i] = next + decay * (average[i] - next);
+  };
+  int64_t i = begin;
+  for (; i + Lanes<T>::count <= end; i += Lanes<T>::count) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < Lanes<T>::count; ++lane) take(i + lane, lane);
   }
-  return {static_cast<double>(squares), static_cast<double>(end - begin + taken)};
+#pragma omp simd
+  for (int64_t lane = 0; lane < end - i; ++lane) take(i + lane, lane);
 }
 
 using at::Tensor;

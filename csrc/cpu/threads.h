@@ -53,7 +53,7 @@ class Helpers {
  private:
   // The state: whether a loop is open, its number, and how many helpers are inside. Helpers enter open loops only.
   static constexpr uint32_t kOpen = 1u << 31, kLoop = 1u << 16, kLoops = kOpen - kLoop, kInside = kLoop - 1;
-  static constexpr int kPatience = 2000;  // pauses, some tens of microseconds: longer than from one loop to the next
+  static constexpr int kPatience = 20000;  // pauses, some tenths of a millisecond: longer than from one loop to the next
 
   void take() {
     for (int64_t unit = next_++; unit < units_; unit = next_++) call_(work_, unit);

@@ -14,14 +14,18 @@
 
 namespace {
 
-constexpr int64_t kBlock = 1024;       // elements whose squares are summed in the weights' type
+constexpr int64_t kBlock = 4096;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
 
 template <bool averages, class T, class Rule>
 FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end) {
   Totals totals;
-  for (; begin < end; begin += kBlock)
-    totals += take_step<averages>(network, rule, gradient + begin, begin, std::min(begin + kBlock, end));
+  for (; begin < end; begin += kBlock) {
+    const int64_t stop = std::min(begin + kBlock, end);
+    Lanes<T> lanes;
+    take_step<averages>(network, rule, gradient + begin, begin, stop, lanes);
+    totals += lanes.totals(stop - begin);
+  }
   return totals;
 }
 

@@ -23,6 +23,7 @@ using fastgan::Tile;
 
 constexpr int kBlock = 16;            // outputs of a block
 constexpr int kOutputs = 4;           // of a block, multiplied at a time
+constexpr int kCache = 2;             // that numbers are fetched to in advance: the second
 constexpr int64_t kChunkPairs = 128;  // pairs of rows of a panel that stay in the first cache
 
 // Where a packed weight is; see bf16.h.
@@ -58,18 +59,31 @@ void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int
   }
 }
 
-// Gradients of a block of weights.
-template <class Prefetch>
-void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Prefetch& prefetch) {
+// The cache lines of a block's packed forms.
+struct Lines {
+  uint32_t *forward, *adjoint;
+  C10_ALWAYS_INLINE void prefetch(int64_t line) const {
+    if (line >= 32) return;
+    __builtin_prefetch(forward + line * kPanel, 1, kCache);
+    __builtin_prefetch(adjoint + line * 16, 1, kCache);
+  }
+};
+
+Lines pack_lines(const LayerPart& layer, int64_t output, int64_t input) {
+  const int64_t pairs_in = (layer.inputs + 1) / 2, pairs_out = (layer.outputs + 1) / 2;
+  return {layer.pack.forward + (output / kPanel * pairs_in + input / 2) * kPanel + output % kPanel,
+          layer.pack.adjoint + (input / kPanel * pairs_out + output / 2) * kPanel};
+}
+
+// Gradients of a block of weights. `between(k)` runs on the way.
+template <class Between>
+inline void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Between& between) {
   const int vectors = static_cast<int>((std::min(kPanel, layer.inputs - input) + 15) / 16);
   const uint32_t* const u = layer.upstream_at(output);
   const uint32_t* const x = layer.x + input / kPanel * layer.x_stride;
   for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
     const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
     for (int r = 0; r < kBlock && output + r < layer.outputs; r += kOutputs) {
-      const auto between = [&](int64_t k) {
-        if (pair == 0 && k < kOutputs * kPanel / 16) prefetch(r + static_cast<int>(k) / 4, 16 * (k % 4));
-      };
       const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
       if (pair) {
         fastgan::multiply<kOutputs, true>(left, 1, kPanel, right, pairs, vectors, gradient, r, between);
@@ -102,29 +116,48 @@ std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
   return pairs;
 }
 
+// Asks for the numbers of a range of weights, a few at a time while gradients are made: from memory they take as long.
+template <bool averages, class Rule>
+class Prefetch {
+ public:
+  Prefetch(const Network<float>& network, const Rule& rule, int64_t begin, int64_t end, int64_t calls)
+      : network_(network), rule_(rule), next_(begin), end_(end), period_(std::max<int64_t>(1, calls * kLine / (end - begin + 1))) {}
+  C10_ALWAYS_INLINE void operator()(int64_t k) {
+    if (k % period_ || next_ >= end_) return;
+    __builtin_prefetch(network_.weight + next_, 1, kCache);
+    rule_.prefetch(next_);
+    if constexpr (averages) __builtin_prefetch(network_.average + next_, 1, kCache);
+    next_ += kLine;
+  }
+
+ private:
+  static constexpr int64_t kLine = 16;  // numbers
+  const Network<float> network_;
+  const Rule rule_;
+  int64_t next_;
+  const int64_t end_, period_;
+};
+
 // One step of the weights of a block's outputs, all inputs, and of their biases.
 template <bool averages, class Rule>
 Totals step_outputs(const LayerPart layer, const Network<float> network, const Rule rule,
-                    const std::vector<uint32_t>& coefficient, int64_t output) {
+                    const std::vector<uint32_t>& coefficient, int64_t output, Prefetch<averages, Rule> prefetch) {
   const int64_t base = layer.weight - network.weight + output * layer.inputs;
   const int count = static_cast<int>(std::min<int64_t>(kBlock, layer.outputs - output));
-  Totals totals;
+  Lanes<float> lanes;
   Tile gradient, weights;
   for (int64_t input = 0; input < layer.inputs; input += kPanel) {
     const int64_t width = std::min(kPanel, layer.inputs - input);
-    // the next block's numbers come from memory while this one's gradients are made
-    const auto prefetch = [=](int r, int64_t column) {
-      const int64_t i = base + r * layer.inputs + input + kPanel + column;
-      __builtin_prefetch(network.weight + i, 1);
-      rule.prefetch(i);
-      if (averages) __builtin_prefetch(network.average + i, 1);
-    };
-    gradient_block(layer, output, input, gradient, prefetch);
+    const Lines lines = pack_lines(layer, output, input);
+    int64_t line = 0;
+    gradient_block(layer, output, input, gradient, [&](int64_t k) {
+      prefetch(k);
+      lines.prefetch(line++);
+    });
     if (width < kPanel || count < kBlock) std::memset(weights.at, 0, sizeof(weights.at));
     for (int r = 0; r < count; ++r) {
       const int64_t i = base + r * layer.inputs + input;
-      totals += take_step<averages>(network, rule, gradient.at[r], i, i + width);
-      std::memcpy(weights.at[r], network.weight + i, width * sizeof(float));
+      take_step<averages>(network, rule, gradient.at[r], i, i + width, lanes, weights.at[r]);
     }
     pack_block(weights, layer, output, input);
   }
@@ -132,23 +165,41 @@ Totals step_outputs(const LayerPart layer, const Network<float> network, const R
     alignas(64) float sums[kBlock];
     bias_gradient(layer, coefficient, output, sums);
     const int64_t i = layer.bias - network.weight + output;
-    totals += take_step<averages>(network, rule, sums, i, i + count);
+    take_step<averages>(network, rule, sums, i, i + count, lanes);
   }
-  return totals;
+  return lanes.totals(count * (layer.inputs + (layer.bias != nullptr)));
+}
+
+using Units = std::vector<std::pair<size_t, int64_t>>;  // layer, first output
+
+// One step of a unit, while the numbers of the one that this thread will probably take next come from memory.
+template <bool averages, class Rule>
+Totals step_unit(const std::vector<LayerPart>& layers, const Units& units, int64_t unit, const Network<float>& network,
+                 const Rule& rule, const std::vector<uint32_t>& coefficient) {
+  const auto [l, output] = units[unit];
+  const int64_t next = unit + at::get_num_threads();
+  int64_t begin = 0, end = 0;
+  if (next < static_cast<int64_t>(units.size())) {
+    const LayerPart& layer = layers[units[next].first];
+    begin = layer.weight - network.weight + units[next].second * layer.inputs;
+    end = begin + std::min<int64_t>(kBlock, layer.outputs - units[next].second) * layer.inputs;
+  }
+  const LayerPart& layer = layers[l];
+  const int64_t calls = (layer.inputs + kPanel - 1) / kPanel * (kBlock / kOutputs) * layer.pairs;
+  return step_outputs<averages, Rule>(layer, network, rule, coefficient, output, {network, rule, begin, end, calls});
 }
 
 // One step of all layers, a thread taking a block of outputs at a time; sums are added in the blocks' order.
 template <class Rule>
 Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& network, const Rule& rule,
                    const std::vector<uint32_t>& coefficient) {
-  std::vector<std::pair<size_t, int64_t>> units;  // layer, first output
+  Units units;
   for (size_t l = 0; l < layers.size(); ++l)
     for (int64_t block = 0; block < layers[l].blocks(); ++block) units.emplace_back(l, block * kBlock);
   std::vector<Totals> parts(units.size());
   fastgan::share(static_cast<int64_t>(units.size()), 1, [&](int64_t unit) {
-    const auto [l, output] = units[unit];
-    parts[unit] = network.average ? step_outputs<true>(layers[l], network, rule, coefficient, output)
-                                  : step_outputs<false>(layers[l], network, rule, coefficient, output);
+    parts[unit] = network.average ? step_unit<true>(layers, units, unit, network, rule, coefficient)
+                                  : step_unit<false>(layers, units, unit, network, rule, coefficient);
   });
   Totals totals;
   for (const Totals& part : parts) totals += part;
@@ -226,7 +277,7 @@ void gradient_bf16_(const Tensor& upstream, const Tensor& x, const Tensor& coeff
     const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
     Tile gradient;
     for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-      gradient_block(layer, output, input, gradient, [](int, int64_t) {});
+      gradient_block(layer, output, input, gradient, [](int64_t) {});
       const int64_t width = std::min(kPanel, layer.inputs - input);
       for (int64_t r = 0; r < count; ++r)
         std::memcpy(layer.weight + (output + r) * layer.inputs + input, gradient.at[r], width * sizeof(float));

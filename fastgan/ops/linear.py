@@ -67,7 +67,7 @@ class Products(Protocol):
         """How many rows a pass of `rows` rows takes in an operand; those beyond `rows` stay zero where they are loaded."""
 
     def operand(self, rows: int, width: int) -> Any:
-        """A new operand [rows, width] of zeros."""
+        """A new operand [rows, width]."""
 
     def refresh(self) -> None:
         """Takes over the layers' weights as they are now."""
@@ -132,7 +132,7 @@ class DenseProducts:
         return rows
 
     def operand(self, rows: int, width: int) -> Dense:
-        return Dense(torch.zeros(rows, width, dtype=self.dtype, device=self.device))
+        return Dense(torch.empty(rows, width, dtype=self.dtype, device=self.device))
 
     def refresh(self) -> None:
         for own, layer in zip(self.weights, self.layers, strict=True):

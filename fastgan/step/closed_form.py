@@ -12,15 +12,17 @@ A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_
 
 from __future__ import annotations
 
-import torch
+from functools import partial
+
 from torch import Tensor, nn
 
 from ..chain import Passes, read_layers
 from ..distributed import all_rows, sum_
+from ..flat import FlatNetwork
 from ..hardware import matmul_precision
 from ..ops import linear
 from ..ops import loss as loss_ops
-from ..ops.sample import Role
+from ..ops.sample import Role, masks
 from ..penalties import Penalty
 from ..recognition import NotAnMLP, recognise
 from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game
@@ -118,7 +120,7 @@ class ClosedFormStep:
             role = Role.GENERATOR_LATENT if last else Role.LATENT
             self.generator[update : update + 1].load(game.latents(draws, self.rows, role).flatten(1))
             drawn.append((draws, LEARNING if last else MAKING))
-        return self.generator.forward(drawn)
+        return self.generator.forward(partial(masks, drawn))
 
     def _update_discriminator(self, images: Tensor, step: int, d_step: int, fake: Tensor) -> dict[str, Tensor]:
         game, draws = self.game, self.game.draws(step, d_step, self.rows)
@@ -134,14 +136,12 @@ class ClosedFormStep:
         critic = self.critic[: len(passes)]
         for number, values in enumerate(rows):
             critic[number : number + 1].load(values)
-        logits = critic.forward([(draws, number) for number in passes])
+        logits = critic.forward(partial(masks, [(draws, number) for number in passes]))
         slopes = self._slopes(logits[REAL], logits[FAKE], loss_ops.d_objective(game.loss))
         self._seed(critic, slopes, set(priced))
         critic.adjoint()
         penalty = self._push(critic, rows, priced)
-        withhold = ~(slopes.means.sum() + penalty).isfinite()
-        statistics = critic.update(game.discriminator, withhold, step, game.world)
-        game.skipped += withhold + statistics[1].long()
+        statistics = self._update(critic, game.discriminator, slopes.means.sum() + penalty, step)
         return {
             "d_loss": slopes.value + penalty,
             "d_real": slopes.means[0],
@@ -149,6 +149,13 @@ class ClosedFormStep:
             "penalty": penalty,
             "d_grad_norm": statistics[0].sqrt(),
         }
+
+    def _update(self, passes: Passes, network: FlatNetwork, doubt: Tensor, step: int) -> Tensor:
+        """The optimizer's step, withheld where a number is not finite that all others went into."""
+        withhold = (doubt - doubt) != 0.0  # nan for nan and for inf
+        statistics = passes.update(network, withhold, step, self.game.world)
+        self.game.skipped += withhold + statistics[1].long()
+        return statistics
 
     def _slopes(self, real: Tensor | None, fake: Tensor, objective: loss_ops.Objective) -> loss_ops.Slopes:
         """The objective of all processes' logits, with the slopes of this one's rows."""
@@ -188,15 +195,14 @@ class ClosedFormStep:
         critic.load(fake)
         if relativistic:
             self.critic[REAL : REAL + 1].load(self.real)
-            logits = self.critic[:POINTS].forward([(draws, REAL), *judged])
+            logits = self.critic[:POINTS].forward(partial(masks, [(draws, REAL), *judged]))
         else:
-            logits = critic.forward(judged)
+            logits = critic.forward(partial(masks, judged))
         slopes = self._slopes(logits[0] if relativistic else None, logits[-1], loss_ops.g_objective(game.loss))
         critic.seed[0] = slopes.fake.flatten()
         critic.adjoint()
         generator = self.generator[last + 1 :]
         generator.adjoint_from(critic.input_gradient()[0])
-        withhold = ~(slopes.means.sum() if relativistic else slopes.means[1]).isfinite()
-        statistics = generator.update(game.generator, withhold, step, game.world)
-        game.skipped += withhold + statistics[1].long()
+        doubt = slopes.means.sum() if relativistic else slopes.means[1]
+        statistics = self._update(generator, game.generator, doubt, step)
         return {"g_loss": slopes.value, "g_grad_norm": statistics[0].sqrt()}

@@ -1,4 +1,4 @@
-"""linear, slope, adjoint and tangent against numpy in fp64, and their derivatives."""
+"""linear and its derivatives, fold, slope, adjoint and tangent, against numpy and autograd in fp64."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fastgan.ops import backend
-from fastgan.ops.linear import ACTIVATIONS, linear
+from fastgan.ops import backend, reference, sample
+from fastgan.ops.linear import ACTIVATIONS, Layer, linear
+from fastgan.ops.sample import Masks
 
 SLOPE = 0.2
 ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -29,7 +30,13 @@ TORCH: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "sigmoid": torch.sigmoid,
 }
-PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
+PIECEWISE_LINEAR = {"identity": 1.0, "relu": 0.0, "leaky_relu": SLOPE}  # with their negative slopes
+WIDTHS = [1, 7, 130, 784]  # less than a vector, and its ends; more than one tile of dropout numbers
+STREAMS = (5, 21, 2**31 + 5)
+COUNTER = dict(seed=2**62 + 3, step=2**32 - 2, first_row=2**31 + 7)  # high bits everywhere
+DTYPES = [torch.float64, torch.float32, torch.bfloat16]
+# a stored value's last bit; in bf16 dropout may multiply what was rounded already
+ERROR = {torch.float64: 2.0**-52, torch.float32: 2.0**-23, torch.bfloat16: 2.0**-7}
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -127,50 +134,79 @@ def test_first_and_second_derivatives(activation: str) -> None:
     assert torch.autograd.gradgradcheck(run, arguments)
 
 
-@pytest.fixture(params=["auto", "reference"])
-def operator(request: pytest.FixtureRequest) -> Callable[[str], Callable[..., Tensor]]:
-    return lambda name: backend.resolve(f"linear.{name}", "cpu", request.param)
+@pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
+@pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
+def test_fold_is_activation_times_dropout(activation: str, dropout: bool) -> None:
+    pre, scale = normal(6, 5), keep_mask(6, 5) if dropout else None
+    a = reference.fold(pre, PIECEWISE_LINEAR[activation], scale)
+    expected = TORCH[activation](pre) * (1.0 if scale is None else scale)
+    torch.testing.assert_close(a, expected, rtol=1e-15, atol=0)
 
 
-Operator = Callable[[str], Callable[..., Tensor]]
+@pytest.mark.parametrize("negative_slope", [1.0, 0.0, SLOPE], ids=["identity", "relu", "leaky_relu"])
+def test_fold_keeps_the_slope_in_the_sign(negative_slope: float) -> None:
+    """Pre-activations of 0, of either sign, count as below; a dropped unit is +0 whatever it was."""
+    pre = torch.tensor([2.0, -2.0, 0.0, -0.0, 2.0, -2.0, 0.0, torch.nan], dtype=torch.float64)
+    scale = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    a = reference.fold(pre, negative_slope, scale)
+    assert a.tolist() == [4.0, -4.0 * negative_slope, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    assert a.signbit().tolist() == [False, True, True, True, False, False, False, False]
+
+
+def test_fold_passes_nan_on() -> None:
+    pre, kept = torch.tensor([torch.nan, 1.0]), torch.tensor([2.0, 2.0])
+    for scale in (None, kept):
+        assert reference.fold(pre, 0.0, scale).isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
-def test_slope_is_the_derivative_of_the_layer(operator: Operator, activation: str, dropout: bool) -> None:
-    pre = normal(6, 5).requires_grad_()
-    scale = keep_mask(6, 5) if dropout else None
-    out = TORCH[activation](pre) * (1.0 if scale is None else scale)
-    (expected,) = torch.autograd.grad(out.sum(), pre)
-    m = operator("slope")(out.detach(), activation, SLOPE, scale)
+def test_slope_is_the_derivative_of_the_layer(activation: str, dropout: bool) -> None:
+    pre = normal(6, 5).index_fill(1, torch.tensor(2), 0.0).requires_grad_()
+    scale = keep_mask(6, 5) if dropout else torch.ones(6, 5, dtype=torch.float64)
+    (expected,) = torch.autograd.grad((TORCH[activation](pre) * scale).sum(), pre)
+    negative_slope = PIECEWISE_LINEAR[activation]
+    m = reference.slope(reference.fold(pre.detach(), negative_slope, scale), negative_slope, 2.0 if dropout else 1.0)
+    if activation == "identity":
+        expected = scale  # at 0, too
     torch.testing.assert_close(m, expected, rtol=1e-15, atol=0)
 
 
 @pytest.mark.parametrize(("activation", "expected"), [("relu", 0.0), ("leaky_relu", SLOPE), ("identity", 1.0)])
-def test_slope_at_zero_is_torchs_own(operator: Operator, activation: str, expected: float) -> None:
+def test_slope_at_zero_is_torchs_own(activation: str, expected: float) -> None:
     zero = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
     (torchs,) = torch.autograd.grad(TORCH[activation](zero).sum(), zero)
-    assert operator("slope")(zero.detach(), activation, SLOPE).item() == torchs.item() == expected
+    m = reference.slope(reference.fold(zero.detach(), PIECEWISE_LINEAR[activation]), PIECEWISE_LINEAR[activation])
+    assert m.item() == torchs.item() == expected
 
 
-def test_a_slope_of_zero_is_a_leaky_relu_like_any_other(operator: Operator) -> None:
-    activations = F.leaky_relu(normal(4, 4), 0.0)
-    assert torch.equal(operator("slope")(activations, "leaky_relu", 0.0), (activations > 0).double())
+@pytest.mark.parametrize(
+    ("activation", "slope_of"),
+    [
+        pytest.param("identity", lambda y: 1.0, id="identity"),
+        pytest.param("tanh", lambda y: 1.0 / np.cosh(np.arctanh(y)) ** 2, id="tanh"),
+        pytest.param("sigmoid", lambda y: y * (1.0 - y), id="sigmoid"),
+    ],
+)
+def test_output_slope_is_the_derivative_by_the_output(activation: str, slope_of: Callable) -> None:
+    y = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
+    expected = torch.tensor([slope_of(each) for each in y.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(reference.output_slope(y, activation), expected, rtol=1e-12, atol=0)
 
 
-def test_adjoint_is_the_backward_pass(operator: Operator) -> None:
+def test_adjoint_is_the_backward_pass() -> None:
     """U_l = m_l * (U_{l+1} W_{l+1}), as autograd has it; without m, the gradient at the input."""
     x, first, second = normal(5, 4).requires_grad_(), normal(6, 4), normal(1, 6)
     pre = F.linear(x, first)
     out = F.linear(F.leaky_relu(pre, SLOPE), second)
     at_pre, at_x = torch.autograd.grad(out.sum(), (pre, x))
     m = (F.leaky_relu(pre, SLOPE) / pre).detach()
-    hidden = operator("adjoint")(torch.ones(5, 1, dtype=torch.float64), second, m)
+    hidden = reference.adjoint(torch.ones(5, 1, dtype=torch.float64), second, m)
     torch.testing.assert_close(hidden, at_pre, rtol=1e-13, atol=1e-14)
-    torch.testing.assert_close(operator("adjoint")(hidden, first), at_x, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(reference.adjoint(hidden, first), at_x, rtol=1e-13, atol=1e-14)
 
 
-def test_tangent_is_the_directional_derivative(operator: Operator) -> None:
+def test_tangent_is_the_directional_derivative() -> None:
     x, push, weight, bias = normal(5, 4), normal(5, 4), normal(6, 4), normal(6)
 
     def layer(rows: Tensor) -> Tensor:
@@ -178,15 +214,105 @@ def test_tangent_is_the_directional_derivative(operator: Operator) -> None:
 
     _, expected = torch.func.jvp(layer, (x,), (push,))
     m = (F.linear(x, weight, bias) > 0).double()
-    torch.testing.assert_close(operator("tangent")(push, weight, m), expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(reference.tangent(push, weight, m), expected, rtol=1e-13, atol=1e-14)
 
 
-def test_adjoint_and_tangent_are_transposes_of_each_other(operator: Operator) -> None:
+def test_adjoint_and_tangent_are_transposes_of_each_other() -> None:
     """<u, T(v)> = <A(u), v>: both hold the same m and W."""
     weight, m, v, u = normal(6, 4), normal(5, 6), normal(5, 4), normal(5, 6)
-    tangent = operator("tangent")(v, weight, m)
-    adjoint = operator("adjoint")(m * u, weight)
+    tangent = reference.tangent(v, weight, m)
+    adjoint = reference.adjoint(m * u, weight)
     torch.testing.assert_close((u * tangent).sum(1), (adjoint * v).sum(1), rtol=1e-12, atol=1e-12)
+
+
+InPlace = Callable[[str], Callable[..., None]]
+
+
+@pytest.fixture(params=["reference", "cpp"])
+def in_place(request: pytest.FixtureRequest) -> InPlace:
+    if request.param == "cpp":
+        request.getfixturevalue("requires_extension")
+    return lambda name: backend.resolve(f"linear.{name}", "cpu", request.param)
+
+
+def layer_of(width: int, dtype: torch.dtype, *, bias: bool, slope: float = SLOPE, dropout: float = 0.3) -> Layer:
+    """A layer as products have it: parameters in fp32 where products are in bf16."""
+    wide = torch.promote_types(dtype, torch.float32)
+    return Layer(torch.empty(width, 0, dtype=wide), normal(width, dtype=wide) if bias else None, slope, dropout)
+
+
+def stacked_mask(rows: int, width: int, streams: tuple[int, ...], probability: float = 0.3) -> Tensor:
+    """Each pass's mask, in fp64, from the operator that people call."""
+    draw = partial(sample.dropout_scale, rows, width, probability, dtype=torch.float64, backend="reference", **COUNTER)
+    return torch.cat([draw(stream=word) for word in streams])
+
+
+def check_folded(got: Tensor, pre: Tensor, layer: Layer, scale: Tensor | None) -> None:
+    """got is leaky(pre + bias) times its mask, in fp64, and carries the slope in its sign."""
+    wide = pre.double() if layer.bias is None else pre.double() + layer.bias.double()
+    expected = torch.where(wide > 0, wide, layer.negative_slope * wide) * (1.0 if scale is None else scale)
+    torch.testing.assert_close(got.double(), expected, rtol=2 * ERROR[got.dtype], atol=2 * ERROR[got.dtype])
+    below = (wide <= 0) if scale is None else (wide <= 0) & (scale > 0)
+    sure = wide.abs() > 1e-5  # elsewhere the sum of the rounded numbers may be on the other side
+    assert torch.equal(got.signbit()[sure], below[sure])
+    assert scale is None or torch.equal(got[scale == 0], torch.zeros_like(got[scale == 0]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_fold_in_place(in_place: InPlace, width: int, dtype: torch.dtype, bias: bool) -> None:
+    layer, pre = layer_of(width, dtype, bias=bias), normal(15, width, dtype=dtype)
+    for streams in ((), STREAMS[:1], STREAMS):
+        got, masks = pre.clone(), Masks(COUNTER["seed"], COUNTER["step"], streams, COUNTER["first_row"])
+        in_place("fold_")(got, layer, masks if streams else None)
+        check_folded(got, pre, layer, stacked_mask(15 // len(streams), width, streams) if streams else None)
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+@pytest.mark.parametrize("slope", [1.0, 0.0, SLOPE], ids=["identity", "relu", "leaky_relu"])
+def test_cpp_folds_the_reference_bits(requires_extension: None, slope: float, dtype: torch.dtype) -> None:
+    layer = layer_of(130, dtype, bias=False, slope=slope)
+    pre = normal(15, 130, dtype=dtype)
+    pre[:, :6] = torch.tensor([0.0, -0.0, torch.nan, torch.inf, 1e-30, -1e-30])
+    for masks in (None, Masks(11, 12, STREAMS, 13)):
+        ours, theirs = pre.clone(), pre.clone()
+        for name, values in (("cpp", ours), ("reference", theirs)):
+            backend.resolve("linear.fold_", "cpu", name)(values, layer, masks)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
+        known = ~ours.isnan()
+        assert torch.equal(ours.signbit()[known], theirs.signbit()[known])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("slope", [1.0, 0.0, SLOPE], ids=["identity", "relu", "leaky_relu"])
+def test_slope_in_place(in_place: InPlace, width: int, dtype: torch.dtype, slope: float) -> None:
+    """An upstream times 1 / (1 - p) above, the negative slope times that at -0 and below, and 0 at +0."""
+    layer, upstream = layer_of(width, dtype, bias=False, slope=slope, dropout=0.3), normal(15, width, dtype=dtype)
+    kind = torch.arange(15 * width).view(15, width) % 4
+    a = torch.tensor([0.5, -0.5, -0.0, 0.0], dtype=dtype)[kind]
+    m = torch.tensor([1.0, slope, slope, 0.0], dtype=torch.float64)[kind] / 0.7
+    got = upstream.clone()
+    in_place("slope_")(got, a, layer)
+    torch.testing.assert_close(got.double(), upstream.double() * m, rtol=ERROR[dtype], atol=0)
+
+
+def test_what_does_not_fit_in_place_is_an_error(requires_extension: None) -> None:
+    fold_, slope_ = (backend.resolve(f"linear.{name}", "cpu", "cpp") for name in ("fold_", "slope_"))
+    layer, rows = layer_of(6, torch.float32, bias=True), torch.zeros(4, 6)
+    with pytest.raises(RuntimeError, match="contiguous"):
+        fold_(torch.zeros(6, 4).t(), layer, None)
+    with pytest.raises(RuntimeError, match=r"bias must be contiguous, \[width\]"):
+        fold_(torch.zeros(4, 5), layer, None)
+    with pytest.raises(RuntimeError, match="like activations"):
+        slope_(rows, rows[:2], layer)
+
+
+@pytest.mark.parametrize("name", ["fold_", "slope_"])
+def test_opcheck(name: str, requires_extension: None) -> None:
+    last = (torch.ones(5), 0.2, (1, 2), 20000, 1.5, 3, 4, 5) if name == "fold_" else (torch.randn(4, 5), 0.2, 1.5)
+    torch.library.opcheck(getattr(torch.ops.fastgan, name).default, (torch.randn(4, 5), *last), test_utils=("test_schema",))
 
 
 def test_a_backend_that_does_not_exist_or_cannot_run_is_refused() -> None:

@@ -268,3 +268,50 @@ def test_one_pass_gives_value_slopes_and_mean_logits(
         torch.testing.assert_close(means[0], real.to(means.dtype).mean())
         torch.testing.assert_close(real_slope, gradients[0])
     torch.testing.assert_close(fake_slope, gradients[-1])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_with_slopes_equals_the_references_autograd(backend: str, role: str, kind: str, dtype: torch.dtype) -> None:
+    """Logits as a step has them: [rows, 1], pieces of a longer column."""
+    column = logits(101, 1, dtype=dtype).detach()
+    rows = rows_for(kind)
+    real, fake = column[: rows[0]], column[-rows[1] :]
+    alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
+    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    slopes = loss.with_slopes(None if alone else real, fake, objective, backend=backend)
+    wide = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
+    value = evaluate(role, kind, *wide, backend="reference")
+    expected = torch.autograd.grad(value, wide[alone:])
+    assert slopes.value.shape == () and slopes.value.dtype == slopes.fake.dtype == slopes.means.dtype == dtype
+    check_slopes(slopes, value, expected, ULP[dtype])
+    means = [torch.nan if alone else real.double().mean().item(), fake.double().mean().item()]
+    np.testing.assert_allclose(slopes.means.double().numpy(), means, rtol=0, atol=8 * ULP[dtype])
+    assert not any(x is not None and x.requires_grad for x in slopes)
+
+
+def check_slopes(slopes: loss.Slopes, value: Tensor, expected: tuple[Tensor, ...], unit: float) -> None:
+    assert (slopes.real is None) == (len(expected) == 1)
+    np.testing.assert_allclose(slopes.value.item(), value.item(), rtol=16 * unit, atol=16 * unit)
+    for slope, exact_slope in zip((slopes.real, slopes.fake)[-len(expected) :], expected, strict=True):
+        assert slope is not None and slope.shape == exact_slope.shape
+        atol = 16 * unit * exact_slope.abs().max().item()
+        torch.testing.assert_close(slope.double(), exact_slope, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("options", [dict(label_smoothing=0.125), dict(scale=0.5)], ids=str)
+def test_with_slopes_knows_smoothing_and_scale(backend: str, options: dict) -> None:
+    real, fake = logits(37, 1), logits(53, 1)
+    slopes = loss.with_slopes(real.detach(), fake.detach(), loss.d_objective("lsgan", **options), backend=backend)
+    value = evaluate("d", "lsgan", real, fake, backend="reference", **options)
+    check_slopes(slopes, value, torch.autograd.grad(value, (real, fake)), ULP[torch.float64])
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")], ids=str)
+@pytest.mark.parametrize("role, kind", OBJECTIVES)
+def test_a_logit_that_is_not_finite_shows_in_the_means(backend: str, role: str, kind: str, bad: float) -> None:
+    """A step is withheld by the means, whatever the objective makes of an infinite logit."""
+    real, fake = torch.randn(9, 1), torch.randn(9, 1).index_fill(0, torch.tensor(4), bad)
+    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
+    assert not loss.with_slopes(None if alone else real, fake, objective, backend=backend).means[1].isfinite()

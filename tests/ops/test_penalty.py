@@ -1,4 +1,4 @@
-"""Penalties of given input gradients, and the direction they push, against sums written out in fp64."""
+"""Penalties of given input gradients, and what they push, against sums written out in fp64."""
 
 from __future__ import annotations
 
@@ -10,13 +10,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops import backend
-from fastgan.ops.penalty import norm_penalty, square_penalty
+from fastgan.ops.penalty import norm_penalty, norm_push, square_penalty, square_push
 
 WEIGHT, GAMMA = 7.0, 3.0
 TWO_ROWS = torch.tensor([[3.0, 4.0], [0.0, 0.5]], dtype=torch.float64)  # norms 5 and 0.5
 
 Operator = Callable[..., Tensor]
+Push = Callable[..., tuple[Tensor, Tensor]]
+DTYPES = [torch.float32, torch.float64]
+SHAPES = [
+    pytest.param((6, 5), id="few"),
+    pytest.param((1, 3), id="one row"),
+    pytest.param((3, 2, 2, 2), id="images"),
+    pytest.param((7, 1031), id="more than a sum's block"),
+    pytest.param((64, 784), id="more than one thread's share"),
+]
+# of the largest value: sums of squares in fp32 err by some units in the last place
+ERROR = {torch.float32: 2.0**-20, torch.float64: 1e-13}
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -33,9 +43,12 @@ def norm_penalty_by_hand(gradient: Tensor, target: float = 1.0, one_sided: bool 
     return WEIGHT * sum(value * value for value in kept) / len(kept)
 
 
-@pytest.fixture(params=["auto", "reference"])
-def push(request: pytest.FixtureRequest) -> Callable[[str], Operator]:
-    return lambda name: backend.resolve(f"penalty.{name}_push", "cpu", request.param)
+@pytest.fixture(params=["reference", "cpp"])
+def pushes(request: pytest.FixtureRequest) -> dict[str, Push]:
+    if request.param == "cpp":
+        request.getfixturevalue("requires_extension")
+    functions = {"norm": norm_push, "square": square_push}
+    return {name: partial(function, backend=request.param) for name, function in functions.items()}
 
 
 def test_values_known_by_heart() -> None:
@@ -95,41 +108,117 @@ def test_fp64_stays_fp64() -> None:
     assert norm_penalty(TWO_ROWS, weight=1.0).dtype == square_penalty(TWO_ROWS, gamma=1.0).dtype == torch.float64
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_row_without_gradient_is_pushed_nowhere(push: Callable[[str], Operator], dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("target", [1.0, 0.0])
+def test_a_row_without_gradient_is_pushed_nowhere(pushes: dict[str, Push], target: float, dtype: torch.dtype) -> None:
     gradient = torch.stack((torch.zeros(4, dtype=dtype), torch.ones(4, dtype=dtype))).requires_grad_()
-    value = norm_penalty(gradient, weight=WEIGHT)
-    assert value.item() == pytest.approx(WEIGHT * (1.0 + 1.0) / 2)
+    value = norm_penalty(gradient, weight=WEIGHT, target=target)
     (slope,) = torch.autograd.grad(value, gradient)
-    for direction in (slope, push("norm")(gradient.detach(), weight=WEIGHT)):
+    pushed_value, push = pushes["norm"](gradient.detach(), weight=WEIGHT, target=target)
+    excess = (0.0 - target, 2.0 - target)
+    for price in (value, pushed_value):
+        assert price.item() == pytest.approx(WEIGHT * (excess[0] ** 2 + excess[1] ** 2) / 2)
+    for direction in (slope, push):
         assert direction[0].tolist() == [0.0] * 4
-        assert direction[1].tolist() == pytest.approx([WEIGHT * 0.5] * 4)
+        assert direction[1].tolist() == pytest.approx([WEIGHT * excess[1] * 0.5] * 4)
 
 
+def check_push(result: tuple[Tensor, Tensor], value: float, push: Tensor, like: Tensor, sizes: tuple[float, float]) -> None:
+    """The value and the push, in fp64, are those of the result, which has like's dtype and shape and no graph.
+
+    sizes: of what they are differences of, by which their errors are measured.
+    """
+    assert result[0].dim() == 0 and result[0].dtype == result[1].dtype == like.dtype and result[1].shape == like.shape
+    assert not (result[0].requires_grad or result[1].requires_grad)
+    assert result[0].item() == pytest.approx(value, rel=0, abs=ERROR[like.dtype] * sizes[0])
+    torch.testing.assert_close(result[1].double(), push, rtol=0, atol=ERROR[like.dtype] * sizes[1])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("target", [0.0, 1.0, 2.5])
 @pytest.mark.parametrize("one_sided", [False, True], ids=["two-sided", "one-sided"])
-@pytest.mark.parametrize("shape", [(6, 5), (1, 3), (3, 2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
 def test_norm_push_is_the_slope_of_the_value(
-    push: Callable[[str], Operator], target: float, one_sided: bool, shape: tuple[int, ...]
+    pushes: dict[str, Push], target: float, one_sided: bool, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
-    gradient = normal(*shape).requires_grad_()
+    rounded = (3.0 * normal(*shape) / math.sqrt(math.prod(shape[1:]))).to(dtype)  # norms around 3, on both sides of 2.5
+    gradient = rounded.double().clone().requires_grad_()
     options = dict(weight=WEIGHT, target=target, one_sided=one_sided)
     norms = gradient.flatten(1).square().sum(1).sqrt()
     excess = (norms - target).clamp(min=0.0) if one_sided else norms - target
     (expected,) = torch.autograd.grad(WEIGHT * excess.square().mean(), gradient)
-    direction = push("norm")(gradient.detach(), **options)
-    torch.testing.assert_close(direction, expected, rtol=1e-12, atol=1e-13)
+    value, largest = norm_penalty_by_hand(rounded, target, one_sided), norms.max().item() + target
+    sizes = WEIGHT * largest**2, 2 * WEIGHT / shape[0] * largest
+    check_push(pushes["norm"](rounded, **options), value, expected, rounded, sizes)
     (slope,) = torch.autograd.grad(norm_penalty(gradient, **options), gradient)
     torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("shape", [(6, 5), (1, 3), (3, 2, 2, 2)], ids=str)
-def test_square_push_is_the_slope_of_the_value(push: Callable[[str], Operator], shape: tuple[int, ...]) -> None:
-    gradient = normal(*shape).requires_grad_()
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_square_push_is_the_slope_of_the_value(pushes: dict[str, Push], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    rounded = normal(*shape, dtype=dtype)
+    gradient = rounded.double().clone().requires_grad_()
     expected = GAMMA / shape[0] * gradient.detach()
-    torch.testing.assert_close(push("square")(gradient.detach(), gamma=GAMMA), expected, rtol=1e-14, atol=0)
+    value = GAMMA / 2 * sum(norm * norm for norm in norms_by_hand(rounded)) / shape[0]
+    sizes = value, expected.abs().max().item()
+    check_push(pushes["square"](rounded, gamma=GAMMA), value, expected, rounded, sizes)
     (slope,) = torch.autograd.grad(square_penalty(gradient, gamma=GAMMA), gradient)
     torch.testing.assert_close(slope, expected, rtol=1e-14, atol=0)
+
+
+BOTH = [
+    pytest.param("norm", dict(weight=WEIGHT), id="norm"),
+    pytest.param("norm", dict(weight=WEIGHT, one_sided=True), id="one-sided"),
+    pytest.param("square", dict(gamma=GAMMA), id="square"),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
+@pytest.mark.parametrize("name, options", BOTH)
+def test_a_gradient_that_is_not_finite_shows_in_the_value(
+    pushes: dict[str, Push], name: str, options: dict, bad: float, dtype: torch.dtype
+) -> None:
+    """A withheld step is decided from the value; rows with finite gradients are pushed as ever."""
+    gradient = normal(3, 5, dtype=dtype)
+    _, clean = pushes[name](gradient, **options)
+    gradient[1, 2] = bad
+    value, push = pushes[name](gradient, **options)
+    assert not value.isfinite()
+    assert not push[1, 2].isfinite()
+    assert torch.equal(push[0], clean[0]) and torch.equal(push[2], clean[2])
+
+
+@pytest.mark.parametrize("view", [lambda x: x.t()[:, ::2], lambda x: x[:1].expand(4, 5), lambda x: x[:, :0]], ids=str)
+@pytest.mark.parametrize("name, options", BOTH)
+def test_pushes_of_strided_gradients(pushes: dict[str, Push], name: str, options: dict, view: Callable) -> None:
+    gradient = view(normal(12, 5))
+    given, copied = (pushes[name](x, **options) for x in (gradient, gradient.clone(memory_format=torch.contiguous_format)))
+    torch.testing.assert_close(given[0], copied[0])
+    assert given[1].shape == gradient.shape
+    torch.testing.assert_close(given[1], copied[1], rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("name, options", BOTH)
+def test_pushes_do_not_depend_on_the_threads(requires_extension: None, name: str, options: dict) -> None:
+    gradient, push = normal(64, 784, dtype=torch.float32), {"norm": norm_push, "square": square_push}[name]
+    threads, results = torch.get_num_threads(), []
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            results.append(push(gradient, **options, backend="cpp"))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(4, 5), (3, 2, 2, 2)], ids=str)
+def test_opcheck(requires_extension: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    for gradient in (normal(*shape, dtype=dtype), normal(*reversed(shape), dtype=dtype).permute(*reversed(range(len(shape))))):
+        torch.library.opcheck(torch.ops.fastgan.norm_push.default, (gradient, WEIGHT, 1.0, True))
+        torch.library.opcheck(torch.ops.fastgan.square_push.default, (gradient, GAMMA))
 
 
 @pytest.mark.parametrize(

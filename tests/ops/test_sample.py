@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -213,6 +219,123 @@ def test_an_index_outside_the_data_is_an_error(index: int, backend: str) -> None
         sample.gather_rows(torch.zeros(4, 6, dtype=torch.uint8), torch.tensor([0, index]), backend=backend)
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param((1, 1), id="one number"),
+        pytest.param((5, 7), id="odd"),
+        pytest.param((3, 3, 5, 7), id="colour"),
+        pytest.param((0, 4), id="no rows"),
+        pytest.param((130, 784), id="more than one thread's share"),
+    ],
+)
+def test_interpolates_lie_between_real_and_fake(shape: tuple[int, ...], backend: str) -> None:
+    real, fake, alpha = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
+    share = alpha.double().reshape(-1, *[1] * (len(shape) - 1))
+    exact = (1 - share) * real.double() + share * fake.double()
+    points = sample.interpolate(real, fake, alpha, backend=backend)
+    # the difference and the sum are rounded once each, and the product where the sum does not take it in
+    assert ((points - exact).abs() <= 3 * 2.0**-24 * (real.abs() + fake.abs()).double()).all()
+    assert torch.equal(sample.interpolate(real, fake, torch.zeros(shape[0]), backend=backend), real)
+
+
+@pytest.mark.parametrize("shape", [(5, 7), (3, 3, 5, 7), (130, 784)], ids=str)
+def test_cpp_interpolates_as_the_reference_to_rounding(shape: tuple[int, ...], requires_extension: None) -> None:
+    real, fake, alpha = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
+    ours, theirs = (sample.interpolate(real, fake, alpha, backend=name) for name in ("cpp", "reference"))
+    assert ((ours - theirs).abs() <= 2.0**-23 * (real.abs() + fake.abs())).all()
+
+
+def test_interpolation_leaves_what_cpp_does_not_have_to_the_reference(requires_extension: None) -> None:
+    real, fake, alpha = torch.randn(7, 5).t(), torch.randn(5, 7), torch.rand(5)
+    for arguments in ((real, fake, alpha), (fake, real, alpha), (fake, fake + 1, torch.rand(5, 2)[:, 0])):
+        points = sample.interpolate(*arguments, backend="cpp")
+        assert torch.equal(points, reference.interpolate(*arguments))
+    double = [x.double() for x in (real, fake, alpha)]
+    assert torch.equal(sample.interpolate(*double, backend="cpp"), reference.interpolate(*double))
+
+
+def test_interpolation_of_other_sizes_is_an_error(requires_extension: None) -> None:
+    for fake, alpha in ((torch.zeros(4, 5), torch.zeros(5)), (torch.zeros(5, 7), torch.zeros(4))):
+        with pytest.raises(RuntimeError):
+            sample.interpolate(torch.zeros(5, 7), fake, alpha, backend="cpp")
+
+
+def test_masks_are_those_of_each_pass() -> None:
+    """A pass has its own draws and number; the dropout layer is the same in all of them."""
+    passes = [(sample.Draws(3, 4, d_step=d_step, first_row=64), number) for d_step, number in ((0, 2), (1, 2), (1, 5))]
+    masks = sample.masks(passes, 1)
+    assert (masks.seed, masks.step, masks.first_row) == (3, 4, 64)
+    for word, (draws, number) in zip(masks.streams, passes, strict=True):
+        counter = dict(seed=masks.seed, step=masks.step, first_row=masks.first_row, stream=word)
+        own = draws.dropout_scale(6, 40, 0.5, pass_=number, layer=1)
+        assert torch.equal(sample.dropout_scale(6, 40, 0.5, **counter), own)
+    assert len(set(masks.streams)) == 3 and masks.streams != sample.masks(passes, 0).streams
+
+
+@pytest.fixture
+def shared_work(requires_extension: None) -> Iterator[Callable[[], None]]:
+    """Calls that two threads share; it raises where a result is not what one thread made. Afterwards all is as before."""
+    threads = torch.get_num_threads()
+    real, fake, alpha, out = torch.randn(600, 784), torch.randn(600, 784), torch.rand(600), torch.zeros(4, 600, 784)
+    run = torch.ops.fastgan.interpolate_.default
+    torch.set_num_threads(1)
+    run(out[0], real, fake, alpha)
+    expected = out[0].numpy().tobytes()
+    slots = itertools.count(1)
+
+    def call() -> None:
+        mixed = out[next(slots)]
+        for _ in range(20):
+            mixed.numpy().fill(0.0)
+            run(mixed, real, fake, alpha)
+            assert mixed.numpy().tobytes() == expected
+
+    torch.set_num_threads(2)
+    yield call
+    torch.set_num_threads(threads)
+
+
+def test_work_is_shared_by_two_callers_at_once(shared_work: Callable[[], None]) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        for finished in [pool.submit(shared_work) for _ in range(2)]:
+            finished.result(timeout=60)
+
+
+def exit_status(child: int, seconds: float = 60.0) -> int:
+    """The exit status of a child process, which is killed where it takes longer."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    pytest.fail("the child hangs")
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Python warns of threads at a fork, which is what this is about
+def test_a_forked_child_does_its_work_alone(shared_work: Callable[[], None]) -> None:
+    shared_work()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            shared_work()
+            status = 0
+        finally:
+            os._exit(status)
+    shared_work()
+    assert exit_status(child) == 0
+
+
+def test_one_thread_needs_no_other(shared_work: Callable[[], None]) -> None:
+    torch.set_num_threads(1)
+    shared_work()
+
+
 def test_what_cpp_does_not_have_runs_the_reference(requires_extension: None) -> None:
     step = torch.tensor(3)
     counter = dict(seed=2026, stream=5, backend="cpp")
@@ -246,6 +369,7 @@ def test_compiled_code_draws_the_same_numbers(requires_extension: None) -> None:
         ("dropout_scale_", (torch.empty(3, 5), 20000, 1.5, 1, 2, 3, 4)),
         ("batch_indices_", (torch.empty(9, dtype=torch.int64), 7, 5, 1, 2)),
         ("gather_rows_", (torch.empty(2, 6), torch.zeros(4, 6, dtype=torch.uint8), torch.tensor([3, 0]))),
+        ("interpolate_", (torch.empty(2, 6), torch.ones(2, 6), torch.zeros(2, 6), torch.rand(2))),
     ],
 )
 def test_opcheck(name: str, arguments: tuple, requires_extension: None) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from fastgan.ops.update import numbers as numbers_of
 from fastgan.ops.update import state_size, update_
 
 ADAM = dict(betas=(0.5, 0.999), eps=1e-8, weight_decay=0.0)
@@ -241,28 +242,53 @@ def test_autograd_notices_that_the_weights_have_changed(backend: str) -> None:
         product.backward()
 
 
-def test_unfit_buffers_are_an_error(requires_extension: None) -> None:
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        pytest.param(dict(state=1), "keeps 2 buffers, not 1", id="state"),
+        pytest.param(dict(gradient=torch.zeros(4)), "gradient must be contiguous", id="a short gradient"),
+        pytest.param(dict(gradient=torch.zeros(8, dtype=torch.float32)), "gradient must be contiguous", id="another dtype"),
+        pytest.param(dict(average=torch.zeros(7, dtype=torch.float64)), "average must be contiguous", id="a short average"),
+        pytest.param(dict(options=[0.9, 0.999, 1e-8]), "adam has 4 options, not 3", id="an option too few"),
+        pytest.param(dict(options=[0.9, 0.999, 1e-8, 0.0, 0.0]), "adam has 4 options, not 5", id="an option too many"),
+        pytest.param(dict(rule="sgd", options=[], state=0), "sgd has 4 options, not 0", id="sgd without options"),
+        pytest.param(dict(rule="rmsprop", options=[0.99], state=1), "rmsprop has 5 options, not 1", id="rmsprop's alpha alone"),
+        pytest.param(dict(rule="lion"), "unknown rule lion", id="rule"),
+        pytest.param(dict(lr=torch.zeros(2)), "lr must hold one number", id="two rates"),
+    ],
+)
+def test_what_does_not_fit_is_an_error_and_changes_nothing(change: dict, message: str, requires_extension: None) -> None:
     weight, gradient = numbers(8)
-    zero, no = torch.tensor(0), torch.tensor(False)
-    adam = torch.ops.fastgan.adam_.default
-    with pytest.raises(RuntimeError, match="keeps 2 buffers, not 1"):
-        adam(weight, gradient, [gradient.clone()], torch.tensor(0.1), zero, no)
-    with pytest.raises(RuntimeError, match="gradient must be contiguous"):
-        adam(weight, gradient[:4], [gradient.clone(), gradient.clone()], torch.tensor(0.1), zero, no)
+    before, count = weight.clone(), torch.tensor(0)
+    given = dict(rule="adam", options=[0.9, 0.999, 1e-8, 0.0], state=2, lr=torch.tensor(0.1), gradient=gradient) | change
+    state = [torch.zeros(8, dtype=torch.float64) for _ in range(given["state"])]
+    arguments = (weight, given["gradient"], state, given["lr"], count, torch.tensor(False), given["rule"], given["options"])
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.fastgan.update_.default(*arguments, average=given.get("average"))
+    assert torch.equal(weight, before) and count == 0
+
+
+def test_an_unknown_rule_or_option_is_an_error(backend: str) -> None:
+    weight, gradient = numbers(8)
+    for rule, options in (("lion", {}), ("sgd", dict(betas=(0.5, 0.9)))):
+        run = Run(weight, rule, options, backend=backend)
+        with pytest.raises((KeyError, TypeError, RuntimeError)):
+            run.step(gradient)
+        assert torch.equal(run.weight, weight)
 
 
 @pytest.mark.parametrize(
-    "name, states, options",
+    "rule, options",
     [
-        pytest.param("sgd_", 1, dict(momentum=0.9, clip=0.5), id="sgd"),
-        pytest.param("rmsprop_", 3, dict(momentum=0.9, centered=True), id="rmsprop"),
-        pytest.param("adam_", 2, dict(betas=[0.5, 0.999], decay=0.9), id="adam"),
+        pytest.param("sgd", dict(momentum=0.9, nesterov=True), id="sgd"),
+        pytest.param("rmsprop", dict(momentum=0.9, centered=True), id="rmsprop"),
+        pytest.param("adam", ADAM, id="adam"),
     ],
 )
 @pytest.mark.parametrize("averaged", [False, True])
-def test_opcheck(name: str, states: int, options: dict, averaged: bool, requires_extension: None) -> None:
+def test_opcheck(rule: str, options: dict, averaged: bool, requires_extension: None) -> None:
     weight, gradient, average = torch.randn(3, 40).unbind()
-    state = [torch.rand(40) for _ in range(states)]
-    arguments = (weight.clone(), gradient.clone(), state, torch.tensor(0.1), torch.tensor(0), torch.tensor(False))
-    extra = options | dict(average=average.clone() if averaged else None)
-    torch.library.opcheck(getattr(torch.ops.fastgan, name).default, arguments, extra)
+    state = [torch.rand(40) for _ in range(state_size(rule, options))]
+    arguments = (weight.clone(), gradient.clone(), state, torch.tensor(0.1), torch.tensor(0), torch.tensor(False), rule)
+    extra = dict(clip=0.5, decay=0.9, average=average.clone() if averaged else None)
+    torch.library.opcheck(torch.ops.fastgan.update_.default, (*arguments, numbers_of(rule, options)), extra)

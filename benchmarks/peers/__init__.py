@@ -1,0 +1,105 @@
+"""Other ways to play the article's game, each as fast as its tools allow, behind one protocol.
+
+A peer is a class that takes a `Setup` and is then a `Player`. Peers of torch, which import nothing but torch, load at once; one
+whose library is missing raises ImportError when its module is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+Z_DIM, PIXELS = 100, 784
+GENERATOR, DISCRIMINATOR = (Z_DIM, 256, 512, 1024, PIXELS), (PIXELS, 1024, 512, 256, 1)
+SLOPE = 0.2
+
+Layers = list[tuple[Tensor, Tensor]]  # (weight [out, in], bias [out]) of each layer
+
+
+class Work(NamedTuple):
+    """What one step does: d_steps discriminator updates, each on its own rows, then a generator update with fresh latents."""
+
+    d_steps: int
+    lr: float
+    betas: tuple[float, float]
+    penalty: float  # the gradient penalty's weight on a Wasserstein loss; 0 is the nonsaturating loss without penalty
+
+
+WORKS = {"standard": Work(1, 2e-4, (0.5, 0.999), 0.0), "wgan-gp": Work(5, 1e-4, (0.5, 0.9), 10.0)}
+
+
+class Batch(NamedTuple):
+    """What one update is played on: real rows [B, 784] in [-1, 1], latents [B, 100], interpolation weights [B, 1]."""
+
+    real: Any  # a tensor, or another library's array
+    latents: Any
+    alpha: Any
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a player is made from. images: uint8 [N, 784]; precision: of matrix products, fp32 or bf16."""
+
+    work: Work
+    batch: int
+    images: Tensor
+    precision: str = "fp32"
+    dropout: float = 0.3
+    seed: int = 0
+
+    @cached_property
+    def weights(self) -> tuple[Layers, Layers]:
+        """Initial weights of the generator and the discriminator, the same for every player (He et al.), biases 0."""
+        random = torch.Generator().manual_seed(self.seed)
+        return tuple(
+            [
+                (torch.randn(rows, columns, generator=random) * math.sqrt(2.0 / columns), torch.zeros(rows))
+                for columns, rows in itertools.pairwise(sizes)
+            ]
+            for sizes in (GENERATOR, DISCRIMINATOR)
+        )  # type: ignore[return-value]
+
+
+class Player(Protocol):
+    """The article's networks in one library's hands."""
+
+    def play(self, steps: int) -> Any:
+        """Plays whole steps on draws of its own; returns the last D loss, a 0-d array that may still be under way."""
+
+    def first_losses(self, batches: list[Batch]) -> list[float]:
+        """The losses of a D update on each batch but the last, then of a G update and of another on the last one's latents."""
+
+
+class Candidate(NamedTuple):
+    """A peer's name in tables, where it is written, and what it plays."""
+
+    name: str
+    place: str  # module:class
+    precision: str = "fp32"
+    works: tuple[str, ...] = tuple(WORKS)
+
+    def load(self) -> type:
+        """Its class; ImportError where its library is missing."""
+        module, name = self.place.split(":")
+        return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+
+
+CANDIDATES = (
+    Candidate("article", "article:Article", works=("standard",)),
+    Candidate("eager", "eager:Eager"),
+    Candidate("eager bf16", "eager:Eager", "bf16"),
+    Candidate("compile", "compiled:Compiled"),
+    Candidate("compile bf16", "compiled:Compiled", "bf16"),
+    Candidate("jax", "jax_jit:Jax"),
+    Candidate("jax bf16", "jax_jit:Jax", "bf16"),
+    Candidate("fastgan bf16", "trainer:Auto", "bf16"),
+    Candidate("fastgan fp32", "trainer:Auto", "fp32"),
+    Candidate("fastgan autograd", "trainer:Autograd", "bf16"),
+)
