@@ -223,7 +223,8 @@ def _mask_arguments(layer: Layer, masks: sample.Masks | None) -> tuple:
     """Streams, threshold, scale, seed, step and first row, as C++ takes them."""
     if masks is None:
         return (), 0, 1.0, 0, 0, 0
-    return masks.streams, round(layer.dropout * 65536), layer.scale, masks.seed, masks.step & reference.WORD, masks.first_row
+    seed, step = sample.as_int64(int(masks.seed)), masks.step & reference.WORD
+    return masks.streams, round(layer.dropout * 65536), layer.scale, seed, step, masks.first_row
 
 
 @implementation("linear.slope_", "reference")

@@ -83,7 +83,7 @@ def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, backend
     return run(images, indices, dtype=dtype)
 
 
-def _as_int64(word: int) -> int:
+def as_int64(word: int) -> int:
     """The signed 64-bit integer with the bits of a seed or a counter."""
     return (word + 2**63) % 2**64 - 2**63
 
@@ -93,7 +93,7 @@ def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32)
     plain = isinstance(seed, int) and isinstance(step, int) and isinstance(first_row, int)
     if not plain or dtype != torch.float32:
         return None
-    return _as_int64(seed), step & reference.WORD, stream, first_row
+    return as_int64(seed), step & reference.WORD, stream, first_row
 
 
 @implementation("sample.normals", "cpp", "cpu")
@@ -126,7 +126,7 @@ def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int
     if not isinstance(seed, int) or not isinstance(position, int):
         return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
     out = torch.empty(rows, dtype=torch.int64, device=device)
-    torch.ops.fastgan.batch_indices_.default(out, size, position, _as_int64(seed), stream)
+    torch.ops.fastgan.batch_indices_.default(out, size, position, as_int64(seed), stream)
     return out
 
 
