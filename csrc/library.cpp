@@ -43,14 +43,14 @@ TORCH_LIBRARY(fastgan, m) {
 
   // loss: csrc/cpu/loss.cpp lists the forms. Values and means (of real and of fake logits) are fp32, or fp64 for fp64 logits;
   // gradients and slopes are like the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is
-  // None where the objective looks at fake logits alone; what would describe it is then undefined (None), its mean nan.
+  // None where the objective looks at fake logits alone; its gradient is then undefined (None), its mean 0.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
 #define FASTGAN_OBJECTIVE "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0, bool mean=True"
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");
   m.def("loss_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_OBJECTIVE
         ") -> (Tensor real_gradient, Tensor fake_gradient)");
-  m.def("loss_with_slope(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE
-        ") -> (Tensor value, Tensor real_slope, Tensor fake_slope, Tensor means)");
+  m.def("loss_slopes_(Tensor? real, Tensor fake, Tensor(a!)? real_slope, Tensor(b!) fake_slope, " FASTGAN_OBJECTIVE
+        ") -> (Tensor value, Tensor means)");
 #undef FASTGAN_OBJECTIVE
   m.def("bce(Tensor x, Tensor labels, bool mean) -> Tensor");
   m.def("bce_backward(Tensor upstream, Tensor x, Tensor labels, bool mean) -> Tensor");

@@ -36,7 +36,7 @@ def read_layers(chain: Sequence[FusedLinear]) -> list[Layer]:
 class Passes:
     """Stacked passes of `rows` rows over one chain; passes[a:b] are some of them, in the same memory.
 
-    output [passes, rows, out] and gradient [passes, rows, in] are in fp32 or wider, as seed and coefficient [passes, rows] are.
+    output [passes, rows, out] and gradient [passes, rows, in] are fp32 or wider; seed and coefficient hold [rows] for each.
     """
 
     def __init__(self, products: Products, count: int, rows: int) -> None:
@@ -58,7 +58,7 @@ class Passes:
         self._parts: dict[tuple[int, int], Passes] = {}
         by_pass = {name: x.unflatten(0, (-1, self.stride))[:, : self.rows] for name, x in self._stacked.items()}
         self.output, self.gradient = by_pass["output"], by_pass["gradient"]
-        self.seed, self.coefficient = by_pass["seed"], by_pass["coefficient"]
+        self.seed, self.coefficient = by_pass["seed"].unbind(), by_pass["coefficient"].unbind()
 
     def __len__(self) -> int:
         return len(self.output)

@@ -76,8 +76,8 @@ class _Penalty(torch.autograd.Function):
             passes = Passes(DenseProducts(layers, dtype), 1, len(rows))[:1]
             passes.load(rows)
             passes.forward(lambda _: next_masks())
-            passes.seed.fill_(1.0)
-            passes.coefficient.fill_(0.0)
+            passes.seed[0].fill_(1.0)
+            passes.coefficient[0].fill_(0.0)
             passes.adjoint()
             value, push = price.push(passes.input_gradient()[0])
         ctx.save_for_backward(points, *parameters)

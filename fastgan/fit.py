@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,7 +39,7 @@ class Trainable(Protocol):
     @property
     def skipped(self) -> int: ...
 
-    def step(self, n: int = 1) -> dict[str, Tensor]: ...
+    def step(self, n: int = 1) -> Mapping[str, Tensor]: ...
 
     def sample(self, n: int) -> Tensor: ...
 
@@ -174,7 +175,7 @@ class Fit:
         flag = torch.tensor(float(interrupts.received or 0), device=self.trainer.device)
         return int(distributed.max_(flag, world.size)) or None
 
-    def _log(self, metrics: dict[str, Tensor]) -> None:
+    def _log(self, metrics: Mapping[str, Tensor]) -> None:
         trainer = self.trainer
         row: dict[str, Any] = {"step": trainer.step_count, "epoch": trainer.step_count / self.options.epoch_steps}
         row |= to_numbers(metrics)

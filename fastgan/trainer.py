@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ class Trainer:
             raise RuntimeError("there is no data yet: call attach(data, batch_size) or fit(data, ...)")
         return self._data
 
-    def step(self, n: int = 1) -> dict[str, Tensor]:
+    def step(self, n: int = 1) -> Mapping[str, Tensor]:
         """Runs n steps; returns the last one's metrics as 0-d tensors on the device, without waiting for it.
 
         d_loss (penalty included), g_loss, d_real, d_fake (mean logits), penalty, d_grad_norm, g_grad_norm.
@@ -200,6 +200,7 @@ class Trainer:
         images = self._attached().images
         for network in (self._game.generator, self._game.discriminator):
             network.ensure_views()
+        metrics: Mapping[str, Tensor] = {}
         for _ in range(n):
             metrics = self._step(images, self.step_count, self._rows)
             self.step_count += 1

@@ -201,16 +201,20 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
   return {real_gradient, fake_gradient};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                                           int64_t form, double fake_target, double real_target, double scale,
-                                                           bool mean) {
+std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                        const OptionalTensor& real_slopes, const Tensor& fake_slope, int64_t form,
+                                        double fake_target, double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
   const auto scalars = fake.options().dtype(wide_type(fake));
   Tensor value = at::empty({}, scalars), means = at::empty({2}, scalars);
-  const Tensor real_slope = real.defined() ? at::empty_like(real) : Tensor();
-  const Tensor fake_slope = at::empty_like(fake);
+  const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
+  const auto fits = [](const Tensor& slope, const Tensor& logits) {
+    return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel();
+  };
+  TORCH_CHECK(fits(fake_slope, fake) && (!real.defined() || (real_slope.defined() && fits(real_slope, real))),
+              "slopes must be contiguous, and as many as the logits");
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     using T = wide_t<scalar_t>;
     const auto batch = batch_of<scalar_t>(real, fake, real_slope, fake_slope);
@@ -219,10 +223,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor&
     *value.data_ptr<T>() = total(sums, weight);
     // a pair's sums stand on real's side
     const double fake_logits_sum = form == kPaired ? sums[kReal].second : sums[kFake].first;
-    means.data_ptr<T>()[kReal] = sums[kReal].first / batch.counts[kReal];
+    means.data_ptr<T>()[kReal] = real.defined() ? sums[kReal].first / batch.counts[kReal] : 0.0;
     means.data_ptr<T>()[kFake] = fake_logits_sum / batch.counts[kFake];
   });
-  return {value, real_slope, fake_slope, means};
+  return {value, means};
 }
 
 void check_labels(const Tensor& x, const Tensor& labels) {
@@ -275,10 +279,9 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& re
                                          double, double, double, bool) {
   return {dense_like(real, want_real), dense_like(fake)};
 }
-std::tuple<Tensor, Tensor, Tensor, Tensor> loss_with_slope(const OptionalTensor& real, const Tensor& fake, int64_t, double,
-                                                           double, double, bool) {
-  const Tensor means = at::empty({2}, fake.options().dtype(wide_type(fake)));
-  return {scalar_like(fake), dense_like(real, true), dense_like(fake), means};
+std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&, int64_t,
+                                        double, double, double, bool) {
+  return {scalar_like(fake), at::empty({2}, fake.options().dtype(wide_type(fake)))};
 }
 Tensor bce(const Tensor& x, const Tensor&, bool) {
   return scalar_like(x);
@@ -293,7 +296,7 @@ Tensor bce_backward(const Tensor&, const Tensor& x, const Tensor&, bool) {
 TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
-  m.impl("loss_with_slope", &loss_with_slope);
+  m.impl("loss_slopes_", &loss_slopes_);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);
 }
@@ -301,7 +304,7 @@ TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
 TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
   m.impl("loss", &meta::loss);
   m.impl("loss_backward", &meta::loss_backward);
-  m.impl("loss_with_slope", &meta::loss_with_slope);
+  m.impl("loss_slopes_", &meta::loss_slopes_);
   m.impl("bce", &meta::bce);
   m.impl("bce_backward", &meta::bce_backward);
 }

@@ -212,6 +212,24 @@ inline double number(const Tensor& scalar, const char* name) {
   }
 }
 
+// Whether any element is true or, of floating-point numbers, not finite.
+inline bool is_withheld(const Tensor& withhold) {
+  const auto any = [&](const auto* values, const auto& bad) {
+    return std::any_of(values, values + withhold.numel(), bad);
+  };
+  TORCH_CHECK(withhold.is_contiguous(), "withhold must be contiguous");
+  switch (withhold.scalar_type()) {
+    case at::kBool:
+      return any(withhold.const_data_ptr<bool>(), [](bool value) { return value; });
+    case at::kFloat:
+      return any(withhold.const_data_ptr<float>(), [](float value) { return !std::isfinite(value); });
+    case at::kDouble:
+      return any(withhold.const_data_ptr<double>(), [](double value) { return !std::isfinite(value); });
+    default:
+      TORCH_CHECK(false, "withhold must be bool, fp32 or fp64");
+  }
+}
+
 inline void set_number(const Tensor& scalar, double value) {
   if (scalar.scalar_type() == at::kLong) *scalar.mutable_data_ptr<int64_t>() = static_cast<int64_t>(value);
   if (scalar.scalar_type() == at::kFloat) *scalar.mutable_data_ptr<float>() = static_cast<float>(value);

@@ -58,7 +58,7 @@ template <class T>
 Totals step_in(const Step& a, const T* gradient) {
   const int64_t size = a.weight.numel();
   Totals totals;
-  if (number(a.withhold, "withhold")) {
+  if (is_withheld(a.withhold)) {
     return run_chunks(size, [&](int64_t begin, int64_t end) { return withheld_pass(gradient, begin, end); });
   }
   const Network<T> network = network_of<T>(a);

@@ -255,7 +255,7 @@ Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tens
   }
   const auto coefficients = pairs_of(coefficient);
   Network<float> network = network_of<float>(a);
-  if (number(withhold, "withhold")) {
+  if (is_withheld(withhold)) {
     network.bound = std::numeric_limits<float>::infinity();
     network.average = nullptr;
     return result_of(step_layers(layers, network, Keep{}, coefficients), weight);

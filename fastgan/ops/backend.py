@@ -1,7 +1,8 @@
 """Decides which implementation of an operator runs, and says why. Nothing else decides.
 
 An operator has a reference (always) and may have a C++ and a Triton implementation. The keyword
-``backend`` of a public operator chooses one, then the environment variable FASTGAN_BACKEND; "auto" takes
+``backend`` of a public operator chooses one, then the environment variable FASTGAN_BACKEND (as it is when this module is
+imported); "auto" takes
 the fastest that is available for the device. An explicit choice that is impossible raises.
 """
 
@@ -18,6 +19,8 @@ import torch
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 PREFERENCE = ("triton", "cpp", "reference")
+
+FORCED = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would cost more than all else that chooses
 
 log = logging.getLogger("fastgan")
 
@@ -111,7 +114,7 @@ def resolve(operator: str, device: str, backend: str = "auto") -> Callable:
     """
     if backend != "auto":
         return _resolve(operator, backend, device, True)
-    return _resolve(operator, os.environ.get("FASTGAN_BACKEND", "auto"), device, False)
+    return _resolve(operator, FORCED, device, False)
 
 
 def choices(device: str) -> list[Choice]:
@@ -122,7 +125,7 @@ def choices(device: str) -> list[Choice]:
 def _explain(operator: str, device: str) -> tuple[str, str]:
     chosen = resolve(operator, device)
     name = next(name for name in _implementations[operator] if _find(operator, name, device) is chosen)
-    if os.environ.get("FASTGAN_BACKEND", "auto") != "auto":
+    if FORCED != "auto":
         return name, "FASTGAN_BACKEND"
     faster = PREFERENCE[: PREFERENCE.index(name)]
     unwritten = [other for other in faster if _find(operator, other, device) is None]

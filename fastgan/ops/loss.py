@@ -8,7 +8,6 @@ Inside torch.compile and under torch.func transforms the reference runs.
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -50,15 +49,6 @@ def g_loss(fake: Tensor, real: Tensor | None = None, *, kind: str, scale=1.0, re
 def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean", backend="auto") -> Tensor:
     """Binary cross-entropy of logits with a float target or a tensor of x's shape."""
     return _choose("loss.bce_with_logits", x, backend)(x, target, reduction=reduction)
-
-
-class Slopes(NamedTuple):
-    """An objective's value (0-d), its slope by each logit, and the mean logits [2] of real (nan without) and fake."""
-
-    value: Tensor
-    real: Tensor | None
-    fake: Tensor
-    means: Tensor
 
 
 class Objective(NamedTuple):
@@ -145,25 +135,43 @@ def _differentiable_gradients(
     return tuple(next(gradients) if want else None for want in wanted)
 
 
-def with_slopes(real: Tensor | None, fake: Tensor, objective: Objective, *, backend="auto") -> Slopes:
-    """The mean objective of fp32 or fp64 logits, its slopes and the mean logits, in one pass; no derivative exists."""
-    return resolve("loss.with_slopes", fake.device.type, backend)(real, fake, objective)
+def slopes_(
+    real: Tensor | None,
+    fake: Tensor,
+    real_slope: Tensor | None,
+    fake_slope: Tensor,
+    objective: Objective,
+    *,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Writes a mean objective's slope by each fp32 or fp64 logit, and returns its value (0-d) and the mean logits [2].
+
+    The means are of real (0 without) and fake; slopes are as many as the logits. One pass; no derivative exists.
+    """
+    run = resolve("loss.slopes_", fake.device.type, backend)
+    return run(real, fake, real_slope, fake_slope, objective)
 
 
-@implementation("loss.with_slopes", "reference")
-def _slopes_by_autograd(real: Tensor | None, fake: Tensor, objective: Objective) -> Slopes:
+@implementation("loss.slopes_", "reference")
+def _slopes_by_autograd(
+    real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
     logits = [x.detach().requires_grad_() for x in (real, fake) if x is not None]
     with torch.enable_grad():
         value = objective.define(logits[0] if real is not None else None, logits[-1])
         slopes = torch.autograd.grad(value, logits, materialize_grads=True)
-    means = [fake.new_full((), math.nan) if real is None else real.mean(), fake.mean()]
-    return Slopes(value.detach(), slopes[0] if real is not None else None, slopes[-1], torch.stack(means))
+    fake_slope.copy_(slopes[-1].view_as(fake_slope))
+    if real_slope is not None:
+        real_slope.copy_(slopes[0].view_as(real_slope))
+    return value.detach(), torch.stack([fake.new_zeros(()) if real is None else real.mean(), fake.mean()])
 
 
-@implementation("loss.with_slopes", "cpp", "cpu")
-def _slopes_in_one_pass(real: Tensor | None, fake: Tensor, objective: Objective) -> Slopes:
+@implementation("loss.slopes_", "cpp", "cpu")
+def _slopes_in_one_pass(
+    real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
     assert objective.arguments is not None, "the mean of every objective has a kernel"
-    return Slopes(*_operator("loss_with_slope")(real, fake, *objective.arguments))
+    return _operator("loss_slopes_")(real, fake, real_slope, fake_slope, *objective.arguments)
 
 
 class _Loss(torch.autograd.Function):

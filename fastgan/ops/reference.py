@@ -366,6 +366,11 @@ def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, cou
 RULES: dict[str, Callable[..., list[Tensor]]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}
 
 
+def is_withheld(withhold: Tensor) -> Tensor:
+    """Whether any element is true or, of floating-point numbers, not finite: 0-d bool."""
+    return ~withhold.isfinite().all() if withhold.is_floating_point() else withhold.any()
+
+
 def update_(
     weight: Tensor,
     gradient: Tensor,
@@ -382,11 +387,12 @@ def update_(
 ) -> Tensor:
     """One optimizer step over a flat network, in place: weight, state, count and average are updated.
 
-    weight, gradient, every state and average: [P]; lr: 0-d; count: 0-d, updates done; withhold: 0-d bool.
-    Where `withhold` is true nothing changes, the count included. A weight whose gradient is not finite keeps its value and
+    weight, gradient, every state and average: [P]; lr: 0-d; count: 0-d, updates done.
+    Where `is_withheld(withhold)` nothing changes, the count included. A weight whose gradient is not finite keeps its value and
     its state. clip > 0 bounds the new weights to [-clip, clip]; average becomes decay * average + (1 - decay) * weight.
     Returns [sum of the finite gradients' squares, number of non-finite ones], in weight's dtype.
     """
+    withhold = is_withheld(withhold)
     finite = gradient.isfinite()
     take = finite & ~withhold
     clean = torch.where(finite, gradient, 0.0)

@@ -176,7 +176,7 @@ class AutogradStep:
         else:
             overflow = torch.zeros_like(withhold)
         statistics = network.update(withhold | overflow, step)
-        self.game.skipped += withhold + statistics[1].long()
+        self.game.note(withhold, statistics)
         return statistics[0].sqrt()
 
     @contextmanager

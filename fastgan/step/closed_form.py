@@ -12,21 +12,23 @@ A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from ..chain import Passes, read_layers
 from ..distributed import all_rows, sum_
-from ..flat import FlatNetwork
 from ..hardware import matmul_precision
 from ..ops import linear
 from ..ops import loss as loss_ops
 from ..ops.sample import Role, masks
 from ..penalties import Penalty
 from ..recognition import NotAnMLP, recognise
-from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game
+from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics
 
+Parts = dict[str, Callable[[], Tensor]]
 POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
 
 
@@ -72,19 +74,19 @@ class ClosedFormStep:
         self.versions = [-1, -1]
         self.rows = 0
 
-    def __call__(self, images: Tensor, step: int, rows: int) -> dict[str, Tensor]:
-        """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
+    def __call__(self, images: Tensor, step: int, rows: int) -> Metrics:
+        """Runs one step on `rows` rows of this process; images [N, ...] on the game's device."""
         self._follow_networks()
         if rows != self.rows:
             self._make_buffers(rows)
-        metrics: dict[str, Tensor] = {}
+        metrics: Parts = {}
         with matmul_precision(self.game.precision):
             fake = self._generate(step)
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, step, d_step, fake[d_step])
             metrics |= self._update_generator(step, fake[-1])
         self.versions = [network.version() for network in self.networks]
-        return metrics
+        return Metrics(metrics)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
         """Whether steps read the logits before a Sigmoid."""
@@ -109,6 +111,8 @@ class ClosedFormStep:
         points = sum(spec.at is None for spec in self.game.penalties)
         self.generator = Passes(self.products[0], self.game.d_steps + 1, rows)
         self.critic = Passes(self.products[1], POINTS + points, rows)
+        self.zero = self.critic.output.new_zeros(())
+        self.constants: tuple[int, ...] = ()  # what the critic's seeds and coefficients are filled for
         self.rows = rows
 
     def _generate(self, step: int) -> Tensor:
@@ -122,7 +126,7 @@ class ClosedFormStep:
             drawn.append((draws, LEARNING if last else MAKING))
         return self.generator.forward(partial(masks, drawn))
 
-    def _update_discriminator(self, images: Tensor, step: int, d_step: int, fake: Tensor) -> dict[str, Tensor]:
+    def _update_discriminator(self, images: Tensor, step: int, d_step: int, fake: Tensor) -> Parts:
         game, draws = self.game, self.game.draws(step, d_step, self.rows)
         self.real = real = game.real_rows(images, step, d_step, self.rows)
         rows, passes = [real, fake], [REAL, FAKE]
@@ -137,48 +141,52 @@ class ClosedFormStep:
         for number, values in enumerate(rows):
             critic[number : number + 1].load(values)
         logits = critic.forward(partial(masks, [(draws, number) for number in passes]))
-        slopes = self._slopes(logits[REAL], logits[FAKE], loss_ops.d_objective(game.loss))
-        self._seed(critic, slopes, set(priced))
+        objective = loss_ops.d_objective(game.loss)
+        real_slope, fake_slope = self._slope_places(critic, priced)
+        value, means = self._slopes(logits[REAL], logits[FAKE], real_slope, fake_slope, objective)
         critic.adjoint()
-        penalty = self._push(critic, rows, priced)
-        statistics = self._update(critic, game.discriminator, slopes.means.sum() + penalty, step)
+        penalty = self._push(critic, rows, priced) if priced else self.zero
+        statistics = critic.update(game.discriminator, doubt := means + penalty, step, game.world)
+        game.note(doubt, statistics)
         return {
-            "d_loss": slopes.value + penalty,
-            "d_real": slopes.means[0],
-            "d_fake": slopes.means[1],
-            "penalty": penalty,
-            "d_grad_norm": statistics[0].sqrt(),
+            "d_loss": lambda: value + penalty,
+            "d_real": lambda: means[0],
+            "d_fake": lambda: means[1],
+            "penalty": lambda: penalty,
+            "d_grad_norm": lambda: statistics[0].sqrt(),
         }
 
-    def _update(self, passes: Passes, network: FlatNetwork, doubt: Tensor, step: int) -> Tensor:
-        """The optimizer's step, withheld where a number is not finite that all others went into."""
-        withhold = (doubt - doubt) != 0.0  # nan for nan and for inf
-        statistics = passes.update(network, withhold, step, self.game.world)
-        self.game.skipped += withhold + statistics[1].long()
-        return statistics
+    def _slope_places(self, critic: Passes, priced: Iterable[int]) -> list[Tensor]:
+        """Where s goes: where g is asked for, U_L = 1 and A has the coefficient s, which is 0 at a penalty's own points."""
+        if (constants := (len(critic), *priced)) != self.constants:
+            for number in range(len(critic)):
+                (critic.seed if number in priced else critic.coefficient)[number].fill_(1.0)
+            for points in critic.coefficient[POINTS:]:
+                points.fill_(0.0)
+            self.constants = constants
+        return [(critic.coefficient if number in priced else critic.seed)[number] for number in (REAL, FAKE)]
 
-    def _slopes(self, real: Tensor | None, fake: Tensor, objective: loss_ops.Objective) -> loss_ops.Slopes:
-        """The objective of all processes' logits, with the slopes of this one's rows."""
+    def _slopes(
+        self, real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: loss_ops.Objective
+    ) -> tuple[Tensor, Tensor]:
+        """The objective of all processes' logits; writes the slopes of this one's rows."""
         world = self.game.world
         if world.size == 1:
-            return loss_ops.with_slopes(real, fake, objective)
-        everyones_real = None if real is None else all_rows(real.clone(), world)
-        slopes = loss_ops.with_slopes(everyones_real, all_rows(fake.clone(), world), objective)
+            return loss_ops.slopes_(real, fake, real_slope, fake_slope, objective)
+        all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
+        assert all_fake is not None
+        all_real_slope = None if all_real is None else torch.empty_like(all_real)
+        all_fake_slope = torch.empty_like(all_fake)
+        value, means = loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective)
         own = slice(world.rank * self.rows, (world.rank + 1) * self.rows)
-        return slopes._replace(real=None if slopes.real is None else slopes.real[own], fake=slopes.fake[own])
-
-    @staticmethod
-    def _seed(critic: Passes, slopes: loss_ops.Slopes, priced: set[int]) -> None:
-        """Where g is asked for, U_L = 1 and A has the coefficient s, which is 0 at points of the penalties' own."""
-        for number in range(len(critic)):
-            slope = {REAL: slopes.real, FAKE: slopes.fake}.get(number)
-            ones, other = (critic.seed, critic.coefficient) if number in priced else (critic.coefficient, critic.seed)
-            ones[number] = 1.0
-            other[number] = 0.0 if slope is None else slope.flatten()
+        fake_slope.copy_(all_fake_slope[own])
+        if real_slope is not None and all_real_slope is not None:
+            real_slope.copy_(all_real_slope[own])
+        return value, means
 
     def _push(self, critic: Passes, rows: list[Tensor], priced: dict[int, list[Penalty]]) -> Tensor:
         """The penalties' price; leaves their tangents in the critic's passes."""
-        size, total = self.game.world.size, critic.seed.new_zeros(())
+        size, total = self.game.world.size, self.zero
         for number, penalties in priced.items():
             at = critic[number : number + 1]
             gradient = at.input_gradient()[0]
@@ -187,7 +195,7 @@ class ClosedFormStep:
             at.tangent(sum(pushes[1:], pushes[0]), rows[number])
         return sum_(total, size)
 
-    def _update_generator(self, step: int, fake: Tensor) -> dict[str, Tensor]:
+    def _update_generator(self, step: int, fake: Tensor) -> Parts:
         game, last = self.game, self.game.d_steps - 1
         draws = game.draws(step, last, self.rows)
         relativistic = game.loss in loss_ops.RELATIVISTIC_KINDS
@@ -198,11 +206,13 @@ class ClosedFormStep:
             logits = self.critic[:POINTS].forward(partial(masks, [(draws, REAL), *judged]))
         else:
             logits = critic.forward(partial(masks, judged))
-        slopes = self._slopes(logits[0] if relativistic else None, logits[-1], loss_ops.g_objective(game.loss))
-        critic.seed[0] = slopes.fake.flatten()
+        real_logits, real_slope = (logits[0], torch.empty_like(critic.seed[0])) if relativistic else (None, None)
+        objective = loss_ops.g_objective(game.loss)
+        value, means = self._slopes(real_logits, logits[-1], real_slope, critic.seed[0], objective)
+        self.constants = ()  # the seeds of the fake rows were overwritten
         critic.adjoint()
         generator = self.generator[last + 1 :]
         generator.adjoint_from(critic.input_gradient()[0])
-        doubt = slopes.means.sum() if relativistic else slopes.means[1]
-        statistics = self._update(generator, game.generator, doubt, step)
-        return {"g_loss": slopes.value, "g_grad_norm": statistics[0].sqrt()}
+        statistics = generator.update(game.generator, means, step, game.world)
+        game.note(means, statistics)
+        return {"g_loss": lambda: value, "g_grad_norm": lambda: statistics[0].sqrt()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from ..distributed import World
 from ..flat import FlatNetwork
 from ..ops import sample
+from ..ops.reference import is_withheld
 from ..ops.sample import Draws, Role
 from ..penalties import Penalty
 
@@ -18,12 +20,27 @@ REAL, FAKE, GENERATOR, PENALTY = range(4)
 LEARNING, MAKING = 14, 15  # the generator in its own update, and for the discriminator's
 
 
+class Metrics(Mapping[str, Tensor]):
+    """A step's metrics as 0-d tensors, each computed when it is read: most steps' metrics never are."""
+
+    def __init__(self, parts: dict[str, Callable[[], Tensor]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
 @dataclass
 class Game:
     """Two networks, an objective and the rules of play.
 
     latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws;
-    skipped: 0-d int64, updates withheld and weights left alone because something was not finite.
     """
 
     generator: FlatNetwork
@@ -39,7 +56,25 @@ class Game:
     def __post_init__(self) -> None:
         self.device = self.generator.weight.device
         self.dtype = self.generator.weight.dtype
-        self.skipped = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._skipped = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._updates: list[tuple[Tensor, Tensor]] = []
+
+    def note(self, withhold: Tensor, statistics: Tensor) -> None:
+        """Keeps what an update was given and returned (`ops.update.update_`), to be added up later, many at once."""
+        self._updates.append((withhold, statistics))
+        if len(self._updates) == 256:
+            self._add_up()
+
+    def _add_up(self) -> None:
+        for withhold, statistics in self._updates:
+            self._skipped += is_withheld(withhold) + statistics[1].long()
+        self._updates.clear()
+
+    @property
+    def skipped(self) -> Tensor:
+        """0-d int64: updates withheld and weights left alone because something was not finite."""
+        self._add_up()
+        return self._skipped
 
     def draws(self, step: int, d_step: int, rows: int) -> Draws:
         """The random numbers of this process's rows in one update."""

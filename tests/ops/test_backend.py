@@ -12,13 +12,13 @@ from fastgan.ops.backend import BackendUnavailable, resolve
 
 def test_auto_takes_the_fastest_that_can_run(requires_extension: None) -> None:
     assert resolve("loss.d_loss", "cpu") is not reference.d_loss
-    assert resolve("linear.adjoint", "cpu") is reference.adjoint, "nothing faster is written"
+    assert resolve("linear.linear", "cpu") is reference.linear, "nothing faster is written"
     assert resolve("loss.d_loss", "meta") is reference.d_loss, "nothing faster for this device"
 
 
 def test_the_keyword_goes_before_the_environment(requires_extension: None, monkeypatch: pytest.MonkeyPatch) -> None:
     native = resolve("loss.d_loss", "cpu", "cpp")
-    monkeypatch.setenv("FASTGAN_BACKEND", "reference")
+    monkeypatch.setattr(backend, "FORCED", "reference")
     assert resolve("loss.d_loss", "cpu") is reference.d_loss
     assert resolve("loss.d_loss", "cpu", "cpp") is native
 
@@ -26,23 +26,23 @@ def test_the_keyword_goes_before_the_environment(requires_extension: None, monke
 def test_the_environment_leaves_operators_alone_that_it_does_not_have(
     requires_extension: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FASTGAN_BACKEND", "cpp")
-    assert resolve("linear.adjoint", "cpu") is reference.adjoint
+    monkeypatch.setattr(backend, "FORCED", "cpp")
+    assert resolve("linear.linear", "cpu") is reference.linear
 
 
 def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.zeros(4)
     with pytest.raises(ValueError, match="reference, cpp, triton"):
         losses.d_loss(logits, logits, backend="cuda")
-    with pytest.raises(BackendUnavailable, match=r"linear\.adjoint has no cpp implementation|not built"):
-        resolve("linear.adjoint", "cpu", "cpp")
+    with pytest.raises(BackendUnavailable, match=r"linear\.linear has no cpp implementation|not built"):
+        resolve("linear.linear", "cpu", "cpp")
     with pytest.raises(BackendUnavailable, match="triton"):
         losses.d_loss(logits, logits, backend="triton")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_environment_cannot_ask_for_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTGAN_BACKEND", "triton")
+    monkeypatch.setattr(backend, "FORCED", "triton")
     with pytest.raises(BackendUnavailable, match=r"no CUDA device|not installed"):
         losses.d_loss(torch.zeros(4), torch.zeros(4))
 
