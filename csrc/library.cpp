@@ -27,15 +27,15 @@ TORCH_LIBRARY(fastgan, m) {
   // panels [columns / 64, rows / 2, 128] and packed weights [n / 64, k / 2, 128] are stored. activation: 0 identity, 1 tanh, 2 sigmoid.
   m.def("bf16_dot() -> bool");
   m.def(
-      "linear_bf16_(Tensor x, Tensor pack, Tensor? bias, int columns, float negative_slope, Tensor(a!) values, Tensor(b!) panels, "
-      "int[] streams, int threshold, float scale, int seed, int step, int first_row) -> ()");
+      "linear_bf16_(Tensor(a!)[] values, Tensor(b!)[] panels, Tensor[] packs, Tensor?[] biases, int[] widths, "
+      "float[] negative_slopes, int[] thresholds, float[] scales, int[] streams, int passes, int seed, int step, int first_row) -> ()");
   m.def("output_bf16_(Tensor x, Tensor pack, Tensor? bias, int activation, Tensor(a!) out) -> ()");
   m.def(
-      "adjoint_bf16_(Tensor upstream, Tensor pack, Tensor activations, int columns, float negative_slope, float scale, "
-      "Tensor(a!) values, Tensor(b!) panels) -> ()");
+      "adjoint_bf16_(Tensor(a!)[] values, Tensor(b!)[] panels, Tensor[] packs, Tensor[] activations, int[] widths, "
+      "float[] negative_slopes, float[] scales) -> ()");
   m.def(
-      "tangent_bf16_(Tensor x, Tensor pack, Tensor coefficient, int columns, float negative_slope, float scale, "
-      "Tensor(a!) values, Tensor(b!) panels) -> ()");
+      "tangent_bf16_(Tensor(a!)[] values, Tensor(b!)[] panels, Tensor[] packs, Tensor coefficient, int[] widths, "
+      "float[] negative_slopes, float[] scales) -> ()");
   m.def("load_bf16_(Tensor rows, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("load_tangent_bf16_(Tensor push, Tensor rows, Tensor coefficient, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");

@@ -12,6 +12,7 @@ docs/closed-form-step.md derives them.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
@@ -84,28 +85,20 @@ class Passes:
 
     def forward(self, masks_of: Callable[[int], Masks]) -> Tensor:
         """Runs the chain; returns `output`. masks_of: the passes' masks of a dropout layer, the first, second, ..."""
-        dropped = 0
-        for index, layer in enumerate(self.products.layers[:-1]):
-            masks = None
-            if layer.dropout:
-                masks, dropped = masks_of(dropped), dropped + 1
-            self.products.linear_(index, self.inputs[index + 1], self.inputs[index], masks)
-        self.products.output_(self._stacked["output"], self.inputs[-1])
+        dropped = itertools.count()
+        masks = [masks_of(next(dropped)) if layer.dropout else None for layer in self.products.layers[:-1]]
+        self.products.forward_(self.inputs, self._stacked["output"], masks)
         return self.output
 
     def adjoint(self) -> None:
         """From the seed down to U_1, for a chain with one output and no activation at its end."""
         self.products.load_(self.adjoints[-1], self._stacked["seed"].unsqueeze(1))
-        self._descend()
+        self.products.descend_(self.adjoints, self.inputs)
 
     def adjoint_from(self, gradient: Tensor) -> None:
         """From gradients [rows, out] by this one pass's output, as an ordinary backward pass."""
         self.products.load_output_(self.adjoints[-1], gradient, self.output[0])
-        self._descend()
-
-    def _descend(self) -> None:
-        for index in reversed(range(len(self.adjoints) - 1)):
-            self.products.adjoint_(index, self.adjoints[index], self.adjoints[index + 1], self.inputs[index + 1])
+        self.products.descend_(self.adjoints, self.inputs)
 
     def input_gradient(self) -> Tensor:
         """g for every row; returns `gradient`."""
@@ -116,8 +109,7 @@ class Passes:
         """Turns this one pass's activations into c * A + T; push, values (what was loaded): [rows, in]."""
         coefficient = self._stacked["coefficient"]
         self.products.load_tangent_(self.inputs[0], push, values, coefficient)
-        for index in range(len(self.inputs) - 1):
-            self.products.tangent_(index, self.inputs[index + 1], self.inputs[index], coefficient)
+        self.products.tangents_(self.inputs, coefficient)
 
     def gradients(self, into: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """dW and db of each layer, into tensors like its weight and bias."""

@@ -26,7 +26,13 @@ constexpr int64_t kPanel = 64;  // columns
 constexpr int kVectors = 4;     // of 16 words, in a panel
 constexpr int kRows = 6;        // of a product's tile: with 4 vectors of columns, 24 of the 32 registers are sums
 
-// The sums of a tile, in fp32; columns beyond a matrix's last are zero.
+// Sums in fp32, R rows of V vectors of 16 columns: a tile in registers.
+template <int R, int V>
+struct Sums {
+  __m512 at[R][V];
+};
+
+// Numbers in fp32 on their way through the first cache.
 struct alignas(64) Tile {
   float at[16][kPanel];
 };
@@ -38,14 +44,16 @@ inline __m512 dot(__m512 sum, __m512i a, __m512i b) {
   return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(a), reinterpret_cast<__m512bh>(b));
 }
 
-// tile[r][16 v ..] (+)= sum over k of x[r x_row + k x_step] . y[64 k + 16 v ..], dot products of pairs. `between(k)` runs on the
-// way.
-template <int R, int V, bool adds, class Between>
-inline __attribute__((always_inline)) void multiply(const uint32_t* x, int64_t x_row, int64_t x_step, const uint32_t* y,
-                                                    int64_t pairs, Tile& tile, int first, const Between& between) {
-  __m512 sum[R][V];
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) sum[r][v] = adds ? _mm512_load_ps(&tile.at[first + r][16 * v]) : _mm512_setzero_ps();
+// The lanes of vector v that hold columns of the matrix, when `width` columns are left.
+inline __mmask16 lanes(int64_t width, int v) {
+  const int64_t left = width - 16 * v;
+  return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
+}
+
+// sums[r][v] += sum over k of x[r x_row + k x_step] . y[64 k + 16 v ..], dot products of pairs. `between(k)` runs on the way.
+template <int R, int V, class Between>
+inline __attribute__((always_inline)) void multiply(Sums<R, V>& sums, const uint32_t* x, int64_t x_row, int64_t x_step,
+                                                    const uint32_t* y, int64_t pairs, const Between& between) {
   for (int64_t k = 0; k < pairs; ++k) {
     __m512i columns[V];
     for (int v = 0; v < V; ++v) columns[v] = load(y + kPanel * k + 16 * v);
@@ -54,54 +62,20 @@ inline __attribute__((always_inline)) void multiply(const uint32_t* x, int64_t x
     for (int r = 0; r < R; ++r) {
       const __m512i row = _mm512_set1_epi32(static_cast<int>(x[r * x_row + k * x_step]));
 #pragma GCC unroll 4
-      for (int v = 0; v < V; ++v) sum[r][v] = dot(sum[r][v], row, columns[v]);
+      for (int v = 0; v < V; ++v) sums.at[r][v] = dot(sums.at[r][v], row, columns[v]);
     }
   }
-  for (int r = 0; r < R; ++r)
-    for (int v = 0; v < V; ++v) _mm512_store_ps(&tile.at[first + r][16 * v], sum[r][v]);
 }
 
-// The same for a number of vectors known at run time; the columns of the others become zero.
-template <int R, bool adds, class Between>
-inline void multiply(const uint32_t* x, int64_t x_row, int64_t x_step, const uint32_t* y, int64_t pairs, int vectors, Tile& tile,
-                     int first, const Between& between) {
-  switch (vectors) {
-    case 1:
-      multiply<R, 1, adds>(x, x_row, x_step, y, pairs, tile, first, between);
-      break;
-    case 2:
-      multiply<R, 2, adds>(x, x_row, x_step, y, pairs, tile, first, between);
-      break;
-    case 3:
-      multiply<R, 3, adds>(x, x_row, x_step, y, pairs, tile, first, between);
-      break;
-    default:
-      return multiply<R, 4, adds>(x, x_row, x_step, y, pairs, tile, first, between);
-  }
-  for (int r = 0; r < R; ++r) std::memset(&tile.at[first + r][16 * vectors], 0, (kPanel - 16 * vectors) * sizeof(float));
+inline __m512i narrow_32(__m512 first, __m512 second) {
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
 }
 
-// 32 numbers rounded to bf16, in order.
-inline __m512i narrow_32(const float* numbers) {
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_load_ps(numbers + 16), _mm512_load_ps(numbers)));
-}
-
-// A row of a tile as values; the first `width` columns.
-inline void store_values(const float* numbers, int64_t width, uint16_t* values) {
-  const uint64_t mask = width < kPanel ? (uint64_t(1) << width) - 1 : ~uint64_t(0);
-  _mm512_mask_storeu_epi16(values, static_cast<__mmask32>(mask), narrow_32(numbers));
-  if (mask >> 32) _mm512_mask_storeu_epi16(values + 32, static_cast<__mmask32>(mask >> 32), narrow_32(numbers + 32));
-}
-
-// Two rows of a tile as 64 pairs.
-inline void store_pairs(const float* even, const float* odd, uint32_t* pairs) {
-  for (int v = 0; v < kVectors; ++v) {
-    // both rounded together; then a lane's low half comes from even and its high half from odd
-    const __m512i both = reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(_mm512_load_ps(odd + 16 * v), _mm512_load_ps(even + 16 * v)));
-    const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(both));
-    const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(both, 1));
-    _mm512_storeu_si512(pairs + 16 * v, _mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
-  }
+// Two rows of 16 columns as pairs.
+inline __m512i pairs_of(__m512 even, __m512 odd) {
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
+                                         19, 3, 18, 2, 17, 1, 16, 0);
+  return _mm512_permutexvar_epi16(order, narrow_32(even, odd));
 }
 
 // Transposes 16 x 16 words.

@@ -43,53 +43,53 @@ struct LayerPart {
   const uint32_t* upstream_at(int64_t output) const { return upstream + output / kPanel * upstream_stride + output % kPanel; }
 };
 
+// Writes a line past the caches: the old one, which an ordinary store would first read from memory, is of no use.
+inline void stream(uint32_t* line, __m512i words) {
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(line), words);
+}
+
 // The packed forms of a block of new weights, 16 outputs from `output` on, 64 inputs from `input` on.
 void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int64_t input) {
   const int64_t pairs_in = (layer.inputs + 1) / 2, pairs_out = (layer.outputs + 1) / 2;
   uint32_t* const adjoint = layer.pack.adjoint + (input / kPanel * pairs_out + output / 2) * kPanel;
+  const auto vector = [&](int r, int v) { return _mm512_load_ps(&weights.at[r][16 * v]); };
   for (int r = 0; r < kBlock && output / 2 + r / 2 < pairs_out; r += 2)
-    fastgan::store_pairs(weights.at[r], weights.at[r + 1], adjoint + r / 2 * kPanel);
+    for (int v = 0; v < fastgan::kVectors; ++v)
+      stream(adjoint + r / 2 * kPanel + 16 * v, fastgan::pairs_of(vector(r, v), vector(r + 1, v)));
   uint32_t* const forward = layer.pack.forward + (output / kPanel * pairs_in + input / 2) * kPanel + output % kPanel;
   for (int half = 0; half < 2; ++half) {
     __m512i words[kBlock];
-    for (int r = 0; r < kBlock; ++r) words[r] = fastgan::narrow_32(weights.at[r] + 32 * half);
+    for (int r = 0; r < kBlock; ++r) words[r] = fastgan::narrow_32(vector(r, 2 * half), vector(r, 2 * half + 1));
     fastgan::transpose(words);
     const int64_t count = std::min<int64_t>(16, pairs_in - input / 2 - 16 * half);
-    for (int64_t k = 0; k < count; ++k) _mm512_storeu_si512(forward + (16 * half + k) * kPanel, words[k]);
+    for (int64_t k = 0; k < count; ++k) stream(forward + (16 * half + k) * kPanel, words[k]);
   }
 }
 
-// The cache lines of a block's packed forms.
-struct Lines {
-  uint32_t *forward, *adjoint;
-  C10_ALWAYS_INLINE void prefetch(int64_t line) const {
-    if (line >= 32) return;
-    __builtin_prefetch(forward + line * kPanel, 1, kCache);
-    __builtin_prefetch(adjoint + line * 16, 1, kCache);
-  }
-};
-
-Lines pack_lines(const LayerPart& layer, int64_t output, int64_t input) {
-  const int64_t pairs_in = (layer.inputs + 1) / 2, pairs_out = (layer.outputs + 1) / 2;
-  return {layer.pack.forward + (output / kPanel * pairs_in + input / 2) * kPanel + output % kPanel,
-          layer.pack.adjoint + (input / kPanel * pairs_out + output / 2) * kPanel};
+// Gradients of kOutputs outputs and V vectors of inputs, added up over all rows.
+template <int V, class Between>
+inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs, Tile& gradient,
+                                                         int first, bool adds, const Between& between) {
+  fastgan::Sums<kOutputs, V> sums;
+  for (int r = 0; r < kOutputs; ++r)
+    for (int v = 0; v < V; ++v) sums.at[r][v] = adds ? _mm512_load_ps(&gradient.at[first + r][16 * v]) : _mm512_setzero_ps();
+  fastgan::multiply(sums, upstream, 1, kPanel, x, pairs, between);
+  for (int r = 0; r < kOutputs; ++r)
+    for (int v = 0; v < V; ++v) _mm512_store_ps(&gradient.at[first + r][16 * v], sums.at[r][v]);
 }
 
 // Gradients of a block of weights. `between(k)` runs on the way.
 template <class Between>
 inline void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Between& between) {
-  const int vectors = static_cast<int>((std::min(kPanel, layer.inputs - input) + 15) / 16);
+  const bool narrow = layer.inputs - input <= 16;
   const uint32_t* const u = layer.upstream_at(output);
   const uint32_t* const x = layer.x + input / kPanel * layer.x_stride;
   for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
     const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
     for (int r = 0; r < kBlock && output + r < layer.outputs; r += kOutputs) {
       const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
-      if (pair) {
-        fastgan::multiply<kOutputs, true>(left, 1, kPanel, right, pairs, vectors, gradient, r, between);
-      } else {
-        fastgan::multiply<kOutputs, false>(left, 1, kPanel, right, pairs, vectors, gradient, r, between);
-      }
+      narrow ? gradient_tile<1>(left, right, pairs, gradient, r, pair > 0, between)
+             : gradient_tile<fastgan::kVectors>(left, right, pairs, gradient, r, pair > 0, between);
     }
   }
 }
@@ -148,12 +148,7 @@ Totals step_outputs(const LayerPart layer, const Network<float> network, const R
   Tile gradient, weights;
   for (int64_t input = 0; input < layer.inputs; input += kPanel) {
     const int64_t width = std::min(kPanel, layer.inputs - input);
-    const Lines lines = pack_lines(layer, output, input);
-    int64_t line = 0;
-    gradient_block(layer, output, input, gradient, [&](int64_t k) {
-      prefetch(k);
-      lines.prefetch(line++);
-    });
+    gradient_block(layer, output, input, gradient, [&](int64_t k) { prefetch(k); });
     if (width < kPanel || count < kBlock) std::memset(weights.at, 0, sizeof(weights.at));
     for (int r = 0; r < count; ++r) {
       const int64_t i = base + r * layer.inputs + input;
@@ -200,6 +195,7 @@ Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& n
   fastgan::share(static_cast<int64_t>(units.size()), 1, [&](int64_t unit) {
     parts[unit] = network.average ? step_unit<true>(layers, units, unit, network, rule, coefficient)
                                   : step_unit<false>(layers, units, unit, network, rule, coefficient);
+    _mm_sfence();  // streamed lines are in memory before another thread is told that this unit is done
   });
   Totals totals;
   for (const Totals& part : parts) totals += part;
@@ -232,11 +228,11 @@ LayerPart layer_of(const Tensor& upstream, const Tensor& x, const Tensor& weight
 
 void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
   const auto fits = [](const Tensor& pack, int64_t columns, int64_t depth) {
-    return pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel &&
+    return reinterpret_cast<uintptr_t>(pack.const_data_ptr()) % 64 == 0 && pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel &&
            pack.size(0) * kPanel >= columns && pack.size(1) == (depth + 1) / 2;
   };
   TORCH_CHECK(fits(forward, layer.outputs, layer.inputs) && fits(adjoint, layer.inputs, layer.outputs),
-              "the packed weights do not fit");
+              "the packed weights do not fit, or do not begin on a cache line");
   layer.pack = {words_at(forward), words_at(adjoint)};
 }
 
@@ -302,6 +298,7 @@ void pack_bf16_(const Tensor& weight, const Tensor& forward, const Tensor& adjoi
                     std::min(kPanel, layer.inputs - input) * sizeof(float));
       pack_block(weights, layer, output, input);
     }
+    _mm_sfence();
   });
 }
 

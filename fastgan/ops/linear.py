@@ -84,8 +84,14 @@ class Products(Protocol):
     def output_(self, out: Tensor, x: Any) -> None:
         """The last layer's output [rows, out], in fp32 or wider."""
 
+    def forward_(self, inputs: Sequence[Any], output: Tensor, masks: Sequence[sample.Masks | None]) -> None:
+        """A_1 .. A_{L-1} and the output from A_0, with the masks of each hidden layer."""
+
     def adjoint_(self, index: int, out: Any, upstream: Any, activations: Any) -> None:
         """U_l = m_l * (U_{l+1} W_{l+1}) for a hidden layer."""
+
+    def descend_(self, adjoints: Sequence[Any], inputs: Sequence[Any]) -> None:
+        """U_{L-1} .. U_1 from U_L."""
 
     def input_gradient_(self, out: Tensor, upstream: Any) -> None:
         """g = U_1 W_1, [rows, in], in fp32 or wider."""
@@ -95,6 +101,9 @@ class Products(Protocol):
 
     def tangent_(self, index: int, out: Any, x: Any, coefficient: Tensor) -> None:
         """T_l = m_l * (T_{l-1} W_l^T), in place of A_l; what weight gradients read becomes c * A_l + T_l. c: [rows]."""
+
+    def tangents_(self, inputs: Sequence[Any], coefficient: Tensor) -> None:
+        """T_1 .. T_{L-1} from T_0, as `tangent_`."""
 
     def gradient_(self, index: int, weight: Tensor, bias: Tensor | None, upstream: Any, x: Any, coefficient: Tensor) -> None:
         """dW_l = U_l^T (what x holds for it) and db_l = U_l^T c, into fp32 or wider tensors."""
@@ -157,9 +166,18 @@ class DenseProducts:
         if layer.output != "identity":
             getattr(torch, layer.output)(out, out=out)
 
+    def forward_(self, inputs: Sequence[Dense], output: Tensor, masks: Sequence[sample.Masks | None]) -> None:
+        for index, mask in enumerate(masks):
+            self.linear_(index, inputs[index + 1], inputs[index], mask)
+        self.output_(output, inputs[-1])
+
     def adjoint_(self, index: int, out: Dense, upstream: Dense, activations: Dense) -> None:
         torch.mm(upstream.values, self.weights[index + 1], out=out.values)
         self.slope_(out.values, activations.values, self.layers[index])
+
+    def descend_(self, adjoints: Sequence[Dense], inputs: Sequence[Dense]) -> None:
+        for index in reversed(range(len(adjoints) - 1)):
+            self.adjoint_(index, adjoints[index], adjoints[index + 1], inputs[index + 1])
 
     def input_gradient_(self, out: Tensor, upstream: Dense) -> None:
         self._wide_mm(out, upstream.values, self.weights[0])
@@ -174,6 +192,10 @@ class DenseProducts:
         torch.mm(x.tangents, self.weights[index].t(), out=out.tangents)
         self.slope_(out.tangents, out.values, self.layers[index])
         out.values.mul_(coefficient.unsqueeze(1)).add_(out.tangents)
+
+    def tangents_(self, inputs: Sequence[Dense], coefficient: Tensor) -> None:
+        for index in range(len(inputs) - 1):
+            self.tangent_(index, inputs[index + 1], inputs[index], coefficient)
 
     def gradient_(
         self, index: int, weight: Tensor, bias: Tensor | None, upstream: Dense, x: Dense, coefficient: Tensor
@@ -252,6 +274,10 @@ class PackedProducts:
         self.layers, self.ops = layers, torch.ops.fastgan
         self.activation = ("identity", "tanh", "sigmoid").index(layers[-1].output)
         self.shapes = [tuple(layer.weight.shape) for layer in layers]
+        self.widths = [outputs for outputs, _ in self.shapes]
+        self.slopes = [layer.negative_slope for layer in layers]
+        self.scales = [layer.scale for layer in layers]
+        self.thresholds = [round(layer.dropout * 65536) for layer in layers]
         self.biases = [None if layer.bias is None else layer.bias.detach() for layer in layers]
         self.forward = [_panels(outputs, inputs) for outputs, inputs in self.shapes]
         self.adjoint = [_panels(inputs, outputs) for outputs, inputs in self.shapes]
@@ -276,18 +302,36 @@ class PackedProducts:
         self.ops.load_output_bf16_(gradient, output, self.activation, out.values, out.panels)
 
     def linear_(self, index: int, out: Packed, x: Packed, masks: sample.Masks | None) -> None:
-        layer, width = self.layers[index], self.shapes[index][0]
-        place = _mask_arguments(layer, masks)
-        pack, bias = self.forward[index], self.biases[index]
-        self.ops.linear_bf16_(x.values, pack, bias, width, layer.negative_slope, out.values, out.panels, *place)
+        self._linear_(slice(index, index + 1), [x, out], [masks])
+
+    def forward_(self, inputs: Sequence[Packed], output: Tensor, masks: Sequence[sample.Masks | None]) -> None:
+        self._linear_(slice(0, len(masks)), inputs, masks)
+        self.output_(output, inputs[-1])
+
+    def _linear_(self, which: slice, operands: Sequence[Packed], masks: Sequence[sample.Masks | None]) -> None:
+        values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
+        given = [(t, x) for t, x in zip(self.thresholds[which], masks, strict=True) if x is not None]
+        thresholds = [0 if x is None else t for t, x in zip(self.thresholds[which], masks, strict=True)]
+        streams = [word for _, x in given for word in x.streams]
+        first = given[0][1] if given else _NO_MASKS
+        weights = self.forward[which], self.biases[which], self.widths[which], self.slopes[which]
+        place = len(first.streams), sample.as_int64(int(first.seed)), first.step & reference.WORD, first.first_row
+        self.ops.linear_bf16_(values, panels, *weights, thresholds, self.scales[which], streams, *place)
 
     def output_(self, out: Tensor, x: Packed) -> None:
         self.ops.output_bf16_(x.values, self.forward[-1], self.biases[-1], self.activation, out)
 
     def adjoint_(self, index: int, out: Packed, upstream: Packed, activations: Packed) -> None:
-        layer, width = self.layers[index], self.shapes[index][0]
-        constants = width, layer.negative_slope, layer.scale
-        self.ops.adjoint_bf16_(upstream.values, self.adjoint[index + 1], activations.values, *constants, out.values, out.panels)
+        self._adjoint_([index], [upstream, out], [activations])
+
+    def descend_(self, adjoints: Sequence[Packed], inputs: Sequence[Packed]) -> None:
+        self._adjoint_(range(len(adjoints) - 2, -1, -1), adjoints[::-1], inputs[:0:-1])
+
+    def _adjoint_(self, which: Sequence[int], operands: Sequence[Packed], activations: Sequence[Packed]) -> None:
+        values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
+        packs, made = [self.adjoint[index + 1] for index in which], [x.values for x in activations]
+        constants = ([of[index] for index in which] for of in (self.widths, self.slopes, self.scales))
+        self.ops.adjoint_bf16_(values, panels, packs, made, *constants)
 
     def input_gradient_(self, out: Tensor, upstream: Packed) -> None:
         self.ops.output_bf16_(upstream.values, self.adjoint[0], None, 0, out)
@@ -296,9 +340,15 @@ class PackedProducts:
         self.ops.load_tangent_bf16_(push, values, coefficient, out.values, out.panels)
 
     def tangent_(self, index: int, out: Packed, x: Packed, coefficient: Tensor) -> None:
-        layer, width = self.layers[index], self.shapes[index][0]
-        constants = width, layer.negative_slope, layer.scale
-        self.ops.tangent_bf16_(x.values, self.forward[index], coefficient, *constants, out.values, out.panels)
+        self._tangent_(slice(index, index + 1), [x, out], coefficient)
+
+    def tangents_(self, inputs: Sequence[Packed], coefficient: Tensor) -> None:
+        self._tangent_(slice(0, len(inputs) - 1), inputs, coefficient)
+
+    def _tangent_(self, which: slice, operands: Sequence[Packed], coefficient: Tensor) -> None:
+        values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
+        constants = self.widths[which], self.slopes[which], self.scales[which]
+        self.ops.tangent_bf16_(values, panels, self.forward[which], coefficient, *constants)
 
     def gradient_(
         self, index: int, weight: Tensor, bias: Tensor | None, upstream: Packed, x: Packed, coefficient: Tensor
@@ -316,6 +366,9 @@ class PackedProducts:
             return self.ops.update_bf16_(weight, state, lr, count, withhold, *rule_, **extra, **chain)
 
         return update_
+
+
+_NO_MASKS = sample.Masks(0, 0, (0,), 0)
 
 
 def _panels(columns: int, rows: int) -> Tensor:

@@ -1,10 +1,7 @@
 """What every fastgan operator means, in plain torch.
 
-This is the only definition. The C++ and Triton implementations are compared with it, and it runs
-wherever nothing faster exists. Written to be read: no fusion, no in-place tricks on arguments other
-than the ones an operator is documented to update.
-
-Sections follow the five stems: sample, linear, loss, penalty, update.
+This is the only definition. The C++ and Triton implementations are compared with it, and it runs wherever nothing faster
+exists. Written to be read: no fusion, nothing in place but what an operator is documented to update. By the five stems.
 """
 
 from __future__ import annotations
@@ -26,22 +23,17 @@ WORD = 0xFFFFFFFF
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int | Tensor) -> list[Tensor]:
-    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
+    """Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), int64 tensors of 32-bit words.
 
-    counter: four broadcastable int64 tensors of 32-bit words; seed: the 64-bit key, an int or a 0-d
-    int64 tensor. Returns four int64 tensors of 32-bit words.
+    counter: four broadcastable ones; seed: the 64-bit key, an int or a 0-d int64 tensor. Returns four.
     """
     c0, c1, c2, c3 = torch.broadcast_tensors(*counter)
     k0, k1 = seed & WORD, (seed >> 32) & WORD
     for _ in range(PHILOX_ROUNDS):
         # int64 products wrap modulo 2^64, which keeps all 64 bits of the unsigned product
         p0, p1 = c0 * PHILOX_MULTIPLIERS[0], c2 * PHILOX_MULTIPLIERS[1]
-        c0, c1, c2, c3 = (
-            ((p1 >> 32) & WORD) ^ c1 ^ k0,
-            p1 & WORD,
-            ((p0 >> 32) & WORD) ^ c3 ^ k1,
-            p0 & WORD,
-        )
+        c0, c2 = ((p1 >> 32) & WORD) ^ c1 ^ k0, ((p0 >> 32) & WORD) ^ c3 ^ k1
+        c1, c3 = p1 & WORD, p0 & WORD
         k0, k1 = (k0 + PHILOX_WEYL[0]) & WORD, (k1 + PHILOX_WEYL[1]) & WORD
     return [c0, c1, c2, c3]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -34,6 +35,9 @@ class Metrics(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._parts)
+
+    def __reduce__(self) -> tuple:
+        return OrderedDict, (list(self.items()),)  # which weights_only loading takes
 
 
 @dataclass

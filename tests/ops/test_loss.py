@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_a_confident_fake_still_pushes_the_discriminator(backend: str) -> None:
 def test_elementary_functions_err_by_two_units_at_most(requires_extension: None, dtype: torch.dtype) -> None:
     x = torch.linspace(-30, 30, 2001, dtype=torch.float64).to(dtype)
     softplus = torch.stack([torch.ops.fastgan.loss(None, one, loss.BCE) for one in x])
-    sigmoid = torch.ops.fastgan.loss_with_slope(None, x, loss.BCE, 0.0, 1.0, 1.0, False)[2]
+    torch.ops.fastgan.loss_slopes_(None, x, None, sigmoid := torch.empty_like(x), loss.BCE, 0.0, 1.0, 1.0, False)
     wide = x.double().numpy().astype(np.longdouble)
     for result, formula in ((softplus, sp(wide)), (sigmoid, sg(wide))):
         error = np.abs(result.double().numpy() - formula) / formula
@@ -256,9 +257,9 @@ def test_one_pass_gives_value_slopes_and_mean_logits(
     real, fake = (logits(rows, 1, dtype=dtype).detach() for rows in rows_for(kind))
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     both = len(inputs(role, kind, real, fake)) == 2
-    value, real_slope, fake_slope, means = torch.ops.fastgan.loss_with_slope(
-        real if both else None, fake, *(objective.arguments or ())
-    )
+    real_slope, fake_slope = (torch.empty_like(x) for x in (real, fake))
+    arguments = (real, fake, real_slope) if both else (None, fake, None)
+    value, means = torch.ops.fastgan.loss_slopes_(*arguments, fake_slope, *(objective.arguments or ()))
     torch.testing.assert_close(means[1], fake.to(means.dtype).mean())
     wanted = [x.clone().requires_grad_() for x in (real, fake)]
     expected = evaluate(role, kind, *wanted, backend="cpp")
@@ -272,25 +273,40 @@ def test_one_pass_gives_value_slopes_and_mean_logits(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("role, kind", OBJECTIVES)
-def test_with_slopes_equals_the_references_autograd(backend: str, role: str, kind: str, dtype: torch.dtype) -> None:
+def test_slopes_equal_the_references_autograd(backend: str, role: str, kind: str, dtype: torch.dtype) -> None:
     """Logits as a step has them: [rows, 1], pieces of a longer column."""
     column = logits(101, 1, dtype=dtype).detach()
     rows = rows_for(kind)
     real, fake = column[: rows[0]], column[-rows[1] :]
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
-    slopes = loss.with_slopes(None if alone else real, fake, objective, backend=backend)
+    slopes = with_slopes(None if alone else real, fake, objective, backend)
     wide = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
     value = evaluate(role, kind, *wide, backend="reference")
     expected = torch.autograd.grad(value, wide[alone:])
     assert slopes.value.shape == () and slopes.value.dtype == slopes.fake.dtype == slopes.means.dtype == dtype
     check_slopes(slopes, value, expected, ULP[dtype])
-    means = [torch.nan if alone else real.double().mean().item(), fake.double().mean().item()]
+    means = [0.0 if alone else real.double().mean().item(), fake.double().mean().item()]
     np.testing.assert_allclose(slopes.means.double().numpy(), means, rtol=0, atol=8 * ULP[dtype])
     assert not any(x is not None and x.requires_grad for x in slopes)
 
 
-def check_slopes(slopes: loss.Slopes, value: Tensor, expected: tuple[Tensor, ...], unit: float) -> None:
+class Slopes(NamedTuple):
+    value: Tensor
+    real: Tensor | None
+    fake: Tensor
+    means: Tensor
+
+
+def with_slopes(real: Tensor | None, fake: Tensor, objective: loss.Objective, backend: str) -> Slopes:
+    """Slopes land in columns of their own, as a chain's seeds are."""
+    places = [None if x is None else torch.full_like(x.flatten(), torch.nan) for x in (real, fake)]
+    value, means = loss.slopes_(real, fake, *places, objective, backend=backend)
+    real_slope, fake_slope = (None if place is None else place.unsqueeze(1) for place in places)
+    return Slopes(value, real_slope, fake_slope, means)
+
+
+def check_slopes(slopes: Slopes, value: Tensor, expected: tuple[Tensor, ...], unit: float) -> None:
     assert (slopes.real is None) == (len(expected) == 1)
     np.testing.assert_allclose(slopes.value.item(), value.item(), rtol=16 * unit, atol=16 * unit)
     for slope, exact_slope in zip((slopes.real, slopes.fake)[-len(expected) :], expected, strict=True):
@@ -300,9 +316,9 @@ def check_slopes(slopes: loss.Slopes, value: Tensor, expected: tuple[Tensor, ...
 
 
 @pytest.mark.parametrize("options", [dict(label_smoothing=0.125), dict(scale=0.5)], ids=str)
-def test_with_slopes_knows_smoothing_and_scale(backend: str, options: dict) -> None:
+def test_slopes_know_smoothing_and_scale(backend: str, options: dict) -> None:
     real, fake = logits(37, 1), logits(53, 1)
-    slopes = loss.with_slopes(real.detach(), fake.detach(), loss.d_objective("lsgan", **options), backend=backend)
+    slopes = with_slopes(real.detach(), fake.detach(), loss.d_objective("lsgan", **options), backend)
     value = evaluate("d", "lsgan", real, fake, backend="reference", **options)
     check_slopes(slopes, value, torch.autograd.grad(value, (real, fake)), ULP[torch.float64])
 
@@ -314,4 +330,4 @@ def test_a_logit_that_is_not_finite_shows_in_the_means(backend: str, role: str, 
     real, fake = torch.randn(9, 1), torch.randn(9, 1).index_fill(0, torch.tensor(4), bad)
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
-    assert not loss.with_slopes(None if alone else real, fake, objective, backend=backend).means[1].isfinite()
+    assert not with_slopes(None if alone else real, fake, objective, backend).means[1].isfinite()

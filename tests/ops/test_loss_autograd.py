@@ -96,7 +96,6 @@ def test_bce_with_labels_to_third_order() -> None:
 OPERATORS = [
     pytest.param("loss", (loss.BCE,), id="loss"),
     pytest.param("loss", (loss.AVERAGE, 1.0, 0.0, 1.0, False), id="loss-average-sum"),
-    pytest.param("loss_with_slope", (loss.PAIRED,), id="loss_with_slope"),
 ]
 
 
@@ -107,6 +106,13 @@ def test_forward_operators_are_registered_well(name: str, arguments: tuple, dtyp
     torch.library.opcheck(operator, (torch.randn(6, 2).to(dtype), torch.randn(6, 2).to(dtype), *arguments))
     if arguments[0] == loss.BCE:
         torch.library.opcheck(operator, (None, torch.randn(2, 6).to(dtype).t(), *arguments))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_slopes_are_registered_well(dtype) -> None:
+    real, fake, real_slope, fake_slope = (torch.randn(6, 2).to(dtype) for _ in range(4))
+    torch.library.opcheck(torch.ops.fastgan.loss_slopes_.default, (real, fake, real_slope, fake_slope, loss.PAIRED))
+    torch.library.opcheck(torch.ops.fastgan.loss_slopes_.default, (None, fake, None, fake_slope, loss.BCE))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

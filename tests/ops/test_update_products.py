@@ -66,9 +66,10 @@ class Run:
 
     def work(self) -> list[Tensor]:
         """Forward, adjoint and tangent; what they leave."""
-        self.passes.seed.copy_(self.c)
-        self.passes.seed[-1] = 1.0
-        self.passes.coefficient[-1] = self.c[-1]
+        for seed, c in zip(self.passes.seed, self.c, strict=True):
+            seed.copy_(c)
+        self.passes.seed[-1].fill_(1.0)
+        self.passes.coefficient[-1].copy_(self.c[-1])
         for number, values in enumerate(self.x):
             self.passes[number : number + 1].load(values)
         logits = self.passes.forward(partial(sample.masks, self.drawn))
