@@ -57,15 +57,16 @@ class Passes:
 
     def _divide(self) -> None:
         self._parts: dict[tuple[int, int], Passes] = {}
+        self._count = len(self._stacked["seed"]) // self.stride
         by_pass = {name: x.unflatten(0, (-1, self.stride))[:, : self.rows] for name, x in self._stacked.items()}
         self.output, self.gradient = by_pass["output"], by_pass["gradient"]
         self.seed, self.coefficient = by_pass["seed"].unbind(), by_pass["coefficient"].unbind()
 
     def __len__(self) -> int:
-        return len(self.output)
+        return self._count
 
     def __getitem__(self, which: slice) -> Passes:
-        first, last, _ = which.indices(len(self))
+        first, last, _ = which.indices(self._count)
         if (first, last) not in self._parts:
             self._parts[first, last] = self._part(slice(first * self.stride, last * self.stride))
         return self._parts[first, last]

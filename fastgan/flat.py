@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -50,14 +51,18 @@ class FlatNetwork:
         places = {id(p): (module._parameters, name) for module in modules for name, p in module._parameters.items()}
         self._homes = [places[id(parameter)] for parameter in self.parameters]
         self._dictionaries = [d for module in modules for d in (module._parameters, module._modules)]
-        self._entries = sum(map(len, self._dictionaries))
+        self._entries = self._count_entries()
 
     def _in_place(self) -> bool:
         """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
         base, size = self.weight.data_ptr(), self.weight.element_size()
-        places = zip(self._homes, self.parameters, self.offsets, strict=True)
-        there = (p.requires_grad and p is home.get(name) and p.data_ptr() == base + size * at for (home, name), p, at in places)
-        return sum(map(len, self._dictionaries)) == self._entries and all(there)
+        where = [parameter.data_ptr() - base for parameter in self.parameters]
+        there = [home.get(name) for home, name in self._homes]
+        alike = all(map(operator.is_, there, self.parameters)) and all([p.requires_grad for p in self.parameters])
+        return alike and where == [size * offset for offset in self.offsets] and self._count_entries() == self._entries
+
+    def _count_entries(self) -> int:
+        return sum(map(len, self._dictionaries))
 
     def _check_alike(self) -> None:
         name = type(self.module).__name__

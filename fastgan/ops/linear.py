@@ -278,6 +278,7 @@ class PackedProducts:
         self.slopes = [layer.negative_slope for layer in layers]
         self.scales = [layer.scale for layer in layers]
         self.thresholds = [round(layer.dropout * 65536) for layer in layers]
+        self.weights = [layer.weight.detach() for layer in layers]
         self.biases = [None if layer.bias is None else layer.bias.detach() for layer in layers]
         self.forward = [_panels(outputs, inputs) for outputs, inputs in self.shapes]
         self.adjoint = [_panels(inputs, outputs) for outputs, inputs in self.shapes]
@@ -356,7 +357,7 @@ class PackedProducts:
         self.ops.gradient_bf16_(upstream.panels, x.panels, coefficient, weight, bias)
 
     def updater(self, upstream: Sequence[Packed], x: Sequence[Packed], coefficient: Tensor) -> Callable[..., Tensor]:
-        chain = dict(weights=[layer.weight.detach() for layer in self.layers], biases=self.biases, coefficient=coefficient)
+        chain = dict(weights=self.weights, biases=self.biases, coefficient=coefficient)
         chain |= dict(upstream=[operand.panels for operand in upstream], x=[operand.panels for operand in x])
         chain |= dict(forward=self.forward, adjoint=self.adjoint)
 

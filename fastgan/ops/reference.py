@@ -359,8 +359,8 @@ RULES: dict[str, Callable[..., list[Tensor]]] = {"sgd": sgd, "rmsprop": rmsprop,
 
 
 def is_withheld(withhold: Tensor) -> Tensor:
-    """Whether any element is true or, of floating-point numbers, not finite: 0-d bool."""
-    return ~withhold.isfinite().all() if withhold.is_floating_point() else withhold.any()
+    """Whether any element of the last dimension is true or, of floating-point numbers, not finite: bool, without it."""
+    return ~withhold.isfinite().all(-1) if withhold.is_floating_point() else withhold.any(-1)
 
 
 def update_(
@@ -380,8 +380,8 @@ def update_(
     """One optimizer step over a flat network, in place: weight, state, count and average are updated.
 
     weight, gradient, every state and average: [P]; lr: 0-d; count: 0-d, updates done.
-    Where `is_withheld(withhold)` nothing changes, the count included. A weight whose gradient is not finite keeps its value and
-    its state. clip > 0 bounds the new weights to [-clip, clip]; average becomes decay * average + (1 - decay) * weight.
+    Where withhold, 0-d or [n], `is_withheld` nothing changes, the count included. A weight whose gradient is not finite
+    keeps its value and its state. clip > 0 bounds new weights; average: decay * average + (1 - decay) * weight.
     Returns [sum of the finite gradients' squares, number of non-finite ones], in weight's dtype.
     """
     withhold = is_withheld(withhold)

@@ -32,7 +32,10 @@ class Role(IntEnum):
     DATA = 8  # synthetic data sets
 
 
-def stream(role: Role, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
+DROPOUT = int(Role.DROPOUT)
+
+
+def stream(role: int, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
     """A counter's stream word: bits 0-3 the role, 4-7 the pass, 8-15 a layer or penalty, 16-31 the inner d_step."""
     return int(role) | pass_ << 4 | index << 8 | d_step << 16
 
@@ -193,10 +196,6 @@ class Draws:
         """The dropout factor of one layer in one pass over the network, [rows, width]."""
         return dropout_scale(rows, width, probability, **self._counter(Role.DROPOUT, pass_=pass_, index=layer))
 
-    def dropout_word(self, pass_: int, layer: int) -> int:
-        """The stream word of a dropout mask."""
-        return stream(Role.DROPOUT, pass_=pass_, index=layer, d_step=self.d_step)
-
     def on(self, device, dtype: torch.dtype) -> Draws:
         """The same draws, made on another device or in another dtype."""
         return replace(self, device=device, dtype=dtype)
@@ -205,5 +204,5 @@ class Draws:
 def masks(passes: Sequence[tuple[Draws, int]], layer: int) -> Masks:
     """The dropout masks of one layer in stacked passes, each with its draws and number, which share a seed, step and rows."""
     draws = passes[0][0]
-    words = tuple(each.dropout_word(number, layer) for each, number in passes)
+    words = tuple(stream(DROPOUT, pass_=number, index=layer, d_step=each.d_step) for each, number in passes)
     return Masks(draws.seed, draws.step, words, draws.first_row)

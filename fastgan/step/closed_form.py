@@ -209,7 +209,8 @@ class ClosedFormStep:
         real_logits, real_slope = (logits[0], torch.empty_like(critic.seed[0])) if relativistic else (None, None)
         objective = loss_ops.g_objective(game.loss)
         value, means = self._slopes(real_logits, logits[-1], real_slope, critic.seed[0], objective)
-        self.constants = ()  # the seeds of the fake rows were overwritten
+        if FAKE in self.constants[1:]:
+            self.constants = ()  # ones were overwritten
         critic.adjoint()
         generator = self.generator[last + 1 :]
         generator.adjoint_from(critic.input_gradient()[0])

@@ -70,9 +70,10 @@ class Game:
             self._add_up()
 
     def _add_up(self) -> None:
-        for withhold, statistics in self._updates:
-            self._skipped += is_withheld(withhold) + statistics[1].long()
-        self._updates.clear()
+        if self._updates:
+            given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
+            self._skipped += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
+            self._updates.clear()
 
     @property
     def skipped(self) -> Tensor:
