@@ -23,7 +23,7 @@ from ..distributed import all_rows, sum_
 from ..hardware import matmul_precision
 from ..ops import linear
 from ..ops import loss as loss_ops
-from ..ops.sample import Role, masks
+from ..ops.sample import Draws, Role, masks
 from ..penalties import Penalty
 from ..recognition import NotAnMLP, recognise
 from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics
@@ -129,14 +129,7 @@ class ClosedFormStep:
     def _update_discriminator(self, images: Tensor, step: int, d_step: int, fake: Tensor) -> Parts:
         game, draws = self.game, self.game.draws(step, d_step, self.rows)
         self.real = real = game.real_rows(images, step, d_step, self.rows)
-        rows, passes = [real, fake], [REAL, FAKE]
-        priced: dict[int, list[Penalty]] = {}
-        for number, spec in game.due_penalties(step, d_step):
-            place = game.place(number, spec)
-            if spec.at is None:
-                passes.append(place)
-                rows.append(spec.points(real, fake, draws, number))
-            priced.setdefault(passes.index(place), []).append(spec)
+        passes, rows, priced = self._arrange(real, fake, draws, game.due_penalties(step, d_step))
         critic = self.critic[: len(passes)]
         for number, values in enumerate(rows):
             critic[number : number + 1].load(values)
@@ -155,6 +148,20 @@ class ClosedFormStep:
             "penalty": lambda: penalty,
             "d_grad_norm": lambda: statistics[0].sqrt(),
         }
+
+    def _arrange(
+        self, real: Tensor, fake: Tensor, draws: Draws, due: list[tuple[int, Penalty]]
+    ) -> tuple[list[int], list[Tensor], dict[int, list[Penalty]]]:
+        """A discriminator update's passes over the critic: their numbers, their rows, and the penalties on some of them."""
+        passes, rows = [REAL, FAKE], [real, fake]
+        priced: dict[int, list[Penalty]] = {}
+        for number, spec in due:
+            place = self.game.place(number, spec)
+            if spec.at is None:
+                passes.append(place)
+                rows.append(spec.points(real, fake, draws, number))
+            priced.setdefault(passes.index(place), []).append(spec)
+        return passes, rows, priced
 
     def _slope_places(self, critic: Passes, priced: Iterable[int]) -> list[Tensor]:
         """Where s goes: where g is asked for, U_L = 1 and A has the coefficient s, which is 0 at a penalty's own points."""
