@@ -27,19 +27,6 @@ SIZES = {"1 row": (1, 1), "6 rows": (6, 1), "7 rows": (7, 3), "26 rows": (26, 3)
 FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": HALF, "packed": HALF}
 
 
-@pytest.fixture
-def requires_dot(requires_extension: None) -> None:
-    if not torch.ops.fastgan.bf16_dot():
-        pytest.skip("this processor, or the compiler, has no AVX512-BF16")
-
-
-@pytest.fixture(params=FORMATS)
-def format_(request: pytest.FixtureRequest) -> str:
-    if request.param == "packed":
-        request.getfixturevalue("requires_dot")
-    return request.param
-
-
 def make(format_: str, layers: Sequence[Layer]) -> Products:
     return PackedProducts(layers) if format_ == "packed" else DenseProducts(layers, FORMATS[format_])
 

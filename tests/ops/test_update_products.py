@@ -22,19 +22,6 @@ FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16,
 
 
 @pytest.fixture
-def requires_dot(requires_extension: None) -> None:
-    if not torch.ops.fastgan.bf16_dot():
-        pytest.skip("this processor, or the compiler, has no AVX512-BF16")
-
-
-@pytest.fixture(params=FORMATS)
-def format_(request: pytest.FixtureRequest) -> str:
-    if request.param == "packed":
-        request.getfixturevalue("requires_dot")
-    return request.param
-
-
-@pytest.fixture
 def threads() -> Iterator[Callable[[int], None]]:
     """Sets the number of threads until the test ends."""
     count = torch.get_num_threads()
