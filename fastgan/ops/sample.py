@@ -146,7 +146,8 @@ def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32) ->
 
 @implementation("sample.interpolate", "cpp", "cpu")
 def _interpolate_cpp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
-    if not all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha)):
+    plain = all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha))
+    if not plain or torch._C._are_functorch_transforms_active():
         return reference.interpolate(real, fake, alpha)
     torch.ops.fastgan.interpolate_.default(out := torch.empty_like(real), real, fake, alpha)
     return out

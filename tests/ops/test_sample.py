@@ -374,3 +374,9 @@ def test_compiled_code_draws_the_same_numbers(requires_extension: None) -> None:
 )
 def test_opcheck(name: str, arguments: tuple, requires_extension: None) -> None:
     torch.library.opcheck(getattr(torch.ops.fastgan, name).default, arguments)
+
+
+def test_interpolates_are_made_under_a_transform_too() -> None:
+    real, fake, alpha = torch.randn(3, 4, 5), torch.randn(3, 4, 5), torch.rand(3, 4)
+    expected = torch.stack([reference.interpolate(*rows) for rows in zip(real, fake, alpha, strict=True)])
+    torch.testing.assert_close(torch.func.vmap(sample.interpolate)(real, fake, alpha), expected)
