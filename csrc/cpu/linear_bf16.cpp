@@ -78,9 +78,11 @@ inline __attribute__((always_inline)) void drop(const Masks& masks, Sums<R, V>& 
   for (int r = 0; r < R; r += kLines) masks.draw(row + r, kLines, column, numbers[r / kLines]);
   const __m512 scale = _mm512_set1_ps(masks.scale);
   const __m256i threshold = _mm256_set1_epi16(static_cast<short>(masks.threshold));
+  const __mmask16 some = masks.threshold > 0xffff ? 0 : 0xffff;  // a probability next to 1 rounds to one beyond 16 bits
   change_all(sums, [&](__m512 units, int r, int v) {
     const auto* sixteen = reinterpret_cast<const __m256i*>(numbers[r / kLines] + r % kLines * kPanel + 16 * v);
-    return _mm512_maskz_mul_ps(_mm256_cmpge_epu16_mask(_mm256_loadu_si256(sixteen), threshold), units, scale);
+    const __mmask16 kept = _mm256_mask_cmpge_epu16_mask(some, _mm256_loadu_si256(sixteen), threshold);
+    return _mm512_maskz_mul_ps(kept, units, scale);
   });
 }
 

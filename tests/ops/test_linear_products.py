@@ -261,3 +261,15 @@ def test_products_are_chosen_by_precision_and_backend(requires_dot: None) -> Non
     ]
     for products, dtype in chosen:
         assert isinstance(products, DenseProducts) and products.weights[0].dtype == dtype
+
+
+def test_a_probability_next_to_one_drops_every_unit(format_: str) -> None:
+    dtype = wide(FORMATS[format_])
+    products = make(
+        format_, [Layer(torch.randn(70, 5, dtype=dtype), None, 0.2, 1 - 1e-7), Layer(torch.randn(1, 70, dtype=dtype), None)]
+    )
+    x, out = products.operand(6, 5), products.operand(6, 70)
+    products.load_(x, torch.randn(6, 5, dtype=dtype))
+    products.linear_(0, out, x, sample.Masks(1, 2, (3,), 0))
+    values, _ = read(out, 70)
+    assert not values.any() and not values.signbit().any()
