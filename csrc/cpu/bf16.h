@@ -50,14 +50,13 @@ inline __mmask16 lanes(int64_t width, int v) {
   return left >= 16 ? 0xffff : left <= 0 ? 0 : static_cast<__mmask16>((1u << left) - 1);
 }
 
-// sums[r][v] += sum over k of x[r x_row + k x_step] . y[64 k + 16 v ..], dot products of pairs. `between(k)` runs on the way.
-template <int R, int V, class Between>
+// sums[r][v] += sum over k of x[r x_row + k x_step] . y[64 k + 16 v ..], dot products of pairs.
+template <int R, int V>
 inline __attribute__((always_inline)) void multiply(Sums<R, V>& sums, const uint32_t* x, int64_t x_row, int64_t x_step,
-                                                    const uint32_t* y, int64_t pairs, const Between& between) {
+                                                    const uint32_t* y, int64_t pairs) {
   for (int64_t k = 0; k < pairs; ++k) {
     __m512i columns[V];
     for (int v = 0; v < V; ++v) columns[v] = load(y + kPanel * k + 16 * v);
-    between(k);
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) {
       const __m512i row = _mm512_set1_epi32(static_cast<int>(x[r * x_row + k * x_step]));

@@ -100,7 +100,7 @@ void tile(const uint32_t* x, int64_t stride, const uint32_t* y, int64_t pairs, i
           const Finish& finish) {
   Sums<R, V> sums;
   change_all(sums, [](__m512, int, int) { return _mm512_setzero_ps(); });
-  fastgan::multiply(sums, x, stride, 1, y, pairs, [](int64_t) {});
+  fastgan::multiply(sums, x, stride, 1, y, pairs);
   finish(sums, row, column, width);
 }
 

@@ -33,6 +33,14 @@ struct Finite {
   }
 };
 
+// What a caller has found to be finite already.
+struct IsFinite {
+  template <class T>
+  C10_ALWAYS_INLINE T choose(T yes, T) const {
+    return yes;
+  }
+};
+
 // A rule holds a step's numbers and its state's pointers, and makes the new weight of element i. It is plain arithmetic: what
 // is switched off has the coefficient 0. `prefetch` asks for the state's cache lines at i.
 
@@ -42,7 +50,8 @@ struct Sgd {
   T lr, weight_decay, momentum, undamped, near, far;
   T* velocity;
 
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+  template <class Known>
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     if constexpr (!has_momentum) return w - lr * g;
     const T old = velocity[i], v = momentum * old + undamped * g;
@@ -60,7 +69,8 @@ struct RmsProp {
   T lr, weight_decay, alpha, rest, eps, momentum;
   T *square, *velocity, *mean;
 
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+  template <class Known>
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     const T old_square = square[i], s = alpha * old_square + rest * g * g;
     square[i] = finite.choose(s, old_square);
@@ -91,10 +101,11 @@ struct Adam {
   T step, scale, weight_decay, beta1, rest1, beta2, rest2, eps;
   T *mean, *square;
 
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Finite<T> finite) const {
+  template <class Known>
+  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     const T old_mean = mean[i], old_square = square[i];
-    const T m = beta1 * old_mean + rest1 * g, s = beta2 * old_square + rest2 * g * g;
+    const T m = old_mean + rest1 * (g - old_mean), s = old_square + rest2 * (g * g - old_square);
     mean[i] = finite.choose(m, old_mean);
     square[i] = finite.choose(s, old_square);
     return w - step * (m / (std::sqrt(s) * scale + eps));
@@ -107,7 +118,10 @@ struct Adam {
 
 // A step that is withheld: its gradients count, and weights stay as they are.
 struct Keep {
-  C10_ALWAYS_INLINE float operator()(int64_t, float w, float, Finite<float>) const { return w; }
+  template <class Known>
+  C10_ALWAYS_INLINE float operator()(int64_t, float w, float, Known) const {
+    return w;
+  }
   C10_ALWAYS_INLINE void prefetch(int64_t) const {}
 };
 
@@ -133,42 +147,63 @@ template <class T>
 struct Lanes {
   static constexpr int64_t count = 16;
   T squares[count] = {};
-  typename Finite<T>::Bits taken[count] = {};  // minus their number
+  typename Finite<T>::Bits not_finite[count] = {};
 
-  Totals totals(int64_t elements) const {
-    Totals sums{0, static_cast<double>(elements)};
-    for (int64_t lane = 0; lane < count; ++lane) sums += {static_cast<double>(squares[lane]), static_cast<double>(taken[lane])};
+  Totals totals() const {
+    Totals sums;
+    for (int64_t lane = 0; lane < count; ++lane)
+      sums += {static_cast<double>(squares[lane]), static_cast<double>(not_finite[lane])};
     return sums;
   }
 };
 
+// One step of element i: what becomes of its weight.
+template <bool averages, class T, class Rule, class Known>
+C10_ALWAYS_INLINE T take_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite) {
+  const T w = network.weight[i], bound = network.bound;
+  T next = rule(i, w, g, finite);
+  next = next > bound ? bound : next;
+  next = next < -bound ? -bound : next;
+  next = finite.choose(next, w);
+  network.weight[i] = next;
+  // in this form an average of equal weights is that weight, to the last bit
+  if constexpr (averages) network.average[i] = next + network.decay * (network.average[i] - next);
+  return next;
+}
+
+// One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
+template <bool averages, class T, class Rule>
+C10_ALWAYS_INLINE void take_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
+                                  Lanes<T>& lanes, T* copy) {
+#pragma omp simd
+  for (int64_t lane = 0; lane < count; ++lane) {
+    const Finite<T> finite(gradient[lane]);
+    const T g = finite.choose(gradient[lane], T(0));
+    lanes.squares[lane] += g * g;
+    lanes.not_finite[lane] += 1 + finite.mask;
+    const T next = take_one<averages>(network, rule, i + lane, g, finite);
+    if (copy) copy[lane] = next;
+  }
+}
+
+// The same of as many elements as there are lanes, whose gradients are known to be finite and are counted elsewhere.
+template <bool averages, class T, class Rule>
+C10_ALWAYS_INLINE void take_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, T* copy) {
+#pragma omp simd
+  for (int64_t lane = 0; lane < Lanes<T>::count; ++lane)
+    copy[lane] = take_one<averages>(network, rule, i + lane, gradient[lane], IsFinite());
+}
+
 // One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy.
 template <bool averages, class T, class Rule>
-C10_ALWAYS_INLINE void take_step(const Network<T>& network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
+C10_ALWAYS_INLINE void take_step(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
                                  Lanes<T>& lanes, T* copy = nullptr) {
-  T *const weight = network.weight, *const average = network.average;
-  const T bound = network.bound, decay = network.decay;
-  const auto take = [&](int64_t i, int64_t lane) __attribute__((always_inline)) {
-    const Finite<T> finite(gradient[i - begin]);
-    const T g = finite.choose(gradient[i - begin], T(0)), w = weight[i];
-    lanes.squares[lane] += g * g;
-    lanes.taken[lane] += finite.mask;
-    T next = rule(i, w, g, finite);
-    next = next > bound ? bound : next;
-    next = next < -bound ? -bound : next;
-    next = finite.choose(next, w);
-    weight[i] = next;
-    if (copy) copy[i - begin] = next;
-    // in this form an average of equal weights is that weight, to the last bit
-    if constexpr (averages) average[i] = next + decay * (average[i] - next);
-  };
-  int64_t i = begin;
-  for (; i + Lanes<T>::count <= end; i += Lanes<T>::count) {
-#pragma omp simd
-    for (int64_t lane = 0; lane < Lanes<T>::count; ++lane) take(i + lane, lane);
-  }
-#pragma omp simd
-  for (int64_t lane = 0; lane < end - i; ++lane) take(i + lane, lane);
+  constexpr int64_t whole = Lanes<T>::count;
+  const int64_t count = end - begin;
+  int64_t i = 0;
+  for (; i + whole <= count; i += whole)
+    take_lanes<averages>(network, rule, gradient + i, begin + i, whole, lanes, copy ? copy + i : nullptr);
+  take_lanes<averages>(network, rule, gradient + i, begin + i, count - i, lanes, copy ? copy + i : nullptr);
 }
 
 using at::Tensor;

@@ -24,7 +24,7 @@ FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, i
     const int64_t stop = std::min(begin + kBlock, end);
     Lanes<T> lanes;
     take_step<averages>(network, rule, gradient + begin, begin, stop, lanes);
-    totals += lanes.totals(stop - begin);
+    totals += lanes.totals();
   }
   return totals;
 }

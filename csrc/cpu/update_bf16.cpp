@@ -66,30 +66,34 @@ void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int
   }
 }
 
-// Gradients of kOutputs outputs and V vectors of inputs, added up over all rows.
+// Gradients of kOutputs outputs and V vectors of inputs, added up over all rows. `between()` runs after every `stride` pairs.
 template <int V, class Between>
 inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs, Tile& gradient,
-                                                         int first, bool adds, const Between& between) {
+                                                         int first, bool adds, int64_t stride, const Between& between) {
   fastgan::Sums<kOutputs, V> sums;
   for (int r = 0; r < kOutputs; ++r)
     for (int v = 0; v < V; ++v) sums.at[r][v] = adds ? _mm512_load_ps(&gradient.at[first + r][16 * v]) : _mm512_setzero_ps();
-  fastgan::multiply(sums, upstream, 1, kPanel, x, pairs, between);
+  for (int64_t k = 0; k < pairs; k += stride) {
+    fastgan::multiply(sums, upstream + k * kPanel, 1, kPanel, x + k * kPanel, std::min(stride, pairs - k));
+    between();
+  }
   for (int r = 0; r < kOutputs; ++r)
     for (int v = 0; v < V; ++v) _mm512_store_ps(&gradient.at[first + r][16 * v], sums.at[r][v]);
 }
 
-// Gradients of a block of weights. `between(k)` runs on the way.
+// Gradients of a block of weights. `between()` runs on the way, if there are rows enough once for each vector of the block.
 template <class Between>
 inline void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Between& between) {
   const bool narrow = layer.inputs - input <= 16;
+  const int64_t stride = std::max<int64_t>(1, layer.pairs / (kBlock / kOutputs * fastgan::kVectors));
   const uint32_t* const u = layer.upstream_at(output);
   const uint32_t* const x = layer.x + input / kPanel * layer.x_stride;
   for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
     const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
     for (int r = 0; r < kBlock && output + r < layer.outputs; r += kOutputs) {
       const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
-      narrow ? gradient_tile<1>(left, right, pairs, gradient, r, pair > 0, between)
-             : gradient_tile<fastgan::kVectors>(left, right, pairs, gradient, r, pair > 0, between);
+      narrow ? gradient_tile<1>(left, right, pairs, gradient, r, pair > 0, stride, between)
+             : gradient_tile<fastgan::kVectors>(left, right, pairs, gradient, r, pair > 0, stride, between);
     }
   }
 }
@@ -116,85 +120,145 @@ std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
   return pairs;
 }
 
-// Asks for the numbers of a range of weights, a few at a time while gradients are made: from memory they take as long.
+// A block of weights: 16 outputs, 64 inputs, where there are as many.
+struct Block {
+  int64_t output, input;
+  int64_t rows, width;
+  int64_t first;   // weight, of the network's
+  int64_t stride;  // of an output's weights
+
+  Block(const LayerPart& layer, const float* network, int64_t output, int64_t input)
+      : output(output), input(input), rows(std::min<int64_t>(kBlock, layer.outputs - output)),
+        width(std::min(kPanel, layer.inputs - input)), first(layer.weight - network + output * layer.inputs + input),
+        stride(layer.inputs) {}
+
+  bool is_wide() const { return width == kPanel; }
+  int64_t vectors() const { return rows * fastgan::kVectors; }
+  // Where a vector of a wide block begins.
+  int64_t at(int64_t vector) const { return first + vector / fastgan::kVectors * stride + vector % fastgan::kVectors * 16; }
+};
+
+// Asks for a block's numbers, a vector at a time while its gradient is made: from memory they take as long.
 template <bool averages, class Rule>
-class Prefetch {
+class Fetch {
  public:
-  Prefetch(const Network<float>& network, const Rule& rule, int64_t begin, int64_t end, int64_t calls)
-      : network_(network), rule_(rule), next_(begin), end_(end), period_(std::max<int64_t>(1, calls * kLine / (end - begin + 1))) {}
-  C10_ALWAYS_INLINE void operator()(int64_t k) {
-    if (k % period_ || next_ >= end_) return;
-    __builtin_prefetch(network_.weight + next_, 1, kCache);
-    rule_.prefetch(next_);
-    if constexpr (averages) __builtin_prefetch(network_.average + next_, 1, kCache);
-    next_ += kLine;
+  Fetch(const Block& block, const Network<float>& network, const Rule& rule) : block_(block), network_(network), rule_(rule) {}
+  C10_ALWAYS_INLINE void advance() {
+    if (done_ >= block_.vectors()) return;
+    const int64_t i = block_.at(done_++);
+    __builtin_prefetch(network_.weight + i, 1, kCache);
+    rule_.prefetch(i);
+    if constexpr (averages) __builtin_prefetch(network_.average + i, 1, kCache);
   }
 
  private:
-  static constexpr int64_t kLine = 16;  // numbers
-  const Network<float> network_;
-  const Rule rule_;
-  int64_t next_;
-  const int64_t end_, period_;
+  const Block block_;
+  const Network<float>& network_;
+  const Rule& rule_;
+  int64_t done_ = 0;
 };
 
-// One step of the weights of a block's outputs, all inputs, and of their biases.
+// The sum of squares of a gradient of `rows` rows.
+inline float squares_of(const Tile& gradient, int64_t rows) {
+  __m512 sums[fastgan::kVectors];
+  for (__m512& sum : sums) sum = _mm512_setzero_ps();
+  for (int64_t r = 0; r < rows; ++r)
+    for (int v = 0; v < fastgan::kVectors; ++v) {
+      const __m512 g = _mm512_load_ps(&gradient.at[r][16 * v]);
+      sums[v] = _mm512_fmadd_ps(g, g, sums[v]);
+    }
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+}
+
+// One step of a block of weights whose gradient is made, a vector at a time: it runs between the products of the next block's
+// gradient, which leave the divider and the way to memory idle.
+template <bool averages, class Rule>
+class BlockStep {
+ public:
+  BlockStep(const LayerPart& layer, const Network<float>& network, const Rule& rule, Lanes<float>& lanes)
+      : layer_(layer), network_(network), rule_(rule), lanes_(lanes) {}
+
+  void begin(const Block& block, const Tile& gradient) {
+    block_ = block, gradient_ = &gradient, done_ = 0;
+    if (!block.is_wide() || block.rows < kBlock) std::memset(weights_.at, 0, sizeof(weights_.at));
+    const float squares = squares_of(gradient, block.rows);
+    vectors_ = block.is_wide() && std::isfinite(squares) ? block.vectors() : 0;
+    if (vectors_) squares_ += squares;
+  }
+  // The next vector of a wide block whose gradients are all finite.
+  C10_ALWAYS_INLINE void advance() {
+    if (done_ >= vectors_) return;
+    const int64_t place = done_ * 16, i = block_->at(done_++);
+    take_finite_lanes<averages>(network_, rule_, gradient_->at[0] + place, i, weights_.at[0] + place);
+  }
+  // What is left, and the packed forms.
+  void finish() {
+    if (!block_) return;
+    while (done_ < vectors_) advance();
+    for (int64_t r = 0; vectors_ == 0 && r < block_->rows; ++r) {
+      const int64_t i = block_->first + r * block_->stride;
+      take_step<averages>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, weights_.at[r]);
+    }
+    pack_block(weights_, layer_, block_->output, block_->input);
+    block_.reset();
+  }
+  // The sum of squares that `lanes` did not count.
+  double squares() const { return squares_; }
+
+ private:
+  const LayerPart& layer_;
+  const Network<float>& network_;
+  const Rule& rule_;
+  Lanes<float>& lanes_;
+  Tile weights_;
+  std::optional<Block> block_;
+  const Tile* gradient_ = nullptr;
+  double squares_ = 0;
+  int64_t vectors_ = 0, done_ = 0;
+};
+
+// One step of the weights of 16 outputs, all inputs, and of their biases.
 template <bool averages, class Rule>
 Totals step_outputs(const LayerPart layer, const Network<float> network, const Rule rule,
-                    const std::vector<uint32_t>& coefficient, int64_t output, Prefetch<averages, Rule> prefetch) {
-  const int64_t base = layer.weight - network.weight + output * layer.inputs;
-  const int count = static_cast<int>(std::min<int64_t>(kBlock, layer.outputs - output));
+                    const std::vector<uint32_t>& coefficient, int64_t output) {
   Lanes<float> lanes;
-  Tile gradient, weights;
+  Tile gradients[2];
+  BlockStep<averages, Rule> step(layer, network, rule, lanes);
   for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-    const int64_t width = std::min(kPanel, layer.inputs - input);
-    gradient_block(layer, output, input, gradient, [&](int64_t k) { prefetch(k); });
-    if (width < kPanel || count < kBlock) std::memset(weights.at, 0, sizeof(weights.at));
-    for (int r = 0; r < count; ++r) {
-      const int64_t i = base + r * layer.inputs + input;
-      take_step<averages>(network, rule, gradient.at[r], i, i + width, lanes, weights.at[r]);
-    }
-    pack_block(weights, layer, output, input);
+    const Block block(layer, network.weight, output, input);
+    Fetch<averages, Rule> fetch(block, network, rule);
+    Tile& gradient = gradients[input / kPanel % 2];
+    gradient_block(layer, output, input, gradient, [&] {
+      fetch.advance();
+      step.advance();
+    });
+    step.finish();
+    step.begin(block, gradient);
   }
+  step.finish();
   if (layer.bias) {
     alignas(64) float sums[kBlock];
     bias_gradient(layer, coefficient, output, sums);
     const int64_t i = layer.bias - network.weight + output;
-    take_step<averages>(network, rule, sums, i, i + count, lanes);
+    take_step<averages>(network, rule, sums, i, i + std::min<int64_t>(kBlock, layer.outputs - output), lanes);
   }
-  return lanes.totals(count * (layer.inputs + (layer.bias != nullptr)));
-}
-
-using Units = std::vector<std::pair<size_t, int64_t>>;  // layer, first output
-
-// One step of a unit, while the numbers of the one that this thread will probably take next come from memory.
-template <bool averages, class Rule>
-Totals step_unit(const std::vector<LayerPart>& layers, const Units& units, int64_t unit, const Network<float>& network,
-                 const Rule& rule, const std::vector<uint32_t>& coefficient) {
-  const auto [l, output] = units[unit];
-  const int64_t next = unit + at::get_num_threads();
-  int64_t begin = 0, end = 0;
-  if (next < static_cast<int64_t>(units.size())) {
-    const LayerPart& layer = layers[units[next].first];
-    begin = layer.weight - network.weight + units[next].second * layer.inputs;
-    end = begin + std::min<int64_t>(kBlock, layer.outputs - units[next].second) * layer.inputs;
-  }
-  const LayerPart& layer = layers[l];
-  const int64_t calls = (layer.inputs + kPanel - 1) / kPanel * (kBlock / kOutputs) * layer.pairs;
-  return step_outputs<averages, Rule>(layer, network, rule, coefficient, output, {network, rule, begin, end, calls});
+  Totals totals = lanes.totals();
+  totals.squares += step.squares();
+  return totals;
 }
 
 // One step of all layers, a thread taking a block of outputs at a time; sums are added in the blocks' order.
 template <class Rule>
 Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& network, const Rule& rule,
                    const std::vector<uint32_t>& coefficient) {
-  Units units;
-  for (size_t l = 0; l < layers.size(); ++l)
-    for (int64_t block = 0; block < layers[l].blocks(); ++block) units.emplace_back(l, block * kBlock);
+  std::vector<std::pair<const LayerPart*, int64_t>> units;  // layer, first output
+  for (const LayerPart& layer : layers)
+    for (int64_t block = 0; block < layer.blocks(); ++block) units.emplace_back(&layer, block * kBlock);
   std::vector<Totals> parts(units.size());
   fastgan::share(static_cast<int64_t>(units.size()), 1, [&](int64_t unit) {
-    parts[unit] = network.average ? step_unit<true>(layers, units, unit, network, rule, coefficient)
-                                  : step_unit<false>(layers, units, unit, network, rule, coefficient);
+    const auto [layer, output] = units[unit];
+    parts[unit] = network.average ? step_outputs<true>(*layer, network, rule, coefficient, output)
+                                  : step_outputs<false>(*layer, network, rule, coefficient, output);
     _mm_sfence();  // streamed lines are in memory before another thread is told that this unit is done
   });
   Totals totals;
@@ -273,7 +337,7 @@ void gradient_bf16_(const Tensor& upstream, const Tensor& x, const Tensor& coeff
     const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
     Tile gradient;
     for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-      gradient_block(layer, output, input, gradient, [](int64_t) {});
+      gradient_block(layer, output, input, gradient, [] {});
       const int64_t width = std::min(kPanel, layer.inputs - input);
       for (int64_t r = 0; r < count; ++r)
         std::memcpy(layer.weight + (output + r) * layer.inputs + input, gradient.at[r], width * sizeof(float));
