@@ -12,6 +12,7 @@ docs/closed-form-step.md derives them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -118,12 +119,16 @@ class Passes:
         for index, (weight, bias) in enumerate(into):
             self.products.gradient_(index, weight, bias, self.adjoints[index], self.inputs[index], coefficient)
 
+    @functools.cached_property
+    def _update_all(self) -> Callable[..., Tensor] | None:
+        """Gradients and the optimizer's step in one, where there is such a thing."""
+        return self.products.updater(self.adjoints, self.inputs, self._stacked["coefficient"])
+
     def update(self, network: FlatNetwork, withhold: Tensor, step: int, world: World = ALONE) -> Tensor:
         """One optimizer step of the network whose layers these are; returns the statistics of `ops.update.update_`."""
         products = self.products
-        fused = products.updater(self.adjoints, self.inputs, self._stacked["coefficient"])
-        if fused and world.size == 1:
-            return network.update(withhold, step, fused)
+        if self._update_all and world.size == 1:
+            return network.update(withhold, step, self._update_all)
         bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
         self.gradients(list(zip((network.gradient_of(layer.weight) for layer in products.layers), bias_of, strict=True)))
         sum_(network.gradient, world.size)

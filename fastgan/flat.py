@@ -39,7 +39,9 @@ class FlatNetwork:
         self.count = torch.zeros((), dtype=torch.int64, device=first.device)
         rate = spec.lr.start if isinstance(spec.lr, Schedule) else spec.lr
         self.lr = torch.tensor(rate, dtype=torch.float64, device=first.device)
+        self.options = spec.options()
         self.gradients = self.views(self.gradient)
+        self._adoptions = 0
         self._adopt()
         self.average = self.weight.clone() if decay is not None else None
 
@@ -81,6 +83,7 @@ class FlatNetwork:
         for parameter, view in zip(self.parameters, self.views(self.weight), strict=True):
             view.copy_(parameter.detach())
             parameter.data = view
+        self._adoptions += 1
 
     def ensure_views(self) -> None:
         """Repairs parameters that were moved out of the buffer since the last step, keeping their values.
@@ -115,8 +118,8 @@ class FlatNetwork:
         return next(view for own, view in zip(self.parameters, self.gradients, strict=True) if own is parameter)
 
     def version(self) -> int:
-        """A number that grows with every change of the weights in place, whoever makes it."""
-        return self.weight._version + sum(parameter._version for parameter in self.parameters)
+        """A number that grows when somebody else than `update` changes the weights: through the parameters, or by new ones."""
+        return self._adoptions + sum([parameter._version for parameter in self.parameters])
 
     def update(self, withhold: Tensor, step: int | Tensor, run: Callable[..., Tensor] = update_) -> Tensor:
         """One optimizer step from `gradient`, at the rate of a step; returns the statistics of `ops.update.update_`.
@@ -133,7 +136,7 @@ class FlatNetwork:
             self.count,
             withhold,
             rule=self.spec.rule,
-            options=self.spec.options(),
+            options=self.options,
             clip=self.clip,
             average=self.average,
             decay=self.decay or 0.0,

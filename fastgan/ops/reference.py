@@ -119,10 +119,11 @@ def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, dev
     return permute(place % size, place // size, size, seed=seed, stream=stream)
 
 
-def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32) -> Tensor:
+def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, out: Tensor | None = None) -> Tensor:
     """Rows of a data set as a batch in [-1, 1], [B, features]: uint8 by (x / 255 - 0.5) / 0.5, floats as they are."""
     rows = images.flatten(1).index_select(0, indices)
-    return rows.to(dtype) * (2.0 / 255.0) - 1.0 if rows.dtype == torch.uint8 else rows.to(dtype)
+    batch = rows.to(dtype) * (2.0 / 255.0) - 1.0 if rows.dtype == torch.uint8 else rows.to(dtype)
+    return batch if out is None else out.copy_(batch)
 
 
 def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:

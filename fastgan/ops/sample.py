@@ -48,7 +48,8 @@ def _resolve(name: str, device: torch.device | str, backend: str) -> Callable:
     """What runs an operator on a device; inside torch.compile, where it is traced, the reference."""
     if torch.compiler.is_compiling():
         return getattr(reference, name)
-    return resolve(f"sample.{name}", torch.device(device).type, backend)
+    kind = device.partition(":")[0] if isinstance(device, str) else device.type
+    return resolve(f"sample.{name}", kind, backend)
 
 
 def normals(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
@@ -80,10 +81,13 @@ def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, dev
     return run(rows, size, position, seed=seed, stream=stream, device=device)
 
 
-def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, backend="auto") -> Tensor:
-    """Rows of a data set as a batch in [-1, 1], [B, features]; uint8 images are scaled by (x / 255 - 0.5) / 0.5."""
+def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, out: Tensor | None = None, backend="auto") -> Tensor:
+    """Rows of a data set as a batch in [-1, 1], [B, features]; uint8 images are scaled by (x / 255 - 0.5) / 0.5.
+
+    out: where the batch goes, of that shape and dtype, contiguous; None for a new tensor.
+    """
     run = _resolve("gather_rows", images.device, backend)
-    return run(images, indices, dtype=dtype)
+    return run(images, indices, dtype=dtype, out=out)
 
 
 def as_int64(word: int) -> int:
@@ -134,12 +138,13 @@ def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int
 
 
 @implementation("sample.gather_rows", "cpp", "cpu")
-def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32) -> Tensor:
+def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32, out: Tensor | None = None) -> Tensor:
     plain = images.dtype == torch.uint8 and dtype == torch.float32 and indices.dtype == torch.int64
     dense = images.dim() >= 2 and images.is_contiguous() and indices.is_contiguous() and indices.dim() == 1
     if not plain or not dense:
-        return reference.gather_rows(images, indices, dtype=dtype)
-    out = torch.empty(len(indices), images[:1].numel(), device=images.device)
+        return reference.gather_rows(images, indices, dtype=dtype, out=out)
+    if out is None:
+        out = torch.empty(len(indices), images.shape[1:].numel(), device=images.device)
     torch.ops.fastgan.gather_rows_.default(out, images, indices)
     return out
 

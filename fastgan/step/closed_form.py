@@ -71,7 +71,7 @@ class ClosedFormStep:
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
         self.products = [linear.products(layers, self.game.precision) for layers in (generator, critic)]
-        self.versions = [-1, -1]
+        self.versions = [network.version() for network in self.networks]
         self.rows = 0
 
     def __call__(self, images: Tensor, step: int, rows: int) -> Metrics:
@@ -85,7 +85,6 @@ class ClosedFormStep:
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, step, d_step, fake[d_step])
             metrics |= self._update_generator(step, fake[-1])
-        self.versions = [network.version() for network in self.networks]
         return Metrics(metrics)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
@@ -103,14 +102,16 @@ class ClosedFormStep:
         """Sees weights that somebody has changed since the last step, by loading others, and parameters that were replaced."""
         if any(network.parameters is not ours for network, ours in zip(self.networks, self.parameters, strict=True)):
             self._read_networks()
-        for products, network, version in zip(self.products, self.networks, self.versions, strict=True):
-            if network.version() != version:
-                products.refresh()
+        for number, network in enumerate(self.networks):
+            if (version := network.version()) != self.versions[number]:
+                self.products[number].refresh()
+                self.versions[number] = version
 
     def _make_buffers(self, rows: int) -> None:
         points = sum(spec.at is None for spec in self.game.penalties)
         self.generator = Passes(self.products[0], self.game.d_steps + 1, rows)
         self.critic = Passes(self.products[1], POINTS + points, rows)
+        self.real = self.critic.output.new_empty(rows, self.critic.gradient.shape[-1])
         self.zero = self.critic.output.new_zeros(())
         self.constants: tuple[int, ...] = ()  # what the critic's seeds and coefficients are filled for
         self.rows = rows
@@ -122,13 +123,13 @@ class ClosedFormStep:
             last = update == game.d_steps
             draws = game.draws(step, min(update, game.d_steps - 1), self.rows)
             role = Role.GENERATOR_LATENT if last else Role.LATENT
-            self.generator[update : update + 1].load(game.latents(draws, self.rows, role).flatten(1))
+            self.generator[update : update + 1].load(draws.latents(self.rows, self.generator.gradient.shape[-1], role))
             drawn.append((draws, LEARNING if last else MAKING))
         return self.generator.forward(partial(masks, drawn))
 
     def _update_discriminator(self, images: Tensor, step: int, d_step: int, fake: Tensor) -> Parts:
         game, draws = self.game, self.game.draws(step, d_step, self.rows)
-        self.real = real = game.real_rows(images, step, d_step, self.rows)
+        real = game.real_rows(images, step, d_step, self.rows, out=self.real)
         passes, rows, priced = self._arrange(real, fake, draws, game.due_penalties(step, d_step))
         critic = self.critic[: len(passes)]
         for number, values in enumerate(rows):

@@ -92,13 +92,13 @@ class Game:
             width *= extent
         return draws.latents(rows, width, role).view(rows, *self.latent_shape)
 
-    def real_rows(self, images: Tensor, step: int, d_step: int, rows: int) -> Tensor:
-        """This process's real rows of one D update, flat, [rows, features] in [-1, 1]."""
+    def real_rows(self, images: Tensor, step: int, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
+        """This process's real rows of one D update, flat, [rows, features] in [-1, 1]; into `out` if it is given."""
         update = step * self.d_steps + d_step
         position = (update * self.world.size + self.world.rank) * rows
         word, size = sample.stream(Role.BATCH), images.shape[0]
         indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
-        return sample.gather_rows(images, indices, dtype=self.dtype)
+        return sample.gather_rows(images, indices, dtype=self.dtype, out=out)
 
     def place(self, number: int, penalty: Penalty) -> int:
         """The pass over the critic whose rows a penalty looks at."""
