@@ -57,6 +57,21 @@ def commit() -> str:
 _GIT = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
 
 
+def circumstances(quick: bool) -> dict[str, Any]:
+    """Where, when and with what a row is measured."""
+    versions = dict(python=platform.python_version(), torch=torch.__version__)
+    load, threads = round(os.getloadavg()[0], 2), torch.get_num_threads()
+    return dict(quick=quick, load=load, commit=commit(), machine=machine(), threads=threads, versions=versions)
+
+
+def append(row: dict[str, Any]) -> None:
+    """Adds a row to results/<machine>.jsonl."""
+    path = ROOT / "benchmarks" / "results" / f"{row['machine']}.jsonl"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(row) + "\n")
+
+
 def synchronize() -> None:
     """Wait for the device, where there is one."""
     if torch.cuda.is_available():
@@ -93,12 +108,8 @@ class Bench:
 
     def __init__(self, benchmark: str, *, quick: bool = False, keep: bool = True) -> None:
         self.benchmark, self.quick, self.keep = benchmark, quick, keep
-        self.common = dict(commit=commit(), machine=machine(), threads=torch.get_num_threads(), versions=self._versions())
+        self.common = circumstances(quick)
         self.rows: list[dict[str, Any]] = []
-
-    @staticmethod
-    def _versions() -> dict[str, str]:
-        return dict(python=platform.python_version(), torch=torch.__version__)
 
     def compare(
         self,
@@ -124,17 +135,14 @@ class Bench:
             row = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
             row |= dict(p20=p20, p50=p50, p80=p80, n=len(values), peer=peer, ratio=round(ratios[name], 3))
             rate = round(bytes_moved / p50 / 1e3, 2) if bytes_moved else None
-            row |= dict(bytes=bytes_moved, gb_per_s=rate, quick=self.quick, load=round(os.getloadavg()[0], 2))
-            self._add(row | self.common)
+            row |= dict(bytes=bytes_moved, gb_per_s=rate)
+            self._add(row | self.common | dict(load=round(os.getloadavg()[0], 2)))
         return ratios
 
     def _add(self, row: dict[str, Any]) -> None:
         self.rows.append(row)
         if self.keep:
-            path = ROOT / "benchmarks" / "results" / f"{self.common['machine']}.jsonl"
-            path.parent.mkdir(exist_ok=True)
-            with path.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            append(row)
 
     def print(self) -> None:
         """The table of everything measured so far, microseconds per call."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.epoch import compare_epoch
-from benchmarks.harness import ROOT, commit, machine
+from benchmarks.harness import ROOT, append, circumstances, machine
 from benchmarks.peers import CANDIDATES, PIXELS, WORKS, Candidate, Setup, gate
 from fastgan import data
 
@@ -145,16 +144,12 @@ def spread(medians: list[float]) -> dict[str, Any]:
 
 
 def keep(row: dict[str, Any], *, write: bool, quick: bool) -> None:
-    """Appends a row, with where and when it was measured, to results/<machine>.jsonl."""
-    common = dict(commit=commit(), machine=machine(), threads=torch.get_num_threads())
-    versions = dict(python=platform.python_version(), torch=torch.__version__)
-    versions |= {"jax": row.pop("jax")} if "jax" in row else {}
-    row = dict(benchmark="step") | row | dict(quick=quick, load=round(os.getloadavg()[0], 2)) | common | dict(versions=versions)
+    """Stores a row, if wanted, with the circumstances of its measurement."""
+    around = circumstances(quick)
+    if "jax" in row:
+        around["versions"]["jax"] = row.pop("jax")
     if write:
-        path = ROOT / "benchmarks" / "results" / f"{common['machine']}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        append(dict(benchmark="step") | row | around)
 
 
 def show(case: str, batch: int, rows: list[dict[str, Any]]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +50,18 @@ class Trainable(Protocol):
     def restore(self, folder: Path) -> None: ...
 
     def config(self) -> dict[str, Any]: ...
+
+
+@contextmanager
+def frozen_heap() -> Iterator[None]:
+    """Inside, the garbage collector leaves alone what exists already: a walk through all of torch takes a sixth of a second."""
+    theirs = gc.get_freeze_count()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        if not theirs:
+            gc.unfreeze()
 
 
 class NonFiniteError(FloatingPointError):
@@ -126,7 +140,7 @@ class Fit:
             self._save()
             self._sample()
         try:
-            with Interrupts() as interrupts:
+            with Interrupts() as interrupts, frozen_heap():
                 received = self._train(interrupts)
         finally:
             self.display.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import subprocess
@@ -214,6 +215,16 @@ def test_fit_writes_the_run_folder(tmp_path):
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [f"step_{s:08d}" for s in (0, 5, 10)]
     assert all((run / name).stat().st_size > 0 for name in ("config.json", "losses.png", "samples.gif", "summary.json"))
     assert summary["steps"] == 10 and json.loads((run / "summary.json").read_text())["steps"] == 10
+
+
+def test_fit_keeps_what_exists_out_of_garbage_collections(monkeypatch):
+    trainer, counts = small(), []
+    step = trainer.step
+    monkeypatch.setattr(trainer, "step", lambda: counts.append(gc.get_freeze_count()) or step())
+    before = gc.get_freeze_count()
+    trainer.fit(POINTS, steps=2, batch_size=8, progress=False)
+    assert min(counts) > before + 10_000
+    assert gc.get_freeze_count() == before
 
 
 def test_fit_counts_the_whole_run(tmp_path):

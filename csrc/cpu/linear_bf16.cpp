@@ -35,7 +35,7 @@ using fastgan::Operand;
 using fastgan::operand_of;
 using fastgan::Sums;
 
-constexpr int64_t kUnitRows = 4 * kRows;  // rows of a panel that a thread takes at a time
+constexpr int64_t kUnitRows = 8 * kRows;  // rows of a panel that a thread takes at a time: fewer read the panel more often
 constexpr int64_t kUnitWork = 1 << 20;    // multiplications worth a thread
 
 // 16 activations from `values` on; those of other lanes are zero.
@@ -148,24 +148,6 @@ const float* bias_of(const OptionalTensor& bias, int64_t columns) {
   return bias->const_data_ptr<float>();
 }
 
-// A layer of a chain: what its product is made from and where it goes.
-struct Hidden {
-  const Tensor &x, &pack;
-  Operand out;
-};
-
-void linear(const Hidden& layer, const float* bias, double negative_slope, const Masks& masks) {
-  const Fold fold(negative_slope);
-  const Operand& out = layer.out;
-  product(layer.x, layer.pack, out.columns, [&](auto& sums, int64_t row, int64_t column, int64_t width) {
-    add_bias(sums, bias, column, width);
-    change_all(sums, [&](__m512 pre, int, int) { return fold(pre); });
-    if (!masks.streams.empty()) drop(masks, sums, row, column);
-    out.store_values(sums, row, column, width);
-    out.store_panels(sums, row, column);
-  });
-}
-
 // values: A_0, A_1, ..; panels: of A_1, .. . streams: the words of all layers that have a threshold, a word for each pass.
 void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList packs, const c10::List<OptionalTensor>& biases,
                   at::IntArrayRef widths, at::ArrayRef<double> negative_slopes, at::IntArrayRef thresholds,
@@ -180,7 +162,16 @@ void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList p
       masks.streams.assign(streams.begin(), streams.begin() + passes);
       streams = streams.slice(passes);
     }
-    linear({values[l], packs[l], out}, bias_of(biases.get(l), widths[l]), negative_slopes[l], masks);
+    const Fold fold(negative_slopes[l]);
+    const OptionalTensor given = biases.get(l);
+    const float* const bias = bias_of(given, widths[l]);
+    product(values[l], packs[l], widths[l], [&](auto& sums, int64_t row, int64_t column, int64_t width) {
+      add_bias(sums, bias, column, width);
+      change_all(sums, [&](__m512 pre, int, int) { return fold(pre); });
+      if (!masks.streams.empty()) drop(masks, sums, row, column);
+      out.store_values(sums, row, column, width);
+      out.store_panels(sums, row, column);
+    });
   }
 }
 

@@ -1,9 +1,8 @@
 // update: a chain's weight gradients by bf16 dot products of pairs of rows, and the optimizer's step on each block of weights
 // while its gradient is in the cache; the packed weights that products read follow in the same pass. bf16.h has the storage.
 
-#include "bf16.h"
-
-#include "rules.h"
+#include "gradient_bf16.h"
+#include "step.h"
 #include "threads.h"
 
 #include <ATen/core/List.h>
@@ -18,44 +17,31 @@ namespace {
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
 
+using fastgan::Block;
+using fastgan::kBlock;
 using fastgan::kPanel;
+using fastgan::layer_of;
+using fastgan::LayerPart;
+using fastgan::pairs_of;
 using fastgan::Tile;
+using fastgan::words_at;
 
-constexpr int kBlock = 16;            // outputs of a block
-constexpr int kOutputs = 4;           // of a block, multiplied at a time
-constexpr int kCache = 2;             // that numbers are fetched to in advance: the second
-constexpr int64_t kChunkPairs = 128;  // pairs of rows of a panel that stay in the first cache
-
-// Where a packed weight is; see bf16.h.
-struct Pack {
-  uint32_t *forward, *adjoint;
-};
-
-// One layer's part of the network.
-struct LayerPart {
-  const uint32_t *upstream, *x;                // panels
-  int64_t upstream_stride, x_stride;           // of a panel, in words
-  int64_t pairs, outputs, inputs;              // pairs of rows
-  float *weight, *bias;                        // bias or null
-  Pack pack;
-
-  int64_t blocks() const { return (outputs + kBlock - 1) / kBlock; }
-  const uint32_t* upstream_at(int64_t output) const { return upstream + output / kPanel * upstream_stride + output % kPanel; }
-};
+constexpr int kCache = 2;  // that numbers are fetched to in advance: the second
 
 // Writes a line past the caches: the old one, which an ordinary store would first read from memory, is of no use.
 inline void stream(uint32_t* line, __m512i words) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(line), words);
 }
 
-// The packed forms of a block of new weights, 16 outputs from `output` on, 64 inputs from `input` on.
-void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int64_t input) {
+// The packed forms of a block of new weights; those that it lacks are zero.
+void pack_block(const Tile& weights, const LayerPart& layer, const Block& block) {
+  const auto [output, input] = std::pair(block.output, block.input);
   const int64_t pairs_in = (layer.inputs + 1) / 2, pairs_out = (layer.outputs + 1) / 2;
   uint32_t* const adjoint = layer.pack.adjoint + (input / kPanel * pairs_out + output / 2) * kPanel;
   const auto vector = [&](int r, int v) { return _mm512_load_ps(&weights.at[r][16 * v]); };
   for (int r = 0; r < kBlock && output / 2 + r / 2 < pairs_out; r += 2)
     for (int v = 0; v < fastgan::kVectors; ++v)
-      stream(adjoint + r / 2 * kPanel + 16 * v, fastgan::pairs_of(vector(r, v), vector(r + 1, v)));
+      stream(adjoint + r / 2 * kPanel + 16 * v, pairs_of(vector(r, v), vector(r + 1, v)));
   uint32_t* const forward = layer.pack.forward + (output / kPanel * pairs_in + input / 2) * kPanel + output % kPanel;
   for (int half = 0; half < 2; ++half) {
     __m512i words[kBlock];
@@ -66,86 +52,15 @@ void pack_block(const Tile& weights, const LayerPart& layer, int64_t output, int
   }
 }
 
-// Gradients of kOutputs outputs and V vectors of inputs, added up over all rows. `between()` runs after every `stride` pairs.
-template <int V, class Between>
-inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs, Tile& gradient,
-                                                         int first, bool adds, int64_t stride, const Between& between) {
-  fastgan::Sums<kOutputs, V> sums;
-  for (int r = 0; r < kOutputs; ++r)
-    for (int v = 0; v < V; ++v) sums.at[r][v] = adds ? _mm512_load_ps(&gradient.at[first + r][16 * v]) : _mm512_setzero_ps();
-  for (int64_t k = 0; k < pairs; k += stride) {
-    fastgan::multiply(sums, upstream + k * kPanel, 1, kPanel, x + k * kPanel, std::min(stride, pairs - k));
-    between();
-  }
-  for (int r = 0; r < kOutputs; ++r)
-    for (int v = 0; v < V; ++v) _mm512_store_ps(&gradient.at[first + r][16 * v], sums.at[r][v]);
-}
-
-// Gradients of a block of weights. `between()` runs on the way, if there are rows enough once for each vector of the block.
-template <class Between>
-inline void gradient_block(const LayerPart& layer, int64_t output, int64_t input, Tile& gradient, const Between& between) {
-  const bool narrow = layer.inputs - input <= 16;
-  const int64_t stride = std::max<int64_t>(1, layer.pairs / (kBlock / kOutputs * fastgan::kVectors));
-  const uint32_t* const u = layer.upstream_at(output);
-  const uint32_t* const x = layer.x + input / kPanel * layer.x_stride;
-  for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
-    const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
-    for (int r = 0; r < kBlock && output + r < layer.outputs; r += kOutputs) {
-      const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
-      narrow ? gradient_tile<1>(left, right, pairs, gradient, r, pair > 0, stride, between)
-             : gradient_tile<fastgan::kVectors>(left, right, pairs, gradient, r, pair > 0, stride, between);
-    }
-  }
-}
-
-// Gradients of 16 biases: the sums of upstream times the rows' coefficients.
-void bias_gradient(const LayerPart& layer, const std::vector<uint32_t>& coefficient, int64_t output, float* gradient) {
-  const uint32_t* const u = layer.upstream_at(output);
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t k = 0; k < layer.pairs; ++k)
-    sum = fastgan::dot(sum, fastgan::load(u + kPanel * k), _mm512_set1_epi32(static_cast<int>(coefficient[k])));
-  _mm512_storeu_ps(gradient, sum);
-}
-
-// Coefficients [rows] as pairs of bf16.
-std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
-  TORCH_CHECK(coefficient.scalar_type() == at::kFloat && coefficient.is_contiguous() && coefficient.numel() % 2 == 0,
-              "the coefficient must be fp32 [rows], an even number");
-  const float* const c = coefficient.const_data_ptr<float>();
-  std::vector<uint32_t> pairs(coefficient.numel() / 2);
-  for (size_t k = 0; k < pairs.size(); ++k) {
-    const auto bits = [&](float value) { return static_cast<uint32_t>(fastgan::narrow<c10::BFloat16>(value).x); };
-    pairs[k] = bits(c[2 * k]) | bits(c[2 * k + 1]) << 16;
-  }
-  return pairs;
-}
-
-// A block of weights: 16 outputs, 64 inputs, where there are as many.
-struct Block {
-  int64_t output, input;
-  int64_t rows, width;
-  int64_t first;   // weight, of the network's
-  int64_t stride;  // of an output's weights
-
-  Block(const LayerPart& layer, const float* network, int64_t output, int64_t input)
-      : output(output), input(input), rows(std::min<int64_t>(kBlock, layer.outputs - output)),
-        width(std::min(kPanel, layer.inputs - input)), first(layer.weight - network + output * layer.inputs + input),
-        stride(layer.inputs) {}
-
-  bool is_wide() const { return width == kPanel; }
-  int64_t vectors() const { return rows * fastgan::kVectors; }
-  // Where a vector of a wide block begins.
-  int64_t at(int64_t vector) const { return first + vector / fastgan::kVectors * stride + vector % fastgan::kVectors * 16; }
-};
-
 // Asks for a block's numbers, a vector at a time while its gradient is made: from memory they take as long.
 template <bool averages, class Rule>
 class Fetch {
  public:
-  Fetch(const Block& block, const Network<float>& network, const Rule& rule) : block_(block), network_(network), rule_(rule) {}
+  Fetch(const Block& block, int64_t layer, const Network<float>& network, const Rule& rule)
+      : block_(block), layer_(layer), network_(network), rule_(rule) {}
   C10_ALWAYS_INLINE void advance() {
     if (done_ >= block_.vectors()) return;
-    const int64_t i = block_.at(done_++);
+    const int64_t i = layer_ + block_.vector(done_++);
     __builtin_prefetch(network_.weight + i, 1, kCache);
     rule_.prefetch(i);
     if constexpr (averages) __builtin_prefetch(network_.average + i, 1, kCache);
@@ -153,6 +68,7 @@ class Fetch {
 
  private:
   const Block block_;
+  const int64_t layer_;  // where its weights begin in the network's
   const Network<float>& network_;
   const Rule& rule_;
   int64_t done_ = 0;
@@ -176,19 +92,21 @@ template <bool averages, class Rule>
 class BlockStep {
  public:
   BlockStep(const LayerPart& layer, const Network<float>& network, const Rule& rule, Lanes<float>& lanes)
-      : layer_(layer), network_(network), rule_(rule), lanes_(lanes) {}
+      : layer_(layer), first_(layer.weight - network.weight), network_(network), rule_(rule), lanes_(lanes) {}
 
   void begin(const Block& block, const Tile& gradient) {
-    block_ = block, gradient_ = &gradient, done_ = 0;
-    if (!block.is_wide() || block.rows < kBlock) std::memset(weights_.at, 0, sizeof(weights_.at));
-    const float squares = squares_of(gradient, block.rows);
-    vectors_ = block.is_wide() && std::isfinite(squares) ? block.vectors() : 0;
-    if (vectors_) squares_ += squares;
+    block_ = block, gradient_ = &gradient, done_ = vectors_ = 0;
+    if (!block.is_whole()) std::memset(weights_.at, 0, sizeof(weights_.at));
+    if (!block.is_wide()) return;
+    if (const float squares = squares_of(gradient, block.rows); std::isfinite(squares)) {
+      squares_ += squares;
+      vectors_ = block.vectors();
+    }
   }
   // The next vector of a wide block whose gradients are all finite.
   C10_ALWAYS_INLINE void advance() {
     if (done_ >= vectors_) return;
-    const int64_t place = done_ * 16, i = block_->at(done_++);
+    const int64_t place = done_ * 16, i = first_ + block_->vector(done_++);
     take_finite_lanes<averages>(network_, rule_, gradient_->at[0] + place, i, weights_.at[0] + place);
   }
   // What is left, and the packed forms.
@@ -196,10 +114,10 @@ class BlockStep {
     if (!block_) return;
     while (done_ < vectors_) advance();
     for (int64_t r = 0; vectors_ == 0 && r < block_->rows; ++r) {
-      const int64_t i = block_->first + r * block_->stride;
+      const int64_t i = first_ + block_->row(r);
       take_step<averages>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, weights_.at[r]);
     }
-    pack_block(weights_, layer_, block_->output, block_->input);
+    pack_block(weights_, layer_, *block_);
     block_.reset();
   }
   // The sum of squares that `lanes` did not count.
@@ -207,6 +125,7 @@ class BlockStep {
 
  private:
   const LayerPart& layer_;
+  const int64_t first_;  // where its weights begin in the network's
   const Network<float>& network_;
   const Rule& rule_;
   Lanes<float>& lanes_;
@@ -225,10 +144,10 @@ Totals step_outputs(const LayerPart layer, const Network<float> network, const R
   Tile gradients[2];
   BlockStep<averages, Rule> step(layer, network, rule, lanes);
   for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-    const Block block(layer, network.weight, output, input);
-    Fetch<averages, Rule> fetch(block, network, rule);
+    const Block block(layer, output, input);
+    Fetch<averages, Rule> fetch(block, layer.weight - network.weight, network, rule);
     Tile& gradient = gradients[input / kPanel % 2];
-    gradient_block(layer, output, input, gradient, [&] {
+    gradient_block(layer, block, gradient, [&] {
       fetch.advance();
       step.advance();
     });
@@ -266,34 +185,11 @@ Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& n
   return totals;
 }
 
-int64_t words_of(const Tensor& panels) {
-  TORCH_CHECK(panels.scalar_type() == at::kBFloat16 && panels.dim() == 3 && panels.stride(2) == 1 && panels.size(2) == 2 * kPanel &&
-                  panels.stride(1) == 2 * kPanel,
-              "panels must be bf16 [columns / 64, rows / 2, 128]");
-  return panels.stride(0) / 2;
-}
-
-uint32_t* words_at(const Tensor& tensor) {
-  return reinterpret_cast<uint32_t*>(tensor.data_ptr());
-}
-
-LayerPart layer_of(const Tensor& upstream, const Tensor& x, const Tensor& weight, const OptionalTensor& bias) {
-  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous() && weight.dim() == 2, "weights must be fp32 [out, in]");
-  const int64_t outputs = weight.size(0), inputs = weight.size(1), stride = words_of(upstream), x_stride = words_of(x);
-  TORCH_CHECK(upstream.size(1) == x.size(1) && upstream.size(0) * kPanel >= outputs && x.size(0) * kPanel >= inputs,
-              "panels do not fit the weight");
-  float* b = nullptr;
-  if (bias.has_value()) {
-    TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == outputs, "bias must be fp32 [out]");
-    b = bias->data_ptr<float>();
-  }
-  return {words_at(upstream), words_at(x), stride, x_stride, x.size(1), outputs, inputs, weight.data_ptr<float>(), b, {}};
-}
-
 void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
   const auto fits = [](const Tensor& pack, int64_t columns, int64_t depth) {
-    return reinterpret_cast<uintptr_t>(pack.const_data_ptr()) % 64 == 0 && pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel &&
-           pack.size(0) * kPanel >= columns && pack.size(1) == (depth + 1) / 2;
+    const bool packed = pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel;
+    const bool on_line = reinterpret_cast<uintptr_t>(pack.const_data_ptr()) % 64 == 0;
+    return packed && on_line && pack.size(0) * kPanel >= columns && pack.size(1) == (depth + 1) / 2;
   };
   TORCH_CHECK(fits(forward, layer.outputs, layer.inputs) && fits(adjoint, layer.inputs, layer.outputs),
               "the packed weights do not fit, or do not begin on a cache line");
@@ -329,22 +225,28 @@ Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tens
   return result_of(totals, weight);
 }
 
+// Calls run(block) for all blocks of a layer, those of the same outputs on one thread.
+template <class Run>
+void each_block(const LayerPart& layer, const Run& run) {
+  fastgan::share(layer.blocks(), 1, [&](int64_t unit) {
+    for (int64_t input = 0; input < layer.inputs; input += kPanel) run(Block(layer, unit * kBlock, input));
+    _mm_sfence();
+  });
+}
+
 void gradient_bf16_(const Tensor& upstream, const Tensor& x, const Tensor& coefficient, const Tensor& weight,
                     const OptionalTensor& bias) {
   const LayerPart layer = layer_of(upstream, x, weight, bias);
   const auto coefficients = pairs_of(coefficient);
-  fastgan::share(layer.blocks(), 1, [&](int64_t block) {
-    const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
+  each_block(layer, [&](const Block& block) {
     Tile gradient;
-    for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-      gradient_block(layer, output, input, gradient, [] {});
-      const int64_t width = std::min(kPanel, layer.inputs - input);
-      for (int64_t r = 0; r < count; ++r)
-        std::memcpy(layer.weight + (output + r) * layer.inputs + input, gradient.at[r], width * sizeof(float));
-    }
+    gradient_block(layer, block, gradient, [] {});
+    for (int64_t r = 0; r < block.rows; ++r)
+      std::memcpy(layer.weight + block.row(r), gradient.at[r], block.width * sizeof(float));
+    if (!layer.bias || block.input) return;
     alignas(64) float sums[kBlock];
-    bias_gradient(layer, coefficients, output, sums);
-    if (layer.bias) std::memcpy(layer.bias + output, sums, count * sizeof(float));
+    bias_gradient(layer, coefficients, block.output, sums);
+    std::memcpy(layer.bias + block.output, sums, block.rows * sizeof(float));
   });
 }
 
@@ -352,17 +254,12 @@ void pack_bf16_(const Tensor& weight, const Tensor& forward, const Tensor& adjoi
   LayerPart layer{nullptr, nullptr, 0, 0, 0, weight.size(0), weight.size(1), weight.data_ptr<float>(), nullptr, {}};
   TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous(), "weights must be fp32 [out, in]");
   set_pack(layer, forward, adjoint);
-  fastgan::share(layer.blocks(), 1, [&](int64_t block) {
-    const int64_t output = block * kBlock, count = std::min<int64_t>(kBlock, layer.outputs - output);
-    for (int64_t input = 0; input < layer.inputs; input += kPanel) {
-      Tile weights;
-      std::memset(weights.at, 0, sizeof(weights.at));
-      for (int64_t r = 0; r < count; ++r)
-        std::memcpy(weights.at[r], layer.weight + (output + r) * layer.inputs + input,
-                    std::min(kPanel, layer.inputs - input) * sizeof(float));
-      pack_block(weights, layer, output, input);
-    }
-    _mm_sfence();
+  each_block(layer, [&](const Block& block) {
+    Tile weights;
+    std::memset(weights.at, 0, sizeof(weights.at));
+    for (int64_t r = 0; r < block.rows; ++r)
+      std::memcpy(weights.at[r], layer.weight + block.row(r), block.width * sizeof(float));
+    pack_block(weights, layer, block);
   });
 }
 

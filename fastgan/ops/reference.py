@@ -133,7 +133,6 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
 
 # --- linear: x -> act(x W^T + b) with dropout; its siblings adjoint and tangent ---------------------
 
-
 SATURATING = ("tanh", "sigmoid")
 
 
