@@ -198,6 +198,14 @@ def test_gather_scales_every_byte_as_torch_does(backend: str) -> None:
     assert (batch - exact).abs().max() < 2**-22
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_gather_fills_what_it_is_given(dtype: torch.dtype, backend: str) -> None:
+    images, indices = torch.randint(0, 256, (9, 2, 3)).to(dtype), torch.tensor([8, 0, 8])
+    out = torch.full((3, 6), math.nan)
+    assert sample.gather_rows(images, indices, out=out, backend=backend) is out
+    assert torch.equal(out, sample.gather_rows(images, indices, backend=backend))
+
+
 @pytest.mark.parametrize(
     "shape, rows",
     [
