@@ -54,7 +54,7 @@ def commit() -> str:
     return run[0].strip() + ("+" if run[1].strip() else "")
 
 
-_GIT = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no")
+_GIT = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no -- . :!benchmarks/results")
 
 
 def circumstances(quick: bool) -> dict[str, Any]:
