@@ -101,7 +101,8 @@ struct Adam {
   C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     const T old_mean = mean[i], old_square = square[i];
-    const T m = old_mean + rest1 * (g - old_mean), s = old_square + rest2 * (g * g - old_square);
+    // not old + rest * (g - old): where a beta is 0, that leaves the rounding of a larger old moment
+    const T m = beta1 * old_mean + rest1 * g, s = beta2 * old_square + rest2 * g * g;
     mean[i] = finite.choose(m, old_mean);
     square[i] = finite.choose(s, old_square);
     return w - step * (m / (std::sqrt(s) * scale + eps));

@@ -120,6 +120,15 @@ def test_every_size_and_its_sums(size: int, dtype: torch.dtype, backend: str) ->
     assert totals.dtype == dtype
 
 
+def test_adam_without_memory_forgets_a_gradient_that_was_larger(backend: str) -> None:
+    """With betas of 0 every step is lr * sign(g), whatever came before it."""
+    run = Run(torch.zeros(40), "adam", dict(betas=(0.0, 0.0)), backend=backend)
+    run.step(torch.full((40,), 1e4))
+    before = run.weight.clone()
+    run.step(torch.full((40,), -1e-4))
+    torch.testing.assert_close(run.weight - before, torch.full((40,), 0.01), rtol=1e-3, atol=0)
+
+
 def test_no_weights_are_no_work(backend: str) -> None:
     run = Run(torch.empty(0), "adam", ADAM, backend=backend)
     assert run.step(torch.empty(0)).tolist() == [0.0, 0.0]
