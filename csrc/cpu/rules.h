@@ -13,6 +13,8 @@
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
 namespace {
 
+constexpr int kCache = 2;  // that numbers are fetched to in advance: the second
+
 // Whether a number is finite, as a mask of its bits: choosing by masks leaves no branch, so loops over elements are vector
 // code.
 template <class T>
@@ -55,7 +57,7 @@ struct Sgd {
     return w - lr * (near * g + far * v);
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, 2);
+    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, kCache);
   }
 };
 
@@ -85,9 +87,9 @@ struct RmsProp {
     return w - lr * direction;
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    __builtin_prefetch(square + i, 1, 2);
-    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, 2);
-    if constexpr (centered) __builtin_prefetch(mean + i, 1, 2);
+    __builtin_prefetch(square + i, 1, kCache);
+    if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, kCache);
+    if constexpr (centered) __builtin_prefetch(mean + i, 1, kCache);
   }
 };
 
@@ -108,8 +110,8 @@ struct Adam {
     return w - step * (m / (std::sqrt(s) * scale + eps));
   }
   C10_ALWAYS_INLINE void prefetch(int64_t i) const {
-    __builtin_prefetch(mean + i, 1, 2);
-    __builtin_prefetch(square + i, 1, 2);
+    __builtin_prefetch(mean + i, 1, kCache);
+    __builtin_prefetch(square + i, 1, kCache);
   }
 };
 

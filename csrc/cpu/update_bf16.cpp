@@ -26,8 +26,6 @@ using fastgan::pairs_of;
 using fastgan::Tile;
 using fastgan::words_at;
 
-constexpr int kCache = 2;  // that numbers are fetched to in advance: the second
-
 // Writes a line past the caches: the old one, which an ordinary store would first read from memory, is of no use.
 inline void stream(uint32_t* line, __m512i words) {
   _mm512_stream_si512(reinterpret_cast<__m512i*>(line), words);
@@ -230,7 +228,7 @@ template <class Run>
 void each_block(const LayerPart& layer, const Run& run) {
   fastgan::share(layer.blocks(), 1, [&](int64_t unit) {
     for (int64_t input = 0; input < layer.inputs; input += kPanel) run(Block(layer, unit * kBlock, input));
-    _mm_sfence();
+    _mm_sfence();  // as in step_layers
   });
 }
 

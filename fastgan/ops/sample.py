@@ -32,10 +32,7 @@ class Role(IntEnum):
     DATA = 8  # synthetic data sets
 
 
-DROPOUT = int(Role.DROPOUT)
-
-
-def stream(role: int, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
+def stream(role: Role, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
     """A counter's stream word: bits 0-3 the role, 4-7 the pass, 8-15 a layer or penalty, 16-31 the inner d_step."""
     return int(role) | pass_ << 4 | index << 8 | d_step << 16
 
@@ -210,5 +207,5 @@ class Draws:
 def masks(passes: Sequence[tuple[Draws, int]], layer: int) -> Masks:
     """The dropout masks of one layer in stacked passes, each with its draws and number, which share a seed, step and rows."""
     draws = passes[0][0]
-    words = tuple(stream(DROPOUT, pass_=number, index=layer, d_step=each.d_step) for each, number in passes)
+    words = tuple(stream(Role.DROPOUT, pass_=number, index=layer, d_step=each.d_step) for each, number in passes)
     return Masks(draws.seed, draws.step, words, draws.first_row)
