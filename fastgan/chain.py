@@ -21,7 +21,7 @@ from torch import Tensor
 from .distributed import World, sum_
 from .flat import FlatNetwork
 from .layers import FusedLinear
-from .ops.linear import Layer, Products
+from .ops.dense import Layer, Products
 from .ops.sample import Masks
 
 ALONE = World()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .chain import Passes, read_layers
 from .layers import next_masks
 from .mlp import MLP, PIECEWISE_LINEAR, has_hooks
-from .ops.linear import DenseProducts, Layer
+from .ops.dense import DenseProducts, Layer
 
 
 class Price(Protocol):

@@ -23,6 +23,7 @@ from ..distributed import all_rows, sum_
 from ..hardware import matmul_precision
 from ..ops import linear
 from ..ops import loss as loss_ops
+from ..ops.dense import Layer
 from ..ops.sample import Draws, Role, masks
 from ..penalties import Penalty
 from ..recognition import NotAnMLP, recognise
@@ -36,7 +37,7 @@ class NoClosedForm(ValueError):
     """A game that only autograd plays; the message says why."""
 
 
-def _chain(module: nn.Module) -> list[linear.Layer]:
+def _chain(module: nn.Module) -> list[Layer]:
     try:
         return read_layers(recognise(module).layers)
     except NotAnMLP as reason:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan.ops import backend, reference, sample
-from fastgan.ops.linear import ACTIVATIONS, Layer, linear
+from fastgan.ops.dense import Layer
+from fastgan.ops.linear import ACTIVATIONS, linear
 from fastgan.ops.sample import Masks
 
 SLOPE = 0.2

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan.ops import linear, sample
-from fastgan.ops.linear import DenseProducts, Layer, PackedProducts, Products
+from fastgan.ops.dense import Dense, DenseProducts, Layer, Products
+from fastgan.ops.packed import PackedProducts
 
 HALF = torch.bfloat16
 COUNTER = dict(seed=2**62 + 3, step=2**32 - 2, first_row=2**31 + 7)  # high bits everywhere
@@ -102,7 +103,7 @@ def case(request: pytest.FixtureRequest, format_: str, chain: str) -> Case:
 
 def read(operand, width: int) -> tuple[Tensor, Tensor]:
     """What products over columns read of an operand, and what weight gradients read; columns beyond the last are zero."""
-    if isinstance(operand, linear.Dense):
+    if isinstance(operand, Dense):
         return operand.values if operand.tangents is None else operand.tangents, operand.values
     rows = operand.panels.unflatten(2, (64, 2)).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)
     assert not operand.values[:, width:].any() and not rows[:, width:].any()

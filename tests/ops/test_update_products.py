@@ -15,7 +15,8 @@ from fastgan.chain import Passes, read_layers
 from fastgan.flat import FlatNetwork
 from fastgan.layers import FusedLinear, drawing
 from fastgan.ops import sample
-from fastgan.ops.linear import DenseProducts, PackedProducts, Products
+from fastgan.ops.dense import DenseProducts, Products
+from fastgan.ops.packed import PackedProducts
 from fastgan.optim import SGD, Adam, Optimizer, RMSprop
 
 FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "packed": torch.bfloat16}
