@@ -14,13 +14,17 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from .distributed import World, sum_
+from .distributed import World, all_rows, sum_
 from .flat import FlatNetwork
 from .layers import FusedLinear
+from .ops import loss as loss_ops
 from .ops.dense import Layer, Products
 from .ops.sample import Masks
 
@@ -35,10 +39,43 @@ def read_layers(chain: Sequence[FusedLinear]) -> list[Layer]:
     return [*read, Layer(last.weight, last.bias, output=last.activation)]
 
 
+class Pushing(Protocol):
+    """What is asked of a penalty (penalties.Penalty)."""
+
+    every: int
+
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass
+class Outcome:
+    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
+    price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
+
+    value: Tensor
+    means: Tensor
+    penalty: Tensor | None = None
+    statistics: Tensor | None = None
+
+    def doubt(self) -> Tensor:
+        """Numbers that are finite where all logits, slopes and pushes are."""
+        return self.means if self.penalty is None else self.means + self.penalty
+
+    def price(self) -> Tensor:
+        """The penalties' price, 0-d."""
+        return torch.zeros_like(self.value) if self.penalty is None else self.penalty
+
+    def norm(self) -> Tensor:
+        """The norm of the network's gradient, 0-d."""
+        assert self.statistics is not None
+        return self.statistics[0].sqrt()
+
+
 class Passes:
     """Stacked passes of `rows` rows over one chain; passes[a:b] are some of them, in the same memory.
 
     output [passes, rows, out] and gradient [passes, rows, in] are fp32 or wider; seed and coefficient hold [rows] for each.
+    `hands` are passes over the same buffers with input rows, seeds and coefficients of their own.
     """
 
     def __init__(self, products: Products, count: int, rows: int) -> None:
@@ -56,56 +93,110 @@ class Passes:
         }
         self._divide()
 
-    def _divide(self) -> None:
-        self._parts: dict[tuple[int, int], Passes] = {}
+    def _divide(self, root: Passes | None = None, first: int = 0) -> None:
+        self._root, self._first = root or self, first
         self._count = len(self._stacked["seed"]) // self.stride
         by_pass = {name: x.unflatten(0, (-1, self.stride))[:, : self.rows] for name, x in self._stacked.items()}
         self.output, self.gradient = by_pass["output"], by_pass["gradient"]
         self.seed, self.coefficient = by_pass["seed"].unbind(), by_pass["coefficient"].unbind()
+        self._parts: dict[tuple[int, int], Passes] = {}
+        self._constants: tuple[int, ...] = ()  # what the seeds and coefficients of all passes are filled for
 
     def __len__(self) -> int:
         return self._count
 
     def __getitem__(self, which: slice) -> Passes:
         first, last, _ = which.indices(self._count)
+        return self._root._part(self._first + first, self._first + last)
+
+    def _part(self, first: int, last: int) -> Passes:
         if (first, last) not in self._parts:
-            self._parts[first, last] = self._part(slice(first * self.stride, last * self.stride))
+            rows = slice(first * self.stride, last * self.stride)
+            part = object.__new__(Passes)
+            part.products, part.rows, part.stride = self.products, self.rows, self.stride
+            part.inputs = [operand.part(rows) for operand in self.inputs]
+            part.adjoints = [operand.part(rows) for operand in self.adjoints]
+            part._stacked = {name: x[rows] for name, x in self._stacked.items()}
+            part._divide(self, first)
+            self._parts[first, last] = part
         return self._parts[first, last]
 
-    def _part(self, rows: slice) -> Passes:
-        part = object.__new__(Passes)
-        part.products, part.rows, part.stride = self.products, self.rows, self.stride
-        part.inputs = [operand.part(rows) for operand in self.inputs]
-        part.adjoints = [operand.part(rows) for operand in self.adjoints]
-        part._stacked = {name: x[rows] for name, x in self._stacked.items()}
-        part._divide()
-        return part
+    def hands(self, count: int) -> list[Passes]:
+        """As many passes over these buffers, each with input rows, seeds and coefficients of its own."""
+        return [self._hand() for _ in range(count)]
+
+    def _hand(self) -> Passes:
+        hand = object.__new__(Passes)
+        hand.products, hand.rows, hand.stride, hand.adjoints = self.products, self.rows, self.stride, self.adjoints
+        first = self.products.operand(self._count * self.stride, self._stacked["gradient"].shape[1])
+        hand.inputs = [first, *self.inputs[1:]]
+        own = {name: self._stacked[name].clone() for name in ("seed", "coefficient")}
+        hand._stacked = self._stacked | own
+        hand._divide()
+        return hand
 
     def load(self, values: Tensor) -> None:
         """The input rows [rows, in] of this one pass."""
         self.products.load_(self.inputs[0], values)
+        self.loaded = values
 
-    def forward(self, masks_of: Callable[[int], Masks]) -> Tensor:
-        """Runs the chain; returns `output`. masks_of: the passes' masks of a dropout layer, the first, second, ..."""
+    def forward(self, masks_of: Callable[[int], Masks], into: Sequence[Passes] = ()) -> Tensor:
+        """Runs the chain; returns `output`. masks_of: the passes' masks of a dropout layer, the first, second, ...
+
+        into: one pass of another chain for each of these, whose input rows the output will be.
+        """
         dropped = itertools.count()
         masks = [masks_of(next(dropped)) if layer.dropout else None for layer in self.products.layers[:-1]]
         self.products.forward_(self.inputs, self._stacked["output"], masks)
+        for one, rows in zip(into, self.output, strict=bool(into)):
+            one.load(rows)
         return self.output
+
+    def judge(
+        self, objective: loss_ops.Objective, world: World, *, real: bool, priced: Collection[int] = (), of: slice = slice(None)
+    ) -> Outcome:
+        """The objective of the logits of all processes' rows, and the adjoints of the passes `of` down to U_1.
+
+        real: whether the first pass is of real rows, the next of fake ones; else the first is of fake ones. Where g is asked
+        for (priced), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own points; elsewhere s is the seed.
+        """
+        logits, places = self.output, self._slope_places(1 + real, priced)
+        fake, real_logits = logits[int(real)], logits[0] if real else None
+        outcome = _judge(real_logits, fake, places[0] if real else None, places[-1], objective, world)
+        self[of].adjoint()
+        return outcome
+
+    def _slope_places(self, judged: int, priced: Collection[int]) -> list[Tensor]:
+        if self._root._constants != (constants := (self._count, *priced)):
+            for number in range(self._count):
+                (self.seed if number in priced else self.coefficient)[number].fill_(1.0)
+            for points in self.coefficient[judged:]:
+                points.fill_(0.0)
+            self._root._constants = constants
+        return [(self.coefficient if number in priced else self.seed)[number] for number in range(judged)]
 
     def adjoint(self) -> None:
         """From the seed down to U_1, for a chain with one output and no activation at its end."""
         self.products.load_(self.adjoints[-1], self._stacked["seed"].unsqueeze(1))
         self.products.descend_(self.adjoints, self.inputs)
 
-    def adjoint_from(self, gradient: Tensor) -> None:
-        """From gradients [rows, out] by this one pass's output, as an ordinary backward pass."""
-        self.products.load_output_(self.adjoints[-1], gradient, self.output[0])
+    def adjoint_from(self, critic: Passes) -> None:
+        """From a critic's input gradient at this one pass's output, as an ordinary backward pass."""
+        self.products.load_output_(self.adjoints[-1], critic.input_gradient()[0], self.output[0])
         self.products.descend_(self.adjoints, self.inputs)
 
     def input_gradient(self) -> Tensor:
         """g for every row; returns `gradient`."""
         self.products.input_gradient_(self._stacked["gradient"], self.adjoints[0])
         return self.gradient
+
+    def push(self, penalties: Sequence[Pushing], outcome: Outcome, world: World) -> None:
+        """Adds the price that penalties put on this one pass's input gradient; leaves their tangents in the activations."""
+        gradient = self.input_gradient()[0]
+        prices, pushes = zip(*(penalty.push(gradient, penalty.every / world.size) for penalty in penalties), strict=True)
+        self.tangent(sum(pushes[1:], pushes[0]), self.loaded)
+        price = sum_(sum(prices[1:], prices[0]), world.size)
+        outcome.penalty = price if outcome.penalty is None else outcome.penalty + price
 
     def tangent(self, push: Tensor, values: Tensor) -> None:
         """Turns this one pass's activations into c * A + T; push, values (what was loaded): [rows, in]."""
@@ -124,14 +215,44 @@ class Passes:
         """Gradients and the optimizer's step in one, where there is such a thing."""
         return self.products.updater(self.adjoints, self.inputs, self._stacked["coefficient"])
 
-    def update(self, network: FlatNetwork, withhold: Tensor, step: int, world: World = ALONE) -> Tensor:
-        """One optimizer step of the network whose layers these are; returns the statistics of `ops.update.update_`."""
-        products = self.products
+    def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
+        """One optimizer step of the network whose layers these are."""
+        products, doubt = self.products, outcome.doubt()
         if self._update_all and world.size == 1:
-            return network.update(withhold, step, self._update_all)
-        bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
-        self.gradients(list(zip((network.gradient_of(layer.weight) for layer in products.layers), bias_of, strict=True)))
-        sum_(network.gradient, world.size)
-        statistics = network.update(withhold, step)
-        products.refresh()
-        return statistics
+            outcome.statistics = network.update(doubt, step, self._update_all)
+        else:
+            bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
+            weight_of = (network.gradient_of(layer.weight) for layer in products.layers)
+            self.gradients(list(zip(weight_of, bias_of, strict=True)))
+            sum_(network.gradient, world.size)
+            outcome.statistics = network.update(doubt, step)
+            products.refresh()
+        network.note(doubt, outcome.statistics)
+
+    def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
+        """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
+        if isinstance(counter, Tensor):
+            network.add_up()
+
+
+def _judge(
+    real: Tensor | None,
+    fake: Tensor,
+    real_slope: Tensor | None,
+    fake_slope: Tensor,
+    objective: loss_ops.Objective,
+    world: World,
+) -> Outcome:
+    """The objective of all processes' logits; writes the slopes of this one's rows."""
+    if world.size == 1:
+        return Outcome(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
+    all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
+    assert all_fake is not None
+    all_real_slope = None if all_real is None else torch.empty_like(all_real)
+    all_fake_slope = torch.empty_like(all_fake)
+    outcome = Outcome(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
+    own = slice(world.rank * len(fake_slope), (world.rank + 1) * len(fake_slope))
+    fake_slope.copy_(all_fake_slope[own])
+    if real_slope is not None and all_real_slope is not None:
+        real_slope.copy_(all_real_slope[own])
+    return outcome

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from .ops.reference import is_withheld
 from .ops.update import state_size, update_
 from .optim import Optimizer, Schedule
 
@@ -44,6 +45,8 @@ class FlatNetwork:
         self._adoptions = 0
         self._adopt()
         self.average = self.weight.clone() if decay is not None else None
+        self._skipped = torch.zeros((), dtype=torch.int64, device=first.device)
+        self._updates: list[tuple[Tensor, Tensor]] = []
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -141,6 +144,25 @@ class FlatNetwork:
             average=self.average,
             decay=self.decay or 0.0,
         )
+
+    def note(self, withhold: Tensor, statistics: Tensor) -> None:
+        """Keeps what an update was given and returned (`ops.update.update_`), to be added up later, many at once."""
+        self._updates.append((withhold, statistics))
+        if len(self._updates) == 256:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Counts what the noted updates left alone."""
+        if self._updates:
+            given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
+            self._skipped += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
+            self._updates.clear()
+
+    @property
+    def skipped(self) -> Tensor:
+        """0-d int64: updates withheld and weights left alone because something was not finite."""
+        self.add_up()
+        return self._skipped
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's state as tensors: count, state.0, state.1, ..., and the average."""

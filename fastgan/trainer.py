@@ -25,7 +25,7 @@ from .penalties import Penalty, Spec, WeightClip
 from .presets import preset
 from .step.autograd import AutogradStep
 from .step.closed_form import ClosedFormStep, NoClosedForm
-from .step.game import Game
+from .step.game import Game, at
 
 log = logging.getLogger("fastgan")
 
@@ -202,7 +202,7 @@ class Trainer:
             network.ensure_views()
         metrics: Mapping[str, Tensor] = {}
         for _ in range(n):
-            metrics = self._step(images, self.step_count, self._rows)
+            metrics = self._step(images, at(self.step_count), self._rows)
             self.step_count += 1
         return metrics
 
@@ -310,7 +310,8 @@ class Trainer:
         self._game.generator.load_state_dict(state["g_optimizer"])
         self._game.discriminator.load_state_dict(state["d_optimizer"])
         self._step.load_state_dict(state["step"])
-        self._game.skipped.copy_(state["skipped"])
+        self._game.generator.skipped.copy_(state["skipped"])
+        self._game.discriminator.skipped.zero_()
         self.step_count = int(state["step_count"])
 
     def _check_state(self, state: dict[str, Any]) -> None:

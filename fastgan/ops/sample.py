@@ -72,7 +72,7 @@ def interpolate(real: Tensor, fake: Tensor, alpha: Tensor, *, backend="auto") ->
     return _resolve("interpolate", real.device, backend)(real, fake, alpha)
 
 
-def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, device="cpu", backend="auto") -> Tensor:
+def batch_indices(rows: int, size: int, position: int | Tensor, *, seed, stream: int, device="cpu", backend="auto") -> Tensor:
     """Indices [rows] of the samples at `position` ... of the endless shuffled stream over a data set of `size`."""
     run = _resolve("batch_indices", device, backend)
     return run(rows, size, position, seed=seed, stream=stream, device=device)
@@ -159,7 +159,7 @@ class Masks(NamedTuple):
     """Where the dropout masks of a layer come from in stacked passes of equally many rows; pass k has the word streams[k]."""
 
     seed: int | Tensor
-    step: int
+    step: int | Tensor
     streams: tuple[int, ...]
     first_row: int
 
@@ -168,11 +168,12 @@ class Masks(NamedTuple):
 class Draws:
     """The random numbers of one update: a function of (seed, step, d_step) and of this process's global rows.
 
-    first_row: the global number of this process's first row; device and dtype: where the numbers are made.
+    step: a number or a 0-d int64 tensor; first_row: the global number of this process's first row; device and dtype: where
+    the numbers are made.
     """
 
     seed: int | Tensor
-    step: int
+    step: int | Tensor
     d_step: int = 0
     first_row: int = 0
     device: torch.device | str = "cpu"

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from ..distributed import World
 from ..flat import FlatNetwork
 from ..ops import sample
-from ..ops.reference import is_withheld
+from ..ops.loss import RELATIVISTIC_KINDS
 from ..ops.sample import Draws, Role
 from ..penalties import Penalty
 
@@ -40,6 +40,22 @@ class Metrics(Mapping[str, Tensor]):
         return OrderedDict, (list(self.items()),)  # which weights_only loading takes
 
 
+class Moment(NamedTuple):
+    """When a step runs: its number, and what its draws count by, the same number or, in a captured step, a 0-d tensor of it.
+
+    last: whether somebody may look at counters and metrics before the next step.
+    """
+
+    step: int
+    counter: int | Tensor
+    last: bool = True
+
+
+def at(step: int) -> Moment:
+    """A step by its number."""
+    return Moment(step, step)
+
+
 @dataclass
 class Game:
     """Two networks, an objective and the rules of play.
@@ -60,30 +76,20 @@ class Game:
     def __post_init__(self) -> None:
         self.device = self.generator.weight.device
         self.dtype = self.generator.weight.dtype
-        self._skipped = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._updates: list[tuple[Tensor, Tensor]] = []
 
-    def note(self, withhold: Tensor, statistics: Tensor) -> None:
-        """Keeps what an update was given and returned (`ops.update.update_`), to be added up later, many at once."""
-        self._updates.append((withhold, statistics))
-        if len(self._updates) == 256:
-            self._add_up()
-
-    def _add_up(self) -> None:
-        if self._updates:
-            given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
-            self._skipped += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
-            self._updates.clear()
+    @property
+    def relativistic(self) -> bool:
+        """Whether the generator's update looks at real rows too."""
+        return self.loss in RELATIVISTIC_KINDS
 
     @property
     def skipped(self) -> Tensor:
         """0-d int64: updates withheld and weights left alone because something was not finite."""
-        self._add_up()
-        return self._skipped
+        return self.generator.skipped + self.discriminator.skipped
 
-    def draws(self, step: int, d_step: int, rows: int) -> Draws:
+    def draws(self, moment: Moment, d_step: int, rows: int) -> Draws:
         """The random numbers of this process's rows in one update."""
-        return Draws(self.seed, step, d_step, self.world.rank * rows, self.device, self.dtype)
+        return Draws(self.seed, moment.counter, d_step, self.world.rank * rows, self.device, self.dtype)
 
     def latents(self, draws: Draws, rows: int, role: Role = Role.LATENT) -> Tensor:
         """Latents [rows, *latent_shape]."""
@@ -92,9 +98,9 @@ class Game:
             width *= extent
         return draws.latents(rows, width, role).view(rows, *self.latent_shape)
 
-    def real_rows(self, images: Tensor, step: int, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
+    def real_rows(self, images: Tensor, moment: Moment, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
         """This process's real rows of one D update, flat, [rows, features] in [-1, 1]; into `out` if it is given."""
-        update = step * self.d_steps + d_step
+        update = moment.counter * self.d_steps + d_step
         position = (update * self.world.size + self.world.rank) * rows
         word, size = sample.stream(Role.BATCH), images.shape[0]
         indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
@@ -104,7 +110,7 @@ class Game:
         """The pass over the critic whose rows a penalty looks at."""
         return {"real": REAL, "fake": FAKE, None: PENALTY + number}[penalty.at]
 
-    def due_penalties(self, step: int, d_step: int) -> list[tuple[int, Penalty]]:
+    def due_penalties(self, moment: Moment, d_step: int) -> list[tuple[int, Penalty]]:
         """The penalties of one D update, each with its number."""
-        update = step * self.d_steps + d_step
+        update = moment.step * self.d_steps + d_step
         return [(number, penalty) for number, penalty in enumerate(self.penalties) if update % penalty.every == 0]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.chain import Passes, read_layers
+from fastgan.chain import Outcome, Passes, read_layers
 from fastgan.flat import FlatNetwork
 from fastgan.layers import FusedLinear, drawing
 from fastgan.ops import sample
@@ -72,7 +72,10 @@ class Run:
         self.passes.gradients([(of(each.weight), None if each.bias is None else of(each.bias)) for each in layers])
 
     def update(self, withhold: bool = False) -> Tensor:
-        return self.passes.update(self.network, torch.tensor(withhold), 0)
+        outcome = Outcome(torch.zeros(()), torch.tensor(withhold))
+        self.passes.update(self.network, outcome, 0)
+        assert outcome.statistics is not None
+        return outcome.statistics
 
     def everything(self) -> list[Tensor]:
         average = [] if self.network.average is None else [self.network.average]

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from fastgan import Trainer, optim, penalties
 from fastgan.mlp import MLP
 from fastgan.ops.sample import Draws, Role
+from fastgan.step.game import at
 
 ROWS, PIXELS, Z, SAMPLES = 6, 4, 3, 20
 KEEP = 0.75
@@ -207,7 +208,7 @@ def test_metrics_are_those_of_the_step():
     trainer = Trainer(generator, discriminator, precision="fp64", device="cpu").attach(data(), ROWS)
     draws = Draws(0, 0, dtype=torch.float64)
     with torch.no_grad():
-        real = trainer._game.real_rows(trainer._data.images, 0, 0, ROWS)
+        real = trainer._game.real_rows(trainer._data.images, at(0), 0, ROWS)
         r, f = discriminator(real), discriminator(generator(draws.latents(ROWS, Z)))
     metrics = trainer.step()
     torch.testing.assert_close(metrics["d_real"], r.mean())
@@ -338,7 +339,7 @@ def test_the_real_rows_are_one_endless_shuffled_stream():
     generator, discriminator = networks()
     numbered = torch.arange(SAMPLES).float().div(SAMPLES).unsqueeze(1).expand(-1, PIXELS).contiguous()
     trainer = Trainer(generator, discriminator, precision="fp32", device="cpu", d_steps=2).attach(numbered, ROWS)
-    rows = [trainer._game.real_rows(trainer._data.images, step, d, ROWS)[:, 0] for step in range(10) for d in range(2)]
+    rows = [trainer._game.real_rows(trainer._data.images, at(step), d, ROWS)[:, 0] for step in range(10) for d in range(2)]
     seen = (torch.cat(rows) * SAMPLES).round().long()  # 120 rows: six epochs of 20
     for epoch in seen.view(6, SAMPLES):
         assert epoch.sort().values.tolist() == list(range(SAMPLES))

@@ -1,0 +1,67 @@
+"""How a kernel is launched: on the device of its tensors, with programmatic dependent launch where the device has it.
+
+With PDL a kernel may begin while the one before it ends. Every kernel therefore calls `wait_for_predecessor` before it reads
+or writes what another launch writes, and may read weights or moments that were settled long before earlier.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from triton.language.extra import cuda
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+
+
+@triton.jit
+def wait_for_predecessor(PDL: tl.constexpr):
+    """Waits until the launch before this one is complete, and lets the next one begin to be scheduled."""
+    if PDL:
+        cuda.gdc_wait()
+        cuda.gdc_launch_dependents()
+
+
+def architecture(device: torch.device | None = None) -> int:
+    """The compute capability of a device, 90 for sm_90; 0 under the interpreter."""
+    if INTERPRETED:
+        return 0
+    major, minor = torch.cuda.get_device_capability(device)
+    return 10 * major + minor
+
+
+class Launcher:
+    """Launches kernels on one device. `compiled` collects what `compile_only` launchers have compiled instead of running it."""
+
+    def __init__(self, device: torch.device, *, arch: int | None = None, compile_only: bool = False) -> None:
+        self.device = device
+        self.arch = architecture(device) if arch is None else arch
+        self.pdl = self.arch >= 90
+        self.compiled: list[Any] | None = [] if compile_only else None
+
+    def __call__(
+        self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, stages: int = 1, **named: Any
+    ) -> None:
+        """Runs a kernel with a `PDL` parameter on a grid."""
+        named |= dict(PDL=self.pdl, num_warps=warps, num_stages=stages)
+        if self.pdl:
+            named["launch_pdl"] = True
+        if self.compiled is not None:
+            self.compiled.append(kernel.warmup(*arguments, grid=grid, **named))
+            return
+        with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
+            kernel[grid](*arguments, **named)
+
+
+def cdiv(number: int, by: int) -> int:
+    """How many blocks of a size hold a number."""
+    return -(-number // by)
+
+
+def power_of_two(number: int) -> int:
+    """The smallest power of two that is not below a number."""
+    return 1 << max(0, number - 1).bit_length()

@@ -1,0 +1,146 @@
+"""loss: what a logit pays and its slope, and one program that judges all logits of an update.
+
+The program runs beside the tiles of an adjoint product, which do not wait for it: adjoints start from one for every row, and
+the slope s enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import wait_for_predecessor
+
+BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = (tl.constexpr(form) for form in range(6))
+
+
+@triton.jit
+def softplus_of_minus(magnitude):
+    """log(1 + exp(-x)) for x >= 0, exact where exp(-x) is tiny."""
+    e = tl.exp(-magnitude)
+    u = 1.0 + e
+    return tl.where(u == 1.0, e, tl.log(u) * (e / tl.where(u == 1.0, 1.0, u - 1.0)))
+
+
+@triton.jit
+def bce_value(x, target):
+    """target softplus(-x) + (1 - target) softplus(x)."""
+    slope = tl.where(x > 0, 1.0 - target, target)
+    # not 0 * inf: an infinite logit on its right side pays nothing
+    return softplus_of_minus(tl.abs(x)) + tl.where(slope == 0.0, 0.0, slope * tl.abs(x))
+
+
+@triton.jit
+def bce_slope(x, target):
+    """(1 - target) sigmoid(x) - target sigmoid(-x), without cancellation where it is small."""
+    e = tl.exp(-tl.abs(x))
+    up, down = 1.0 - target, target
+    return tl.where(x > 0, up - down * e, up * e - down) / (1.0 + e)
+
+
+@triton.jit
+def payment(x, target, FORM: tl.constexpr):
+    """What a logit pays, and its slope."""
+    if FORM == SQUARE:
+        return (x - target) * (x - target), 2.0 * (x - target)
+    elif FORM == HINGE:
+        sign = 1.0 - 2.0 * target
+        pays = 1.0 + sign * x
+        return tl.where(pays <= 0.0, 0.0, pays), tl.where(pays <= 0.0, 0.0, sign + 0.0 * x)
+    elif FORM == LINEAR:
+        sign = 1.0 - 2.0 * target
+        return sign * x, sign + 0.0 * x
+    else:
+        return bce_value(x, target), bce_slope(x, target)
+
+
+@triton.jit
+def logits_of(partials, parts, all_rows, row, inside, bias):
+    """A critic's logits at rows [R], summed from the parts that the tiles of its last hidden layer left."""
+    total = tl.load(bias) + tl.zeros(row.shape, tl.float32)
+    for part in range(parts):
+        total += tl.load(partials + part * all_rows + row, mask=inside, other=0.0)
+    return total
+
+
+@triton.jit
+def side_sum(partials, parts, all_rows, bias, first, rows, shift, target, WHAT: tl.constexpr, BLOCK: tl.constexpr):
+    """The sum over one side's rows of their logits, or of the slopes that bce of the shifted logits has."""
+    total = tl.zeros((BLOCK,), tl.float32)
+    for begin in range(0, rows, BLOCK):
+        row = begin + tl.arange(0, BLOCK)
+        inside = row < rows
+        x = logits_of(partials, parts, all_rows, first + row, inside, bias)
+        total += tl.where(inside, x if WHAT == "logits" else bce_slope(x - shift, target), 0.0)
+    return tl.sum(total, 0)
+
+
+@triton.jit
+def write_slope(coefficient, all_rows, row, inside, slope, priced):
+    """A row's slope as the coefficient of its biases and, unless a tangent takes its activations over, of these."""
+    tl.store(coefficient + row, slope, mask=inside)
+    activations = tl.where(priced != 0, 1.0, slope)
+    tl.store(coefficient + all_rows + row, activations, mask=inside)
+    tl.store(coefficient + 2 * all_rows + row, activations, mask=inside)
+
+
+@triton.jit
+def judge(
+    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
+    FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the slopes to `coefficient`.
+
+    Real rows, if there are any (REAL), come first, then fake ones; rows: of each. coefficient: [3, all_rows].
+    """
+    fake_first = rows if REAL else 0
+    weight = scale / rows
+    real_shift, fake_shift, real_offset, fake_offset = 0.0, 0.0, 0.0, 0.0
+    if FORM == AVERAGE:
+        # the other side's mean logit shifts every logit, and carries its slopes back through the mean
+        fake_shift = side_sum(partials, parts, all_rows, bias, 0, rows, 0.0, 0.0, "logits", BLOCK) / rows
+        real_shift = side_sum(partials, parts, all_rows, bias, fake_first, rows, 0.0, 0.0, "logits", BLOCK) / rows
+        fake_offset = -weight / rows * side_sum(
+            partials, parts, all_rows, bias, 0, rows, real_shift, real_target, "slopes", BLOCK
+        )  # fmt: skip
+        real_offset = -weight / rows * side_sum(
+            partials, parts, all_rows, bias, fake_first, rows, fake_shift, fake_target, "slopes", BLOCK
+        )  # fmt: skip
+    value = tl.zeros((BLOCK,), tl.float32)
+    real_total = tl.zeros((BLOCK,), tl.float32)
+    fake_total = tl.zeros((BLOCK,), tl.float32)
+    for begin in range(0, rows, BLOCK):
+        row = begin + tl.arange(0, BLOCK)
+        inside = row < rows
+        f = logits_of(partials, parts, all_rows, fake_first + row, inside, bias)
+        fake_total += tl.where(inside, f, 0.0)
+        if REAL:
+            r = logits_of(partials, parts, all_rows, row, inside, bias)
+            real_total += tl.where(inside, r, 0.0)
+        if FORM == PAIRED:
+            pays, slope = payment(f - r, fake_target, BCE)
+            write_slope(coefficient, all_rows, row, inside, -weight * slope, real_priced)
+        else:
+            pays, slope = payment(f - fake_shift, fake_target, FORM)
+            if REAL:
+                real_pays, real_slope = payment(r - real_shift, real_target, FORM)
+                pays += real_pays
+                write_slope(coefficient, all_rows, row, inside, weight * real_slope + real_offset, real_priced)
+        write_slope(coefficient, all_rows, fake_first + row, inside, weight * slope + fake_offset, fake_priced)
+        value += tl.where(inside, pays, 0.0)
+    tl.store(record, weight * tl.sum(value, 0))
+    tl.store(record + 2, tl.sum(real_total, 0) / rows)
+    tl.store(record + 3, tl.sum(fake_total, 0) / rows)
+
+
+@triton.jit
+def judge_kernel(
+    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
+    FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """`judge` as a launch of its own, for a critic of one hidden layer."""
+    wait_for_predecessor(PDL)
+    judge(
+        record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
+        FORM, REAL, BLOCK,
+    )  # fmt: skip

@@ -1,0 +1,221 @@
+"""sample: Philox latents, dropout numbers, batches gathered from a data set and interpolates, each a function of (seed, step).
+
+A random number's counter is (block, row, step, stream), its key the seed; ops/reference.py defines all of them. The step is
+read from the device, so that a captured launch draws new numbers at each replay.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import wait_for_predecessor
+
+TURN = tl.constexpr(2.0 * 3.141592653589793 * 2.0**-24)
+UNIT = tl.constexpr(2.0**-24)
+ROUNDS = tl.constexpr(6)
+
+
+@triton.jit
+def words(seed, step, stream, row, block):
+    """Philox4x32-10's four words of counters (block, row, step, stream); row and block broadcast to the result's shape."""
+    zero = row * 0 + block * 0
+    return tl.philox(
+        seed,
+        (zero + block).to(tl.uint32),
+        (zero + row).to(tl.uint32),
+        (zero + step).to(tl.uint32),
+        (zero + stream).to(tl.uint32),
+    )
+
+
+@triton.jit
+def interleave4(a, b, c, d):
+    """[R, Q] four times -> [R, 4 Q], the columns a0 b0 c0 d0 a1 ..."""
+    pairs = tl.join(tl.join(a, c), tl.join(b, d))  # [R, Q, 2, 2]
+    return tl.reshape(pairs, (a.shape[0], 4 * a.shape[1]))
+
+
+@triton.jit
+def interleave8(a, b, c, d):
+    """The low and high halves of four words, in their order: [R, Q] -> [R, 8 Q]."""
+    each = tl.join(tl.join(a, c), tl.join(b, d))  # [R, Q, 2, 2]
+    halves = tl.join(each & 0xFFFF, each >> 16)
+    return tl.reshape(halves, (a.shape[0], 8 * a.shape[1]))
+
+
+@triton.jit
+def dropped(seed, step, stream, row, column0, threshold, COLUMNS: tl.constexpr):
+    """Whether the units of columns column0 ... of rows are dropped: stream, row [R] -> [R, COLUMNS]; 8 divides COLUMNS."""
+    block = column0 // 8 + tl.arange(0, COLUMNS // 8)
+    a, b, c, d = words(seed, step, stream[:, None], row[:, None], block[None, :])
+    return interleave8(a, b, c, d) < threshold.to(tl.uint32)
+
+
+@triton.jit
+def normal_tile(seed, step, stream, row, block):
+    """Standard normals by Box and Muller: stream, row [R], block [Q] -> [R, 4 Q]."""
+    a, b, c, d = words(seed, step, stream[:, None], row[:, None], block[None, :])
+    radius0 = tl.sqrt(-2.0 * tl.log(((a >> 8).to(tl.float32) + 0.5) * UNIT))
+    radius1 = tl.sqrt(-2.0 * tl.log(((c >> 8).to(tl.float32) + 0.5) * UNIT))
+    angle0 = (b >> 8).to(tl.float32) * TURN
+    angle1 = (d >> 8).to(tl.float32) * TURN
+    return interleave4(radius0 * tl.cos(angle0), radius0 * tl.sin(angle0), radius1 * tl.cos(angle1), radius1 * tl.sin(angle1))
+
+
+@triton.jit
+def uniform_tile(seed, step, stream, row, block):
+    """Uniform numbers in [0, 1): stream, row [R], block [Q] -> [R, 4 Q]."""
+    a, b, c, d = words(seed, step, stream[:, None], row[:, None], block[None, :])
+    return interleave4(a >> 8, b >> 8, c >> 8, d >> 8).to(tl.float32) * UNIT
+
+
+@triton.jit
+def mix(value):
+    """The 32-bit finalizer of MurmurHash3."""
+    value = (value ^ (value >> 16)) * 0x85EBCA6B
+    value = (value ^ (value >> 13)) * 0xC2B2AE35
+    return value ^ (value >> 16)
+
+
+@triton.jit
+def shuffle(value, k0, k1, k2, k3, k4, k5, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """A Feistel network on LOW + HIGH bits, elementwise on uint32."""
+    high, low = value >> LOW, value & ((1 << LOW) - 1)
+    # an even number of rounds, in pairs: the halves' widths change places with each
+    high, low = low, (high ^ mix(low ^ k0)) & ((1 << HIGH) - 1)
+    high, low = low, (high ^ mix(low ^ k1)) & ((1 << LOW) - 1)
+    high, low = low, (high ^ mix(low ^ k2)) & ((1 << HIGH) - 1)
+    high, low = low, (high ^ mix(low ^ k3)) & ((1 << LOW) - 1)
+    high, low = low, (high ^ mix(low ^ k4)) & ((1 << HIGH) - 1)
+    high, low = low, (high ^ mix(low ^ k5)) & ((1 << LOW) - 1)
+    return (high << LOW) | low
+
+
+@triton.jit
+def permuted(place, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Which samples of a data set stand at places of its endless stream: int64 [R] -> uint32 [R]."""
+    epoch = (place // size).to(tl.uint32)
+    zero = epoch * 0
+    word = zero + tl.full((), stream, tl.int32).to(tl.uint32)
+    k0, k1, k2, k3 = tl.philox(seed, zero, epoch, zero, word)
+    k4, k5, _, _ = tl.philox(seed, zero + 1, epoch, zero, word)
+    value = shuffle((place % size).to(tl.uint32), k0, k1, k2, k3, k4, k5, LOW, HIGH)
+    outside = value >= size.to(tl.uint32)
+    while tl.max(outside.to(tl.int32), 0) > 0:
+        value = tl.where(outside, shuffle(value, k0, k1, k2, k3, k4, k5, LOW, HIGH), value)
+        outside = value >= size.to(tl.uint32)
+    return value
+
+
+@triton.jit(do_not_specialize=["seed"])
+def numbers_kernel(
+    out, out_stride, rows, columns, seed, step, streams, first_row, pass_rows, threshold, scale,
+    KIND: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Random numbers [rows, columns] of stacked passes of pass_rows rows, a stream for each: normals, uniforms or dropout scales."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column0 = tl.program_id(1) * BLOCK_C
+    column = column0 + tl.arange(0, BLOCK_C)
+    stream = tl.load(streams + row // pass_rows, mask=row < rows, other=0)
+    counted, moment = first_row + row % pass_rows, tl.load(step)
+    if KIND == "normals":
+        made = normal_tile(seed, moment, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
+    elif KIND == "uniforms":
+        made = uniform_tile(seed, moment, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
+    else:
+        made = tl.where(dropped(seed, moment, stream, counted, column0, threshold, BLOCK_C), 0.0, scale)
+    inside = (row < rows)[:, None] & (column < columns)[None, :]
+    place = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
+    tl.store(place, made.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def scaled(pixels):
+    """(x / 255 - 0.5) / 0.5 of uint8 pixels, in fp32; floats as they are."""
+    wide = pixels.to(tl.float32)
+    return wide * (2.0 / 255.0) - 1.0 if pixels.dtype == tl.uint8 else wide
+
+
+@triton.jit(do_not_specialize=["seed", "position"])
+def indices_kernel(
+    out, rows, size, position, step, per_step, seed, stream,
+    LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """The samples at position + step * per_step ... of the endless stream: int64 [rows]."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    place = position + tl.load(step) * per_step + row
+    tl.store(out + row, permuted(place, size, seed, stream, LOW, HIGH).to(tl.int64), mask=row < rows)
+
+
+@triton.jit
+def gather_kernel(
+    out, images, indices, rows, features,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Rows of a data set, scaled: [rows, features]."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = (row < rows)[:, None] & (column < features)[None, :]
+    sample = tl.load(indices + row, mask=row < rows, other=0)
+    values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
+    place = out + row.to(tl.int64)[:, None] * features + column[None, :]
+    tl.store(place, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def interpolate_kernel(
+    out, real, fake, alpha, rows, features,
+    BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """real + alpha (fake - real), one alpha a row."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    inside = (row < rows)[:, None] & (column < features)[None, :]
+    place = row.to(tl.int64)[:, None] * features + column[None, :]
+    r, f = tl.load(real + place, mask=inside), tl.load(fake + place, mask=inside)
+    a = tl.load(alpha + row, mask=row < rows, other=0.0)
+    tl.store(out + place, r + a[:, None] * (f - r), mask=inside)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def batch_kernel(
+    out, out_stride, update_rows, images, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
+    LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """The real rows of all updates of a step, of update d at row d * update_rows; one more than d_steps shows the last again."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    update = tl.program_id(2)
+    position = (tl.load(step) * d_steps + tl.minimum(update, d_steps - 1)) * all_rows + first_row
+    sample = permuted(position + row, size, seed, stream, LOW, HIGH).to(tl.int64)
+    inside = (row < rows)[:, None] & (column < features)[None, :]
+    values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
+    to = (update * update_rows + row).to(tl.int64)[:, None] * out_stride + column[None, :]
+    tl.store(out + to, values.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit(do_not_specialize=["seed"])
+def points_kernel(
+    out, out_stride, update_rows, images, fake, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
+    alpha_stream, LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Rows between the real and the fake ones of each D update of a step, one alpha a row; fake: fp32 [d_steps, rows, features]."""
+    wait_for_predecessor(PDL)
+    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
+    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    update, moment = tl.program_id(2), tl.load(step)
+    sample = permuted((moment * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
+    inside = (row < rows)[:, None] & (column < features)[None, :]
+    r = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
+    f = tl.load(fake + (update * rows + row).to(tl.int64)[:, None] * features + column[None, :], mask=inside)
+    word = tl.full((BLOCK_R,), alpha_stream, tl.int32) + (update << 16)
+    alpha, _, _, _ = words(seed, moment, word, first_row + row, tl.zeros((BLOCK_R,), tl.int32))
+    a = ((alpha >> 8).to(tl.float32) * UNIT)[:, None]
+    to = (update * update_rows + row).to(tl.int64)[:, None] * out_stride + column[None, :]
+    tl.store(out + to, (r + a * (f - r)).to(out.dtype.element_ty), mask=inside)

@@ -1,0 +1,70 @@
+"""Which tile a product takes: a table for each architecture, written by `python -m benchmarks.tune` on a device of it.
+
+Nothing is searched when a program runs. A shape that the table does not name takes the largest tile of the ladder that still
+gives every multiprocessor one, and the smallest if none does.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Tile(NamedTuple):
+    """Rows, columns and depth of a block of a product, warps, and stages of its pipeline."""
+
+    rows: int
+    columns: int
+    depth: int
+    warps: int
+    stages: int
+
+
+LADDER = (
+    Tile(128, 128, 64, 8, 3),
+    Tile(128, 64, 64, 4, 3),
+    Tile(64, 64, 64, 4, 3),
+    Tile(32, 64, 64, 4, 4),
+    Tile(32, 32, 64, 4, 4),
+    Tile(16, 32, 64, 2, 4),
+)
+UPDATE_LADDER = (Tile(64, 64, 64, 8, 2), Tile(64, 64, 32, 8, 2))
+MULTIPROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
+TABLE = Path(__file__).with_name("tiles.json")
+
+
+@functools.cache
+def measured() -> dict[str, list[int]]:
+    """The table: "ARCHITECTURE KERNEL ROWSxCOLUMNSxDEPTH BYTES" -> a tile's numbers."""
+    return json.loads(TABLE.read_text())
+
+
+def nearest(arch: int) -> int:
+    """The architecture with a column in the tables that is the newest not after this one."""
+    return max((known for known in MULTIPROCESSORS if known <= arch), default=min(MULTIPROCESSORS))
+
+
+def narrower(tile: Tile, itemsize: int) -> Tile:
+    """The same tile for operands of 4 bytes: half the depth, so that its stages fit into shared memory."""
+    return tile if itemsize < 4 else tile._replace(depth=max(16, tile.depth // 2))
+
+
+@functools.cache
+def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int) -> Tile:
+    """The tile of a product [rows, depth] x [depth, columns]."""
+    known = nearest(arch)
+    if numbers := measured().get(f"{known} {kernel} {rows}x{columns}x{depth} {itemsize}"):
+        return Tile(*numbers)
+    enough = (t for t in LADDER if -(-rows // t.rows) * -(-columns // t.columns) >= MULTIPROCESSORS[known])
+    return narrower(next(enough, LADDER[-1]), itemsize)
+
+
+@functools.cache
+def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, arch: int) -> Tile:
+    """The tile of the weight gradients of layers (out, in) over rows: rows of weights, columns of weights, depth in rows."""
+    known = nearest(arch)
+    if numbers := measured().get(f"{known} update {' '.join(f'{o}x{i}' for o, i in shapes)} {rows} {itemsize}"):
+        return Tile(*numbers)
+    return narrower(UPDATE_LADDER[0] if rows >= 2048 else UPDATE_LADDER[1], itemsize)

@@ -1,0 +1,279 @@
+"""update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their average.
+
+An update's record is fp32 [4 + prices + 2 programs]: the objective's value, whether the update was held back, the mean real and
+fake logits, the rows' prices, then each program's sum of squared gradients and number of gradients that are not finite.
+Records of several updates stand in one matrix; `settle_kernel` counts them once they are all done.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .launch import wait_for_predecessor
+
+HELD, DOUBT, PRICES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
+FIELDS = 13  # of a layer in `update_kernel`'s table
+
+
+@triton.jit
+def is_finite(x):
+    """Whether numbers are neither infinite nor nan."""
+    return tl.abs(x) < float("inf")
+
+
+@triton.jit
+def one_minus_power(log, t):
+    """1 - beta^t from log(beta), with fp32's full precision where beta^t is near 1."""
+    y = log * t
+    series = 1.0 + y / 2 * (1.0 + y / 3 * (1.0 + y / 4 * (1.0 + y / 5 * (1.0 + y / 6 * (1.0 + y / 7)))))
+    return tl.where(y > -0.25, -y * series, 1.0 - tl.exp(y))
+
+
+@triton.jit
+def stepped(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl.constexpr):
+    """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers: see `rule_options`.
+
+    RULE: sgd, sgd-momentum, rmsprop, rmsprop-momentum, rmsprop-centered, rmsprop-centered-momentum or adam.
+    """
+    g += numbers[0] * w
+    if RULE == "adam":
+        mean = numbers[1] * s0 + numbers[2] * g
+        square = numbers[3] * s1 + numbers[4] * g * g
+        root = tl.sqrt(square) / tl.sqrt(one_minus_power(numbers[7], t)) + numbers[5]
+        return w - rate / one_minus_power(numbers[6], t) * (mean / root), mean, square, s2
+    elif RULE == "sgd":
+        return w - rate * g, s0, s1, s2
+    elif RULE == "sgd-momentum":
+        velocity = tl.where(t == 1, g, numbers[1] * s0 + numbers[2] * g)
+        direction = g + numbers[1] * velocity if NESTEROV else velocity
+        return w - rate * direction, velocity, s1, s2
+    else:
+        square = numbers[1] * s0 + numbers[2] * g * g
+        spread, last = square, s1
+        if RULE == "rmsprop-centered":
+            last = numbers[1] * s1 + numbers[2] * g
+            spread = square - last * last
+        elif RULE == "rmsprop-centered-momentum":
+            s2 = numbers[1] * s2 + numbers[2] * g
+            spread = square - s2 * s2
+        direction = g / (tl.sqrt(spread) + numbers[3])
+        if RULE == "rmsprop-momentum" or RULE == "rmsprop-centered-momentum":
+            direction += numbers[4] * s1
+            last = direction
+        return w - rate * direction, square, last, s2
+
+
+@triton.jit
+def load_if(pointer, base, place, inside):
+    """A buffer's numbers, or zeros where there is no such buffer. Places are 32-bit, from a base: twice as many registers else."""
+    if pointer is None:
+        return tl.zeros(place.shape, tl.float32)
+    else:
+        return tl.load(pointer + base + place, mask=inside, other=0.0)
+
+
+@triton.jit
+def store_if(pointer, base, place, values, inside):
+    """Writes a buffer's numbers, if there is such a buffer."""
+    if pointer is not None:
+        tl.store(pointer + base + place, values, mask=inside)
+
+
+@triton.jit
+def take(
+    base, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, rate, t, held, numbers, clip, decay,
+    RULE: tl.constexpr, NESTEROV: tl.constexpr,
+):  # fmt: skip
+    """Steps the weights at a place; returns them, and the sum of squared gradients and the number that are not finite.
+
+    w, s0, s1, s2, mean: what stands there; a weight whose gradient is not finite keeps its value and states.
+    """
+    finite = is_finite(g)
+    clean = tl.where(finite & inside, g, 0.0)
+    new, n0, n1, n2 = stepped(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
+    new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
+    taken = finite & (held == 0)
+    new = tl.where(taken, new, w)
+    store_if(weight, base, place, new, inside)
+    store_if(state0, base, place, n0, inside & taken)
+    store_if(state1, base, place, n1, inside & taken)
+    store_if(state2, base, place, n2, inside & taken)
+    store_if(average, base, place, new + decay * (mean - new), inside & (held == 0))
+    bad = tl.where(finite | (inside == 0), 0.0, 1.0)
+    return new, clean * clean, bad
+
+
+@triton.jit
+def is_held(record, doubts, BLOCK: tl.constexpr):
+    """Whether any of an update's mean logits and prices is not finite: 0 or 1."""
+    wrong = tl.zeros((BLOCK,), tl.int32)
+    for begin in range(0, doubts, BLOCK):
+        place = begin + tl.arange(0, BLOCK)
+        doubt = tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
+        wrong |= tl.where(is_finite(doubt), 0, 1)
+    return tl.max(wrong, 0)
+
+
+@triton.jit
+def number_of_update(count, records, record_size, index, FLAGS: tl.constexpr):
+    """Which update this one is, from 1, not counting those held back: index updates since `count` was settled."""
+    earlier = tl.arange(0, FLAGS)
+    held = tl.load(records + earlier * record_size + HELD, mask=earlier < index, other=0.0)
+    return (tl.load(count) + index + 1).to(tl.float32) - tl.sum(held, 0)
+
+
+@triton.jit(do_not_specialize=["index"])
+def update_kernel(
+    weight, state0, state1, state2, average, table, coefficient, all_rows, rows, records, record_size, index, doubts,
+    rates, count, numbers, clip, decay, gradient, size, split_rows,
+    LAYERS: tl.constexpr, FIELDS: tl.constexpr, RULE: tl.constexpr, NESTEROV: tl.constexpr, FUSED: tl.constexpr,
+    DTYPE: tl.constexpr, PRECISION: tl.constexpr, FLAGS: tl.constexpr, ALIGNED: tl.constexpr,
+    BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Weight and bias gradients of all layers, dW_l = U_l^T (c * X_l), db_l = U_l^T c, and the optimizer's step on them.
+
+    A tile's gradient stays in registers (FUSED), or goes to `gradient` [splits, size], a part of the rows each.
+    """
+    tile = tl.program_id(0)
+    layer = 0
+    for later in tl.static_range(1, LAYERS):
+        layer += tl.where(tile >= tl.load(table + later * FIELDS), 1, 0)
+    entry = table + layer * FIELDS
+    local = tile - tl.load(entry)
+    tiles_i, outputs, inputs = tl.load(entry + 1), tl.load(entry + 2), tl.load(entry + 3)
+    weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
+    u = tl.load(entry + 6).to(tl.pointer_type(DTYPE))
+    x = tl.load(entry + 8).to(tl.pointer_type(DTYPE))
+    u_stride, x_stride = tl.multiple_of(tl.load(entry + 7), 128), tl.multiple_of(tl.load(entry + 9), 128)
+    c = coefficient + tl.load(entry + 12) * all_rows
+    first = local % tiles_i == 0
+    output = (local // tiles_i) * BLOCK_O + tl.arange(0, BLOCK_O)
+    input_ = (local % tiles_i) * BLOCK_I + tl.arange(0, BLOCK_I)
+    inside = (output < outputs)[:, None] & (input_ < inputs)[None, :]
+    row_stride = tl.multiple_of(inputs.to(tl.int32), ALIGNED)
+    place = output[:, None] * row_stride + input_[None, :]
+    weight_at = tl.multiple_of(weight_at, ALIGNED)
+    if FUSED:
+        # settled long before the launch that this one may overlap
+        w, mean = load_if(weight, weight_at, place, inside), load_if(average, weight_at, place, inside)
+        s0, s1 = load_if(state0, weight_at, place, inside), load_if(state1, weight_at, place, inside)
+        s2 = load_if(state2, weight_at, place, inside)
+    wait_for_predecessor(PDL)
+    begin = tl.program_id(1) * split_rows
+    row = begin + tl.arange(0, BLOCK_R)
+    u_at = tl.multiple_of(u, 16) + row.to(tl.int64)[:, None] * u_stride + output[None, :]
+    x_at = tl.multiple_of(x, 16) + row.to(tl.int64)[:, None] * x_stride + input_[None, :]
+    g = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
+    bias_parts = tl.zeros((BLOCK_R, BLOCK_O), tl.float32)
+    end = tl.minimum(begin + split_rows, rows)
+    for at in range(begin, end, BLOCK_R):
+        there = row < end
+        upstream = tl.load(u_at, mask=there[:, None], other=0.0)
+        scaled = tl.load(x_at, mask=there[:, None], other=0.0).to(tl.float32) * tl.load(c + row, mask=there, other=0.0)[:, None]
+        g = tl.dot(tl.trans(upstream), scaled.to(DTYPE), g, input_precision=PRECISION)
+        if first:
+            s = tl.load(coefficient + row, mask=there, other=0.0)
+            bias_parts += upstream.to(tl.float32) * s[:, None]
+        row += BLOCK_R
+        u_at += BLOCK_R * u_stride
+        x_at += BLOCK_R * x_stride
+    bias_gradient = tl.sum(bias_parts, 0)
+    bias_inside = (output < outputs) & first & (bias_at >= 0)
+    if FUSED:
+        record = records + index * record_size
+        held = is_held(record, doubts, 128)
+        t = number_of_update(count, records, record_size, index, FLAGS)
+        rate = tl.load(rates).to(tl.float32)
+        new, squares, bad = take(
+            weight_at, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, rate, t, held, numbers, clip,
+            decay, RULE, NESTEROV,
+        )  # fmt: skip
+        shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
+        shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
+        tl.store(shadow + output[:, None] * shadow_stride + input_[None, :], new.to(DTYPE), mask=inside)
+        squares_sum, bad_sum = tl.sum(tl.sum(squares, 1), 0), tl.sum(tl.sum(bad, 1), 0)
+        if first:
+            b, b_mean = load_if(weight, bias_at, output, bias_inside), load_if(average, bias_at, output, bias_inside)
+            b0, b1 = load_if(state0, bias_at, output, bias_inside), load_if(state1, bias_at, output, bias_inside)
+            b2 = load_if(state2, bias_at, output, bias_inside)
+            new_bias, bias_squares, bias_bad = take(
+                bias_at, output, bias_inside, bias_gradient, b, b0, b1, b2, b_mean, weight, state0, state1, state2, average, rate, t,
+                held, numbers, clip, decay, RULE, NESTEROV,
+            )  # fmt: skip
+            squares_sum += tl.sum(bias_squares, 0)
+            bad_sum += tl.sum(bias_bad, 0)
+        statistics = record + DOUBT + doubts + tile
+        tl.store(statistics, squares_sum)
+        tl.store(statistics + tl.num_programs(0), bad_sum)
+        if tile == 0:
+            tl.store(record + HELD, held.to(tl.float32))
+    else:
+        split = gradient + tl.program_id(1).to(tl.int64) * size
+        tl.store(split + weight_at + place, g, mask=inside)
+        tl.store(split + bias_at + output, bias_gradient, mask=bias_inside)
+
+
+@triton.jit(do_not_specialize=["index"])
+def flat_kernel(
+    weight, state0, state1, state2, average, gradient, splits, size, records, record_size, index, doubts, rates, count,
+    numbers, clip, decay,
+    RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """The optimizer's step alone, over flat buffers [size], on the sum of gradients [splits, size] in their order."""
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = place < size
+    w, mean = load_if(weight, 0, place, inside), load_if(average, 0, place, inside)
+    s0, s1, s2 = load_if(state0, 0, place, inside), load_if(state1, 0, place, inside), load_if(state2, 0, place, inside)
+    wait_for_predecessor(PDL)
+    g = tl.zeros((BLOCK,), tl.float32)
+    for split in range(splits):
+        g += tl.load(gradient + split * size + place, mask=inside, other=0.0)
+    record = records + index * record_size
+    held = is_held(record, doubts, 128)
+    t = number_of_update(count, records, record_size, index, FLAGS)
+    new, squares, bad = take(
+        0, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, tl.load(rates).to(tl.float32), t,
+        held, numbers, clip, decay, RULE, NESTEROV,
+    )  # fmt: skip
+    statistics = record + DOUBT + doubts + tl.program_id(0)
+    tl.store(statistics, tl.sum(squares, 0))
+    tl.store(statistics + tl.num_programs(0), tl.sum(bad, 0))
+    if tl.program_id(0) == 0:
+        tl.store(record + HELD, held.to(tl.float32))
+
+
+@triton.jit
+def settle_kernel(
+    records, record_size, updates, doubts, programs, count, skipped, results,
+    BLOCK: tl.constexpr, PDL: tl.constexpr,
+):  # fmt: skip
+    """Counts updates that were not held back, and what was left alone; a program for each update.
+
+    results, fp32 [6]: of the last update its value, mean real and fake logit, penalty, sum of squared gradients, and how many
+    gradients were not finite.
+    """
+    wait_for_predecessor(PDL)
+    update = tl.program_id(0)
+    record = records + update * record_size
+    squares = tl.zeros((BLOCK,), tl.float32)
+    bad = tl.zeros((BLOCK,), tl.float32)
+    for begin in range(0, programs, BLOCK):
+        place = begin + tl.arange(0, BLOCK)
+        statistics = record + DOUBT + doubts + place
+        squares += tl.load(statistics, mask=place < programs, other=0.0)
+        bad += tl.load(statistics + programs, mask=place < programs, other=0.0)
+    held, wrong = tl.load(record + HELD).to(tl.int64), tl.sum(bad, 0)
+    tl.atomic_add(count, 1 - held)
+    tl.atomic_add(skipped, held + wrong.to(tl.int64))
+    if update == updates - 1:
+        price = tl.zeros((BLOCK,), tl.float32)
+        for begin in range(2, doubts, BLOCK):
+            place = begin + tl.arange(0, BLOCK)
+            price += tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
+        tl.store(results, tl.load(record))
+        tl.store(results + 1, tl.load(record + DOUBT))
+        tl.store(results + 2, tl.load(record + DOUBT + 1))
+        tl.store(results + 3, tl.sum(price, 0))
+        tl.store(results + 4, tl.sum(squares, 0))
+        tl.store(results + 5, wrong)
