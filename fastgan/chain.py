@@ -16,7 +16,7 @@ import functools
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from .flat import FlatNetwork
 from .layers import FusedLinear
 from .ops import loss as loss_ops
 from .ops.dense import Layer, Products
+from .ops.penalty import Form
 from .ops.sample import Masks
 
 ALONE = World()
@@ -43,6 +44,8 @@ class Pushing(Protocol):
     """What is asked of a penalty (penalties.Penalty)."""
 
     every: int
+
+    def kernel_form(self, times: float = 1.0) -> Form | None: ...
 
     def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
 
@@ -71,69 +74,96 @@ class Outcome:
         return self.statistics[0].sqrt()
 
 
-class Passes:
-    """Stacked passes of `rows` rows over one chain; passes[a:b] are some of them, in the same memory.
+class Stack:
+    """Stacked passes of `rows` rows over a chain, and their rows' buffers; stack[a:b] are some of them, in the same memory."""
 
-    output [passes, rows, out] and gradient [passes, rows, in] are fp32 or wider; seed and coefficient hold [rows] for each.
-    `hands` are passes over the same buffers with input rows, seeds and coefficients of their own.
-    """
-
-    def __init__(self, products: Products, count: int, rows: int) -> None:
-        layers, stride = products.layers, products.stride(rows)
-        sizes = [layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
-        like = layers[0].weight.detach()
+    def __init__(self, products: Any, rows: int, stride: int, count: int, buffers: dict[str, Any]) -> None:
         self.products, self.rows, self.stride = products, rows, stride
-        self.inputs = [products.operand(count * stride, width) for width in sizes[:-1]]  # A_0 .. A_{L-1}
-        self.adjoints = [products.operand(count * stride, width) for width in sizes[1:]]  # U_1 .. U_L
-        self._stacked = {
-            "output": like.new_empty(count * stride, sizes[-1]),
-            "gradient": like.new_empty(count * stride, sizes[0]),
-            "seed": like.new_zeros(count * stride),
-            "coefficient": like.new_ones(count * stride),
-        }
-        self._divide()
+        self._take(count, buffers, self, 0)
 
-    def _divide(self, root: Passes | None = None, first: int = 0) -> None:
-        self._root, self._first = root or self, first
-        self._count = len(self._stacked["seed"]) // self.stride
-        by_pass = {name: x.unflatten(0, (-1, self.stride))[:, : self.rows] for name, x in self._stacked.items()}
-        self.output, self.gradient = by_pass["output"], by_pass["gradient"]
-        self.seed, self.coefficient = by_pass["seed"].unbind(), by_pass["coefficient"].unbind()
-        self._parts: dict[tuple[int, int], Passes] = {}
-        self._constants: tuple[int, ...] = ()  # what the seeds and coefficients of all passes are filled for
+    def _take(self, count: int, buffers: dict[str, Any], root: Any, first: int) -> None:
+        self._count, self.buffers, self._root, self._first = count, buffers, root, first
+        self._parts: dict[tuple[int, int], Any] = {}
+        self._name_buffers()
+
+    def _name_buffers(self) -> None:
+        """Called once for each stack and each part of one."""
+
+    def _like(self, count: int, buffers: dict[str, Any], root: Stack | None = None, first: int = 0) -> Any:
+        other = object.__new__(type(self))
+        other.products, other.rows, other.stride = self.products, self.rows, self.stride
+        other._take(count, buffers, root or other, first)
+        return other
 
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, which: slice) -> Passes:
+    def __getitem__(self, which: slice) -> Any:
         first, last, _ = which.indices(self._count)
         return self._root._part(self._first + first, self._first + last)
 
-    def _part(self, first: int, last: int) -> Passes:
+    def _part(self, first: int, last: int) -> Any:
         if (first, last) not in self._parts:
             rows = slice(first * self.stride, last * self.stride)
-            part = object.__new__(Passes)
-            part.products, part.rows, part.stride = self.products, self.rows, self.stride
-            part.inputs = [operand.part(rows) for operand in self.inputs]
-            part.adjoints = [operand.part(rows) for operand in self.adjoints]
-            part._stacked = {name: x[rows] for name, x in self._stacked.items()}
-            part._divide(self, first)
-            self._parts[first, last] = part
+            buffers = {name: _narrow(buffer, rows) for name, buffer in self.buffers.items()}
+            self._parts[first, last] = self._like(last - first, buffers, self, first)
         return self._parts[first, last]
+
+
+def _narrow(buffer: Any, rows: slice) -> Any:
+    if isinstance(buffer, list):
+        return [_narrow(each, rows) for each in buffer]
+    return buffer.part(rows) if hasattr(buffer, "part") else buffer[rows]
+
+
+class Passes(Stack):
+    """Passes whose every product is a call of its own.
+
+    output [passes, rows, out] and gradient [passes, rows, in] are fp32 or wider; seed and coefficient hold [rows] for each.
+    """
+
+    def __init__(
+        self,
+        products: Products,
+        network: FlatNetwork | None,
+        count: int,
+        rows: int,
+        world: World = ALONE,
+        *,
+        judged: bool = False,
+    ) -> None:
+        layers, stride = products.layers, products.stride(rows)
+        sizes = [layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
+        like, all_rows = layers[0].weight.detach(), count * stride
+        buffers = {
+            "inputs": [products.operand(all_rows, width) for width in sizes[:-1]],  # A_0 .. A_{L-1}
+            "adjoints": [products.operand(all_rows, width) for width in sizes[1:]],  # U_1 .. U_L
+            "output": like.new_empty(all_rows, sizes[-1]),
+            "gradient": like.new_empty(all_rows, sizes[0]),
+            "seed": like.new_zeros(all_rows),
+            "coefficient": like.new_ones(all_rows),
+        }
+        super().__init__(products, rows, stride, count, buffers)
+
+    def _name_buffers(self) -> None:
+        self.inputs, self.adjoints = self.buffers["inputs"], self.buffers["adjoints"]
+        self._seeds, self._coefficients = self.buffers["seed"], self.buffers["coefficient"]
+        by_pass = {
+            name: self.buffers[name].unflatten(0, (-1, self.stride))[:, : self.rows]
+            for name in ("output", "gradient", "seed", "coefficient")
+        }
+        self.output, self.gradient = by_pass["output"], by_pass["gradient"]
+        self.seed, self.coefficient = by_pass["seed"].unbind(), by_pass["coefficient"].unbind()
+        self._constants: tuple[int, ...] = ()  # what the seeds and coefficients of all passes are filled for
 
     def hands(self, count: int) -> list[Passes]:
         """As many passes over these buffers, each with input rows, seeds and coefficients of its own."""
         return [self._hand() for _ in range(count)]
 
     def _hand(self) -> Passes:
-        hand = object.__new__(Passes)
-        hand.products, hand.rows, hand.stride, hand.adjoints = self.products, self.rows, self.stride, self.adjoints
-        first = self.products.operand(self._count * self.stride, self._stacked["gradient"].shape[1])
-        hand.inputs = [first, *self.inputs[1:]]
-        own = {name: self._stacked[name].clone() for name in ("seed", "coefficient")}
-        hand._stacked = self._stacked | own
-        hand._divide()
-        return hand
+        first = self.products.operand(len(self._seeds), self.gradient.shape[-1])
+        own = {name: self.buffers[name].clone() for name in ("seed", "coefficient")}
+        return self._like(self._count, self.buffers | own | {"inputs": [first, *self.inputs[1:]]})
 
     def load(self, values: Tensor) -> None:
         """The input rows [rows, in] of this one pass."""
@@ -147,37 +177,46 @@ class Passes:
         """
         dropped = itertools.count()
         masks = [masks_of(next(dropped)) if layer.dropout else None for layer in self.products.layers[:-1]]
-        self.products.forward_(self.inputs, self._stacked["output"], masks)
+        self.products.forward_(self.inputs, self.buffers["output"], masks)
         for one, rows in zip(into, self.output, strict=bool(into)):
             one.load(rows)
         return self.output
 
     def judge(
-        self, objective: loss_ops.Objective, world: World, *, real: bool, priced: Collection[int] = (), of: slice = slice(None)
+        self,
+        network: FlatNetwork,
+        objective: loss_ops.Objective,
+        world: World,
+        *,
+        real: bool,
+        priced: Collection[int] = (),
+        of: slice = slice(None),
     ) -> Outcome:
         """The objective of the logits of all processes' rows, and the adjoints of the passes `of` down to U_1.
 
-        real: whether the first pass is of real rows, the next of fake ones; else the first is of fake ones. Where g is asked
-        for (priced), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own points; elsewhere s is the seed.
+        network: whose update this is for; real: whether the first pass is of real rows and the next of fake ones, else the
+        first is of fake ones. Where g is asked for (priced), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own
+        points; elsewhere s is the seed.
         """
         logits, places = self.output, self._slope_places(1 + real, priced)
         fake, real_logits = logits[int(real)], logits[0] if real else None
-        outcome = _judge(real_logits, fake, places[0] if real else None, places[-1], objective, world)
+        outcome = judge(real_logits, fake, places[0] if real else None, places[-1], objective, world)
         self[of].adjoint()
         return outcome
 
     def _slope_places(self, judged: int, priced: Collection[int]) -> list[Tensor]:
-        if self._root._constants != (constants := (self._count, *priced)):
+        root: Passes = self._root
+        if root._constants != (constants := (self._count, *priced)):
             for number in range(self._count):
                 (self.seed if number in priced else self.coefficient)[number].fill_(1.0)
             for points in self.coefficient[judged:]:
                 points.fill_(0.0)
-            self._root._constants = constants
+            root._constants = constants
         return [(self.coefficient if number in priced else self.seed)[number] for number in range(judged)]
 
     def adjoint(self) -> None:
         """From the seed down to U_1, for a chain with one output and no activation at its end."""
-        self.products.load_(self.adjoints[-1], self._stacked["seed"].unsqueeze(1))
+        self.products.load_(self.adjoints[-1], self._seeds.unsqueeze(1))
         self.products.descend_(self.adjoints, self.inputs)
 
     def adjoint_from(self, critic: Passes) -> None:
@@ -187,10 +226,10 @@ class Passes:
 
     def input_gradient(self) -> Tensor:
         """g for every row; returns `gradient`."""
-        self.products.input_gradient_(self._stacked["gradient"], self.adjoints[0])
+        self.products.input_gradient_(self.buffers["gradient"], self.adjoints[0])
         return self.gradient
 
-    def push(self, penalties: Sequence[Pushing], outcome: Outcome, world: World) -> None:
+    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, outcome: Outcome, world: World) -> None:
         """Adds the price that penalties put on this one pass's input gradient; leaves their tangents in the activations."""
         gradient = self.input_gradient()[0]
         prices, pushes = zip(*(penalty.push(gradient, penalty.every / world.size) for penalty in penalties), strict=True)
@@ -200,20 +239,20 @@ class Passes:
 
     def tangent(self, push: Tensor, values: Tensor) -> None:
         """Turns this one pass's activations into c * A + T; push, values (what was loaded): [rows, in]."""
-        coefficient = self._stacked["coefficient"]
+        coefficient = self._coefficients
         self.products.load_tangent_(self.inputs[0], push, values, coefficient)
         self.products.tangents_(self.inputs, coefficient)
 
     def gradients(self, into: Sequence[tuple[Tensor, Tensor | None]]) -> None:
         """dW and db of each layer, into tensors like its weight and bias."""
-        coefficient = self._stacked["coefficient"]
+        coefficient = self._coefficients
         for index, (weight, bias) in enumerate(into):
             self.products.gradient_(index, weight, bias, self.adjoints[index], self.inputs[index], coefficient)
 
     @functools.cached_property
     def _update_all(self) -> Callable[..., Tensor] | None:
         """Gradients and the optimizer's step in one, where there is such a thing."""
-        return self.products.updater(self.adjoints, self.inputs, self._stacked["coefficient"])
+        return self.products.updater(self.adjoints, self.inputs, self._coefficients)
 
     def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
@@ -235,7 +274,7 @@ class Passes:
             network.add_up()
 
 
-def _judge(
+def judge(
     real: Tensor | None,
     fake: Tensor,
     real_slope: Tensor | None,

@@ -73,7 +73,7 @@ class _Penalty(torch.autograd.Function):
         assert dtype is not None
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
-            passes = Passes(DenseProducts(layers, dtype), 1, len(rows))[:1]
+            passes = Passes(DenseProducts(layers, dtype), None, 1, len(rows))[:1]
             passes.load(rows)
             passes.forward(lambda _: next_masks())
             passes.seed[0].fill_(1.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +46,9 @@ class FlatNetwork:
         self._adoptions = 0
         self._adopt()
         self.average = self.weight.clone() if decay is not None else None
-        self._skipped = torch.zeros((), dtype=torch.int64, device=first.device)
+        self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
         self._updates: list[tuple[Tensor, Tensor]] = []
+        self.records: Any = None  # where fused updates leave what they did (records.Records)
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
@@ -124,13 +126,17 @@ class FlatNetwork:
         """A number that grows when somebody else than `update` changes the weights: through the parameters, or by new ones."""
         return self._adoptions + sum([parameter._version for parameter in self.parameters])
 
+    def set_rate(self, step: int | Tensor) -> None:
+        """Moves `lr` to a step's rate, if it follows a schedule."""
+        if isinstance(self.spec.lr, Schedule):
+            self.lr.copy_(self.spec.lr(torch.as_tensor(step, device=self.lr.device)))
+
     def update(self, withhold: Tensor, step: int | Tensor, run: Callable[..., Tensor] = update_) -> Tensor:
         """One optimizer step from `gradient`, at the rate of a step; returns the statistics of `ops.update.update_`.
 
         run: what does it, with the arguments of `update_`.
         """
-        if isinstance(self.spec.lr, Schedule):
-            self.lr.copy_(self.spec.lr(torch.as_tensor(step, device=self.lr.device)))
+        self.set_rate(step)
         return run(
             self.weight,
             self.gradient,
@@ -155,14 +161,14 @@ class FlatNetwork:
         """Counts what the noted updates left alone."""
         if self._updates:
             given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
-            self._skipped += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
+            self.skips += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
             self._updates.clear()
 
     @property
     def skipped(self) -> Tensor:
         """0-d int64: updates withheld and weights left alone because something was not finite."""
         self.add_up()
-        return self._skipped
+        return self.skips
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimizer's state as tensors: count, state.0, state.1, ..., and the average."""

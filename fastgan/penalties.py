@@ -58,9 +58,24 @@ class Penalty:
         """The price of input gradients [B, ...], 0-d."""
         raise NotImplementedError
 
+    def form(self, times: float = 1.0) -> ops.Form | None:
+        """The price times a number as kernels know it, None where they do not."""
+        return None
+
     def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
         """The price times a number, and its derivative by the input gradients [B, ...]."""
-        raise NotImplementedError
+        if (form := self.form(times)) is None:
+            raise NotImplementedError
+        return ops.push(gradient, form)
+
+    def kernel_form(self, times: float = 1.0) -> ops.Form | None:
+        """`form`, unless a push of its own says otherwise."""
+        return self.form(times) if type(self).push is Penalty.push else None
+
+    @classmethod
+    def has_push(cls) -> bool:
+        """Whether a push is defined, by a form or by itself."""
+        return cls.push is not Penalty.push or cls.form is not Penalty.form
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -85,8 +100,8 @@ class GradientPenalty(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        return ops.norm_push(gradient, weight=times * self.weight, target=self.target, one_sided=self.one_sided)
+    def form(self, times: float = 1.0) -> ops.Form:
+        return ops.Form(False, times * self.weight, self.target, self.one_sided)
 
 
 @dataclass(frozen=True)
@@ -105,8 +120,8 @@ class DRAGAN(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        return ops.norm_push(gradient, weight=times * self.weight, target=self.target)
+    def form(self, times: float = 1.0) -> ops.Form:
+        return ops.Form(False, times * self.weight, self.target)
 
 
 @dataclass(frozen=True)
@@ -123,8 +138,8 @@ class R1(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.square_penalty(gradient, gamma=self.gamma)
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        return ops.square_push(gradient, gamma=times * self.gamma)
+    def form(self, times: float = 1.0) -> ops.Form:
+        return ops.Form(True, times * self.gamma)
 
 
 @dataclass(frozen=True)

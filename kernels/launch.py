@@ -6,6 +6,7 @@ or writes what another launch writes, and may read weights or moments that were 
 
 from __future__ import annotations
 
+import functools
 import os
 from contextlib import nullcontext
 from typing import Any
@@ -57,11 +58,7 @@ class Launcher:
             kernel[grid](*arguments, **named)
 
 
-def cdiv(number: int, by: int) -> int:
-    """How many blocks of a size hold a number."""
-    return -(-number // by)
-
-
-def power_of_two(number: int) -> int:
-    """The smallest power of two that is not below a number."""
-    return 1 << max(0, number - 1).bit_length()
+@functools.cache
+def launcher(device: torch.device) -> Launcher:
+    """A device's launcher."""
+    return Launcher(device)

@@ -136,11 +136,11 @@ def judge(
 @triton.jit
 def judge_kernel(
     record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
-    FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
+    FORM: tl.constexpr, REAL: tl.constexpr, JUDGE_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`judge` as a launch of its own, for a critic of one hidden layer."""
     wait_for_predecessor(PDL)
     judge(
         record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
-        FORM, REAL, BLOCK,
+        FORM, REAL, JUDGE_BLOCK,
     )  # fmt: skip

@@ -11,7 +11,7 @@ import triton.language as tl
 
 @triton.jit
 def price_and_factor(squares, weight, target, one_sided, SQUARED: tl.constexpr):
-    """Of rows' squared norms |g|^2 [R], each row's share of the penalty and the factor f of its push f g; weight: over the rows.
+    """Of squared norms |g|^2 [R] each row's share of the penalty, and the factor f of its push f g; weight: over the rows.
 
     SQUARED: weight / 2 |g|^2. Otherwise weight (|g| - target)^2, of norms above the target alone if one-sided; f is 0 at g = 0.
     """

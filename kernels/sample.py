@@ -113,7 +113,7 @@ def numbers_kernel(
     out, out_stride, rows, columns, seed, step, streams, first_row, pass_rows, threshold, scale,
     KIND: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Random numbers [rows, columns] of stacked passes of pass_rows rows, a stream for each: normals, uniforms or dropout scales."""
+    """Numbers [rows, columns] of stacked passes of pass_rows rows, a stream for each: normals, uniforms or dropout scales."""
     wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     column0 = tl.program_id(1) * BLOCK_C
@@ -187,7 +187,7 @@ def batch_kernel(
     out, out_stride, update_rows, images, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """The real rows of all updates of a step, of update d at row d * update_rows; one more than d_steps shows the last again."""
+    """The real rows of a step's updates, of update d at row d * update_rows; one more than d_steps shows the last again."""
     wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -200,21 +200,22 @@ def batch_kernel(
     tl.store(out + to, values.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "first_update"])
 def points_kernel(
-    out, out_stride, update_rows, images, fake, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
-    alpha_stream, LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
+    out, out_stride, update_rows, images, fake, rows, features, size, first_update, step, d_steps, all_rows, first_row, seed,
+    stream, alpha_stream,
+    LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Rows between the real and the fake ones of each D update of a step, one alpha a row; fake: fp32 [d_steps, rows, features]."""
+    """Rows between the real and the fake ones of D updates, one alpha a row; fake: fp32 [d_steps, rows, features]."""
     wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    update, moment = tl.program_id(2), tl.load(step)
+    update, moment = first_update + tl.program_id(2), tl.load(step)
     sample = permuted((moment * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     r = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
     f = tl.load(fake + (update * rows + row).to(tl.int64)[:, None] * features + column[None, :], mask=inside)
-    word = tl.full((BLOCK_R,), alpha_stream, tl.int32) + (update << 16)
+    word = tl.full((BLOCK_R,), alpha_stream, tl.int64) + (update << 16)
     alpha, _, _, _ = words(seed, moment, word, first_row + row, tl.zeros((BLOCK_R,), tl.int32))
     a = ((alpha >> 8).to(tl.float32) * UNIT)[:, None]
     to = (update * update_rows + row).to(tl.int64)[:, None] * out_stride + column[None, :]

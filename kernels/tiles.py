@@ -30,7 +30,8 @@ LADDER = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 32, 64, 2, 4),
 )
-UPDATE_LADDER = (Tile(64, 64, 64, 8, 2), Tile(64, 64, 32, 8, 2))
+UPDATE_TILE = Tile(64, 64, 32, 8, 2)
+SPLIT_ROWS = 4096
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
 TABLE = Path(__file__).with_name("tiles.json")
 
@@ -62,9 +63,12 @@ def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int
 
 
 @functools.cache
-def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, arch: int) -> Tile:
-    """The tile of the weight gradients of layers (out, in) over rows: rows of weights, columns of weights, depth in rows."""
+def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, arch: int) -> tuple[Tile, int]:
+    """The tile of the weight gradients of layers (out, in) over rows: rows of weights, columns of weights, depth in rows.
+
+    Also in how many parts the rows are summed: more than one where a tile would have to walk through very many.
+    """
     known = nearest(arch)
     if numbers := measured().get(f"{known} update {' '.join(f'{o}x{i}' for o, i in shapes)} {rows} {itemsize}"):
-        return Tile(*numbers)
-    return narrower(UPDATE_LADDER[0] if rows >= 2048 else UPDATE_LADDER[1], itemsize)
+        return Tile(*numbers[:5]), numbers[5]
+    return narrower(UPDATE_TILE, itemsize), max(1, rows // SPLIT_ROWS)

@@ -66,7 +66,7 @@ def stepped(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl
 
 @triton.jit
 def load_if(pointer, base, place, inside):
-    """A buffer's numbers, or zeros where there is no such buffer. Places are 32-bit, from a base: twice as many registers else."""
+    """A buffer's numbers, or zeros where there is no such buffer; 32-bit places from a base take half the registers."""
     if pointer is None:
         return tl.zeros(place.shape, tl.float32)
     else:
@@ -81,27 +81,36 @@ def store_if(pointer, base, place, values, inside):
 
 
 @triton.jit
+def load_all(buffers, base, place, inside):
+    """What stands at a place of all buffers: weights, three states, the average."""
+    w, s0 = load_if(buffers[0], base, place, inside), load_if(buffers[1], base, place, inside)
+    s1, s2 = load_if(buffers[2], base, place, inside), load_if(buffers[3], base, place, inside)
+    return w, s0, s1, s2, load_if(buffers[4], base, place, inside)
+
+
+@triton.jit
 def take(
-    base, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, rate, t, held, numbers, clip, decay,
+    buffers, old, base, place, inside, g, rate, t, held, numbers, clip, decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr,
 ):  # fmt: skip
-    """Steps the weights at a place; returns them, and the sum of squared gradients and the number that are not finite.
+    """Steps the weights at a place, from what stands there; a weight whose gradient is not finite keeps its value and states.
 
-    w, s0, s1, s2, mean: what stands there; a weight whose gradient is not finite keeps its value and states.
+    Returns the new weights, the sum of squared gradients, and how many are not finite.
     """
+    w, s0, s1, s2, mean = old
     finite = is_finite(g)
     clean = tl.where(finite & inside, g, 0.0)
     new, n0, n1, n2 = stepped(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
     new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
     taken = finite & (held == 0)
     new = tl.where(taken, new, w)
-    store_if(weight, base, place, new, inside)
-    store_if(state0, base, place, n0, inside & taken)
-    store_if(state1, base, place, n1, inside & taken)
-    store_if(state2, base, place, n2, inside & taken)
-    store_if(average, base, place, new + decay * (mean - new), inside & (held == 0))
-    bad = tl.where(finite | (inside == 0), 0.0, 1.0)
-    return new, clean * clean, bad
+    store_if(buffers[0], base, place, new, inside)
+    # masks that differ from weight to weight would make every store a narrow one
+    store_if(buffers[1], base, place, tl.where(taken, n0, s0), inside)
+    store_if(buffers[2], base, place, tl.where(taken, n1, s1), inside)
+    store_if(buffers[3], base, place, tl.where(taken, n2, s2), inside)
+    store_if(buffers[4], base, place, tl.where(held == 0, new + decay * (mean - new), mean), inside)
+    return new, clean * clean, tl.where(finite | (inside == 0), 0.0, 1.0)
 
 
 @triton.jit
@@ -125,8 +134,8 @@ def number_of_update(count, records, record_size, index, FLAGS: tl.constexpr):
 
 @triton.jit(do_not_specialize=["index"])
 def update_kernel(
-    weight, state0, state1, state2, average, table, coefficient, all_rows, rows, records, record_size, index, doubts,
-    rates, count, numbers, clip, decay, gradient, size, split_rows,
+    buffers, table, coefficient, all_rows, rows, records, record_size, index, doubts,
+    statistics_at, rates, count, numbers, clip, decay, gradient, size, split_rows,
     LAYERS: tl.constexpr, FIELDS: tl.constexpr, RULE: tl.constexpr, NESTEROV: tl.constexpr, FUSED: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, FLAGS: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
@@ -140,8 +149,9 @@ def update_kernel(
     for later in tl.static_range(1, LAYERS):
         layer += tl.where(tile >= tl.load(table + later * FIELDS), 1, 0)
     entry = table + layer * FIELDS
-    local = tile - tl.load(entry)
-    tiles_i, outputs, inputs = tl.load(entry + 1), tl.load(entry + 2), tl.load(entry + 3)
+    local, tiles_i = (tile - tl.load(entry)).to(tl.int32), tl.load(entry + 1).to(tl.int32)
+    outputs = tl.load(entry + 2).to(tl.int32)
+    inputs = tl.multiple_of(tl.load(entry + 3).to(tl.int32), ALIGNED)
     weight_at, bias_at = tl.load(entry + 4), tl.load(entry + 5)
     u = tl.load(entry + 6).to(tl.pointer_type(DTYPE))
     x = tl.load(entry + 8).to(tl.pointer_type(DTYPE))
@@ -151,33 +161,32 @@ def update_kernel(
     output = (local // tiles_i) * BLOCK_O + tl.arange(0, BLOCK_O)
     input_ = (local % tiles_i) * BLOCK_I + tl.arange(0, BLOCK_I)
     inside = (output < outputs)[:, None] & (input_ < inputs)[None, :]
-    row_stride = tl.multiple_of(inputs.to(tl.int32), ALIGNED)
-    place = output[:, None] * row_stride + input_[None, :]
+    place = output[:, None] * inputs + input_[None, :]
     weight_at = tl.multiple_of(weight_at, ALIGNED)
     if FUSED:
         # settled long before the launch that this one may overlap
-        w, mean = load_if(weight, weight_at, place, inside), load_if(average, weight_at, place, inside)
-        s0, s1 = load_if(state0, weight_at, place, inside), load_if(state1, weight_at, place, inside)
-        s2 = load_if(state2, weight_at, place, inside)
+        old = load_all(buffers, weight_at, place, inside)
     wait_for_predecessor(PDL)
     begin = tl.program_id(1) * split_rows
     row = begin + tl.arange(0, BLOCK_R)
-    u_at = tl.multiple_of(u, 16) + row.to(tl.int64)[:, None] * u_stride + output[None, :]
-    x_at = tl.multiple_of(x, 16) + row.to(tl.int64)[:, None] * x_stride + input_[None, :]
+    u, x = tl.multiple_of(u, 16) + begin * u_stride, tl.multiple_of(x, 16) + begin * x_stride
+    u_at = tl.arange(0, BLOCK_R)[:, None] * u_stride.to(tl.int32) + output[None, :]
+    x_at = tl.arange(0, BLOCK_R)[:, None] * x_stride.to(tl.int32) + input_[None, :]
     g = tl.zeros((BLOCK_O, BLOCK_I), tl.float32)
     bias_parts = tl.zeros((BLOCK_R, BLOCK_O), tl.float32)
     end = tl.minimum(begin + split_rows, rows)
-    for at in range(begin, end, BLOCK_R):
+    for _ in range(begin, end, BLOCK_R):
         there = row < end
-        upstream = tl.load(u_at, mask=there[:, None], other=0.0)
-        scaled = tl.load(x_at, mask=there[:, None], other=0.0).to(tl.float32) * tl.load(c + row, mask=there, other=0.0)[:, None]
-        g = tl.dot(tl.trans(upstream), scaled.to(DTYPE), g, input_precision=PRECISION)
+        upstream = tl.load(u + u_at, mask=there[:, None], other=0.0)
+        activations = tl.load(x + x_at, mask=there[:, None], other=0.0).to(tl.float32)
+        weighed = activations * tl.load(c + row, mask=there, other=0.0)[:, None]
+        g = tl.dot(tl.trans(upstream), weighed.to(DTYPE), g, input_precision=PRECISION)
         if first:
             s = tl.load(coefficient + row, mask=there, other=0.0)
             bias_parts += upstream.to(tl.float32) * s[:, None]
         row += BLOCK_R
-        u_at += BLOCK_R * u_stride
-        x_at += BLOCK_R * x_stride
+        u += BLOCK_R * u_stride
+        x += BLOCK_R * x_stride
     bias_gradient = tl.sum(bias_parts, 0)
     bias_inside = (output < outputs) & first & (bias_at >= 0)
     if FUSED:
@@ -186,24 +195,21 @@ def update_kernel(
         t = number_of_update(count, records, record_size, index, FLAGS)
         rate = tl.load(rates).to(tl.float32)
         new, squares, bad = take(
-            weight_at, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, rate, t, held, numbers, clip,
-            decay, RULE, NESTEROV,
+            buffers, old, weight_at, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
         )  # fmt: skip
         shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
         shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
         tl.store(shadow + output[:, None] * shadow_stride + input_[None, :], new.to(DTYPE), mask=inside)
         squares_sum, bad_sum = tl.sum(tl.sum(squares, 1), 0), tl.sum(tl.sum(bad, 1), 0)
         if first:
-            b, b_mean = load_if(weight, bias_at, output, bias_inside), load_if(average, bias_at, output, bias_inside)
-            b0, b1 = load_if(state0, bias_at, output, bias_inside), load_if(state1, bias_at, output, bias_inside)
-            b2 = load_if(state2, bias_at, output, bias_inside)
-            new_bias, bias_squares, bias_bad = take(
-                bias_at, output, bias_inside, bias_gradient, b, b0, b1, b2, b_mean, weight, state0, state1, state2, average, rate, t,
-                held, numbers, clip, decay, RULE, NESTEROV,
+            old_bias = load_all(buffers, bias_at, output, bias_inside)
+            new_bias, bias_squares, bias_bad = take(  # noqa: RUF059
+                buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, held, numbers, clip, decay, RULE,
+                NESTEROV,
             )  # fmt: skip
             squares_sum += tl.sum(bias_squares, 0)
             bad_sum += tl.sum(bias_bad, 0)
-        statistics = record + DOUBT + doubts + tile
+        statistics = record + statistics_at + tile
         tl.store(statistics, squares_sum)
         tl.store(statistics + tl.num_programs(0), bad_sum)
         if tile == 0:
@@ -216,15 +222,14 @@ def update_kernel(
 
 @triton.jit(do_not_specialize=["index"])
 def flat_kernel(
-    weight, state0, state1, state2, average, gradient, splits, size, records, record_size, index, doubts, rates, count,
+    buffers, gradient, splits, size, records, record_size, index, doubts, statistics_at, rates, count,
     numbers, clip, decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The optimizer's step alone, over flat buffers [size], on the sum of gradients [splits, size] in their order."""
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < size
-    w, mean = load_if(weight, 0, place, inside), load_if(average, 0, place, inside)
-    s0, s1, s2 = load_if(state0, 0, place, inside), load_if(state1, 0, place, inside), load_if(state2, 0, place, inside)
+    old = load_all(buffers, 0, place, inside)
     wait_for_predecessor(PDL)
     g = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
@@ -232,11 +237,11 @@ def flat_kernel(
     record = records + index * record_size
     held = is_held(record, doubts, 128)
     t = number_of_update(count, records, record_size, index, FLAGS)
-    new, squares, bad = take(
-        0, place, inside, g, w, s0, s1, s2, mean, weight, state0, state1, state2, average, tl.load(rates).to(tl.float32), t,
-        held, numbers, clip, decay, RULE, NESTEROV,
+    rate = tl.load(rates).to(tl.float32)
+    new, squares, bad = take(  # noqa: RUF059
+        buffers, old, 0, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
     )  # fmt: skip
-    statistics = record + DOUBT + doubts + tl.program_id(0)
+    statistics = record + statistics_at + tl.program_id(0)
     tl.store(statistics, tl.sum(squares, 0))
     tl.store(statistics + tl.num_programs(0), tl.sum(bad, 0))
     if tl.program_id(0) == 0:
@@ -245,7 +250,7 @@ def flat_kernel(
 
 @triton.jit
 def settle_kernel(
-    records, record_size, updates, doubts, programs, count, skipped, results,
+    records, record_size, updates, doubts, statistics_at, programs, count, skipped, results,
     BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Counts updates that were not held back, and what was left alone; a program for each update.
@@ -260,7 +265,7 @@ def settle_kernel(
     bad = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, programs, BLOCK):
         place = begin + tl.arange(0, BLOCK)
-        statistics = record + DOUBT + doubts + place
+        statistics = record + statistics_at + place
         squares += tl.load(statistics, mask=place < programs, other=0.0)
         bad += tl.load(statistics + programs, mask=place < programs, other=0.0)
     held, wrong = tl.load(record + HELD).to(tl.int64), tl.sum(bad, 0)

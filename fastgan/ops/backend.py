@@ -68,15 +68,31 @@ def extension_problem() -> str | None:
 
 
 @functools.cache
-def triton_problem() -> str | None:
-    """None when Triton kernels can run, otherwise why not."""
+def cuda_problem() -> str | None:
+    """None when the C++ extension has kernels for CUDA, otherwise why not: it can be built without nvcc."""
+    if reason := extension_problem():
+        return reason
+    compiled = torch._C._dispatch_has_kernel_for_dispatch_key("fastgan::loss", "CUDA")
+    return None if compiled else "the C++ extension was built without CUDA"
+
+
+@functools.cache
+def triton_problem(device: str = "cuda") -> str | None:
+    """None when Triton kernels can run on a device type, otherwise why not. On the CPU its interpreter can, for tests."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
+    if device == "cpu":
+        interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
+        return None if interpreted else "on a CPU Triton needs TRITON_INTERPRET=1"
     return None if torch.cuda.is_available() else "there is no CUDA device"
 
 
-def _problem(backend: str) -> str | None:
-    return {"cpp": extension_problem, "triton": triton_problem}[backend]() if backend != "reference" else None
+def _problem(backend: str, device: str) -> str | None:
+    if backend == "triton":
+        return triton_problem(device)
+    if backend == "cpp":
+        return cuda_problem() if device == "cuda" else extension_problem()
+    return None
 
 
 def _find(operator: str, backend: str, device: str) -> Callable | None:
@@ -88,14 +104,14 @@ def why_not(operator: str, backend: str, device: str) -> str | None:
     """None if `backend` can run `operator` on a device type, otherwise the reason it cannot."""
     if _find(operator, backend, device) is None:
         return f"{operator} has no {backend} implementation for {device}"
-    return _problem(backend)
+    return _problem(backend, device)
 
 
 @functools.cache
 def _resolve(operator: str, backend: str, device: str, explicit: bool) -> Callable:
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
-    if backend != "auto" and (reason := _problem(backend)):
+    if backend != "auto" and (reason := _problem(backend, device)):
         raise BackendUnavailable(f"backend {backend!r} cannot run: {reason}")
     if explicit and (reason := why_not(operator, backend, device)):
         raise BackendUnavailable(f"backend {backend!r} cannot run: {reason}")
@@ -129,6 +145,6 @@ def _explain(operator: str, device: str) -> tuple[str, str]:
         return name, "FASTGAN_BACKEND"
     faster = PREFERENCE[: PREFERENCE.index(name)]
     unwritten = [other for other in faster if _find(operator, other, device) is None]
-    problems = [f"{other}: {_problem(other)}" for other in faster if other not in unwritten]
+    problems = [f"{other}: {_problem(other, device)}" for other in faster if other not in unwritten]
     missing = [f"no {' or '.join(unwritten)} version for {device}"] if unwritten else []
     return name, "; ".join(problems + missing) or "the fastest there is"

@@ -1,8 +1,9 @@
-"""linear: x -> act(x W^T + b) with dropout, and which products a chain of such layers takes (dense.py, packed.py)."""
+"""linear: x -> act(x W^T + b) with dropout, and which products a chain of such layers takes (dense.py, packed.py, tiled.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from . import reference
 from .backend import implementation, resolve
 from .dense import DenseProducts, Layer, Products
 from .packed import PackedProducts
+from .tiled import INPUT_PRECISION, TiledProducts
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
@@ -46,10 +48,16 @@ def _products_cpp(layers: Sequence[Layer], precision: str) -> Products:
     return PackedProducts(layers) if packed else _products(layers, precision)
 
 
+@implementation("linear.products", "triton", "cuda", "cpu")
+def _products_triton(layers: Sequence[Layer], precision: str) -> Any:
+    tiled = precision in INPUT_PRECISION and layers[0].weight.dtype == torch.float32 and len(layers) > 1
+    return TiledProducts(layers, precision) if tiled else _products(layers, precision)
+
+
 def _dtype(layers: Sequence[Layer], precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else layers[0].weight.dtype
 
 
-def products(layers: Sequence[Layer], precision: str, backend: str = "auto") -> Products:
-    """The fastest products of a chain in a precision: fp64, fp32, tf32 or bf16."""
+def products(layers: Sequence[Layer], precision: str, backend: str = "auto") -> Any:
+    """The fastest products of a chain in a precision (fp64, fp32, tf32, bf16): `Products`, or `TiledProducts` if fused."""
     return resolve("linear.products", layers[0].weight.device.type, backend)(layers, precision)

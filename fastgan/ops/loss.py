@@ -29,8 +29,8 @@ for _name, _function in _REFERENCES.items():
 def _choose(operator: str, x: Tensor, backend: str) -> Callable[..., Tensor]:
     if torch.compiler.is_compiling():
         return _REFERENCES[operator]
-    # is_cpu is a flag; device.type makes two objects, for 0.3 us
-    return resolve(operator, "cpu" if x.is_cpu else x.device.type, backend)
+    # is_cpu and is_cuda are flags; device.type makes two objects, for 0.3 us
+    return resolve(operator, "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type, backend)
 
 
 def d_loss(
@@ -166,7 +166,7 @@ def _slopes_by_autograd(
     return value.detach(), torch.stack([fake.new_zeros(()) if real is None else real.mean(), fake.mean()])
 
 
-@implementation("loss.slopes_", "cpp", "cpu")
+@implementation("loss.slopes_", "cpp", "cpu", "cuda")
 def _slopes_in_one_pass(
     real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
@@ -233,7 +233,7 @@ def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
     return _operator("loss")(real, fake, *objective.arguments)
 
 
-@implementation("loss.d_loss", "cpp", "cpu")
+@implementation("loss.d_loss", "cpp", "cpu", "cuda")
 def _cpp_d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
     return _value(real, fake, d_objective(kind, label_smoothing, scale, reduction))
 
@@ -243,14 +243,14 @@ def _mean_is_minimal(fake: Tensor) -> bool:
     return fake.requires_grad and fake.numel() < 32768 and fake.dtype in _WIDE and torch.is_grad_enabled()
 
 
-@implementation("loss.g_loss", "cpp", "cpu")
+@implementation("loss.g_loss", "cpp", "cpu", "cuda")
 def _cpp_g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor:
     if kind in ("wgan", "hinge") and reduction == "mean" and _mean_is_minimal(fake):
         return -fake.mean()
     return _value(real if kind in RELATIVISTIC_KINDS else None, fake, g_objective(kind, scale, reduction))
 
 
-@implementation("loss.bce_with_logits", "cpp", "cpu")
+@implementation("loss.bce_with_logits", "cpp", "cpu", "cuda")
 def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
     if not isinstance(target, Tensor):
         return _value(None, x, bce_objective(target, reduction))

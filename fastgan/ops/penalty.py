@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,22 @@ from .backend import implementation, resolve
 
 for _name in ("norm_penalty", "square_penalty"):
     implementation(f"penalty.{_name}", "reference")(getattr(reference, _name))
+
+
+class Form(NamedTuple):
+    """A penalty as kernels know it: weight / 2 * mean |g|^2, or weight * mean (|g| - target)^2, of both signs or one-sided."""
+
+    squared: bool
+    weight: float
+    target: float = 0.0
+    one_sided: bool = False
+
+
+def push(gradient: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+    """A penalty's value for input gradients [B, ...], and its derivative by them."""
+    if form.squared:
+        return square_push(gradient, gamma=form.weight)
+    return norm_push(gradient, weight=form.weight, target=form.target, one_sided=form.one_sided)
 
 
 def norm_penalty(gradient: Tensor, *, weight: float, target: float = 1.0, one_sided: bool = False, backend="auto") -> Tensor:
@@ -45,12 +63,12 @@ def _norm_push(gradient: Tensor, **options) -> tuple[Tensor, Tensor]:
     return reference.norm_penalty(gradient, **options), reference.norm_push(gradient, **options)
 
 
-@implementation("penalty.norm_push", "cpp", "cpu")
+@implementation("penalty.norm_push", "cpp", "cpu", "cuda")
 def _norm_push_cpp(gradient: Tensor, *, weight: float, target: float, one_sided: bool) -> tuple[Tensor, Tensor]:
     return torch.ops.fastgan.norm_push.default(gradient, weight, target, one_sided)
 
 
-@implementation("penalty.square_push", "cpp", "cpu")
+@implementation("penalty.square_push", "cpp", "cpu", "cuda")
 def _square_push_cpp(gradient: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
     return torch.ops.fastgan.square_push.default(gradient, gamma)
 

@@ -113,7 +113,7 @@ def permute(index: Tensor, epoch: Tensor, size: int, *, seed: int | Tensor, stre
     return value
 
 
-def batch_indices(rows: int, size: int, position: int, *, seed, stream: int, device=None) -> Tensor:
+def batch_indices(rows: int, size: int, position: int | Tensor, *, seed, stream: int, device=None) -> Tensor:
     """Which samples of a data set of `size` stand at `position`, position + 1, ... of its endless stream: int64 [rows]."""
     place = position + torch.arange(rows, device=device)
     return permute(place % size, place // size, size, seed=seed, stream=stream)

@@ -17,14 +17,16 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..chain import Outcome, Passes, read_layers
+from ..fused import FusedPasses
 from ..hardware import matmul_precision
 from ..ops import linear
 from ..ops import loss as loss_ops
 from ..ops.dense import Layer
 from ..ops.sample import masks
+from ..ops.tiled import TiledProducts
 from ..penalties import Penalty
 from ..recognition import NotAnMLP, recognise
-from .deal import Dealer
+from .deal import Dealer, FusedDealer
 from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, Moment
 
 POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
@@ -56,7 +58,7 @@ class ClosedFormStep:
         if self.game.precision == "fp16":
             raise NoClosedForm("fp16 needs a loss scale")
         for penalty in self.game.penalties:
-            if type(penalty).push is Penalty.push:
+            if not penalty.has_push():
                 raise NoClosedForm(f"{type(penalty).__name__} does not define its push")
 
     def _read_networks(self) -> None:
@@ -77,6 +79,8 @@ class ClosedFormStep:
         self._follow_networks()
         if rows != self.rows:
             self._make_buffers(rows)
+        if self.fused:
+            moment = moment._replace(counter=self.products[0].counter(moment.counter))
         with matmul_precision(self.game.precision):
             self._deal(images, moment)
             for d_step in range(self.game.d_steps):
@@ -110,11 +114,20 @@ class ClosedFormStep:
     def _make_buffers(self, rows: int) -> None:
         game = self.game
         points = sum(spec.at is None for spec in game.penalties)
-        self.generator = Passes(self.products[0], game.d_steps + 1, rows)
-        self.critic = Passes(self.products[1], POINTS + points, rows)
+        self.fused = fused = all(isinstance(products, TiledProducts) for products in self.products)
+        passes = FusedPasses if fused else Passes
+        self.generator = passes(self.products[0], game.generator, game.d_steps + 1, rows, game.world, judged=False)
+        self.critic = passes(self.products[1], game.discriminator, POINTS + points, rows, game.world, judged=True)
         self.hands = self.critic.hands(game.d_steps + 1)
-        self.dealer = Dealer(game, self.generator, self.hands, rows)
+        self.dealer = (FusedDealer if fused else Dealer)(game, self.generator, self.hands, rows)
         self.rows = rows
+        self.reserve(1)
+
+    def reserve(self, steps: int) -> None:
+        """Makes room for what so many steps leave on the device before they are settled."""
+        if self.fused:
+            self.game.discriminator.records.reserve(steps * self.game.d_steps)
+            self.game.generator.records.reserve(steps)
 
     def _deal(self, images: Tensor, moment: Moment) -> None:
         """All rows of a step, the generator's among them: its weights do not change between the discriminator's updates."""
@@ -131,9 +144,9 @@ class ClosedFormStep:
         passes, priced = self._arrange(moment, d_step)
         critic = self.hands[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
-        outcome = critic.judge(loss_ops.d_objective(game.loss), game.world, real=True, priced=priced)
+        outcome = critic.judge(game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, priced=priced)
         for number, penalties in priced.items():
-            critic[number : number + 1].push(penalties, outcome, game.world)
+            critic[number : number + 1].push(penalties, game.discriminator, outcome, game.world)
         critic.update(game.discriminator, outcome, moment.counter, game.world)
         return outcome
 
@@ -154,7 +167,7 @@ class ClosedFormStep:
         passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
         critic, fake = self.hands[last][first:POINTS], slice(FAKE - first, POINTS - first)
         critic.forward(partial(masks, passes))
-        outcome = critic.judge(loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake)
+        outcome = critic.judge(game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake)
         generator = self.generator[last:]
         generator.adjoint_from(critic[fake])
         generator.update(game.generator, outcome, moment.counter, game.world)

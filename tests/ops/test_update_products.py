@@ -47,7 +47,7 @@ class Run:
         self.network = FlatNetwork(self.module, spec, **options)
         layers = read_layers(list(self.module))
         self.products: Products = PackedProducts(layers) if format_ == "packed" else DenseProducts(layers, FORMATS[format_])
-        self.passes = Passes(self.products, count, rows)
+        self.passes = Passes(self.products, None, count, rows)
         draw = partial(torch.randn, dtype=dtype, generator=generator)
         self.x, self.push, self.c = draw(count, rows, sizes[0]), draw(rows, sizes[0]), draw(count, rows)
         self.drawn = [(sample.Draws(3, 4), number) for number in range(count)]

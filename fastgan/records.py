@@ -1,0 +1,63 @@
+"""What the updates of a network leave on the device until somebody may look: values, mean logits, prices, statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .chain import Outcome
+from .flat import FlatNetwork
+from .ops.tiled import TiledProducts
+
+VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py
+RESULTS = 6
+
+
+class Records:
+    """A row for each update since the last settlement, then their count and the last one's results.
+
+    prices: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
+    """
+
+    def __init__(self, products: TiledProducts, network: FlatNetwork, prices: int, programs: int) -> None:
+        self.launch, self.network, self.programs = products.launch, network, programs
+        self.statistics = PRICES + prices
+        self.results = torch.zeros(RESULTS, device=products.device)
+        self.used, self.doubts = 0, PRICES - DOUBT
+        self.reserve(1)
+
+    def reserve(self, updates: int) -> None:
+        """Makes room for so many updates between two settlements."""
+        self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.results.device)
+        self.flags = 1 << max(0, updates - 1).bit_length()
+
+    def begin(self) -> Tensor:
+        """Opens the next update's record and returns it."""
+        self.doubts = PRICES - DOUBT
+        return self.rows[self.used]
+
+    def prices(self, count: int) -> Tensor:
+        """Room for a penalty's prices in the open record."""
+        first = DOUBT + self.doubts
+        self.doubts += count
+        return self.rows[self.used][first : first + count]
+
+    def arguments(self) -> tuple:
+        """Where an update's kernel finds its record and those before it; closes the record."""
+        self.used += 1
+        return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
+
+    def outcome(self) -> Outcome:
+        """The last update's, in memory that the next settlement writes again."""
+        return Outcome(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
+
+    def settle(self) -> None:
+        """Counts the updates since the last time, and gathers the last one's results."""
+        from .kernels import update
+
+        self.launch(
+            update.settle_kernel, (self.used,),
+            self.rows, self.rows.stride(0), self.used, self.doubts, self.statistics, self.programs, self.network.count,
+            self.network.skips, self.results, BLOCK=1024,
+        )  # fmt: skip
+        self.used = 0
