@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 from . import __version__, checkpoint, distributed
 from .distributed import World
 from .interrupt import Interrupted, Interrupts
-from .report import RunFolder, display, to_numbers
+from .report import RunFolder, display, reading
 
 log = logging.getLogger("fastgan")
 
@@ -37,6 +37,12 @@ class Trainable(Protocol):
 
     @property
     def engine(self) -> str: ...
+
+    @property
+    def stride(self) -> int: ...
+
+    @property
+    def skips(self) -> Tensor: ...
 
     @property
     def skipped(self) -> int: ...
@@ -127,6 +133,7 @@ class Fit:
         self.skipped = trainer.skipped
         self.train_seconds = 0.0
         self.last: dict[str, Any] = {}
+        self._unfinished: Callable[[], None] | None = None
 
     def run(self) -> dict[str, Any]:
         """Trains; returns the summary. Interrupted after a signal, NonFiniteError if asked for: both after a checkpoint."""
@@ -150,7 +157,7 @@ class Fit:
         trainer, options = self.trainer, self.options
         self.logged_step, self.clock = trainer.step_count, time.perf_counter()
         while trainer.step_count < options.steps:
-            metrics = trainer.step()
+            metrics = trainer.step(self._stride())
             step = trainer.step_count
             self.display.advance(step)
             last = step == options.steps
@@ -161,8 +168,18 @@ class Fit:
             if not last and self._due(step, options.checkpoint_every):
                 self._pause(self._save)
             if received := self._received(interrupts, step):
+                self._end_log()
                 return received
+        self._end_log()
         return None
+
+    def _stride(self) -> int:
+        """Steps until something has to be done, or as many as a graph has."""
+        options, step = self.options, self.trainer.step_count
+        periods = [options.log_every, options.sample_every, options.checkpoint_every]
+        periods.append(SIGNAL_STRIDE if self.trainer.world.size > 1 else 0)
+        stops = [period - step % period for period in periods if period]
+        return min(self.trainer.stride, options.steps - step, *stops)
 
     @staticmethod
     def _due(step: int, every: int | None) -> bool:
@@ -171,6 +188,7 @@ class Fit:
     def _pause(self, report: Any) -> None:
         """Reports off the clock: throughput is that of the steps alone."""
         self._synchronise()
+        self._end_log()
         before = time.perf_counter()
         report()
         self.clock += time.perf_counter() - before
@@ -190,15 +208,26 @@ class Fit:
         return int(distributed.max_(flag, world.size)) or None
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:
-        trainer = self.trainer
-        row: dict[str, Any] = {"step": trainer.step_count, "epoch": trainer.step_count / self.options.epoch_steps}
-        row |= to_numbers(metrics)
-        now = time.perf_counter()
+        """Begins to log the step just run; on a GPU the row is written when the next one begins, so that no step waits."""
+        step, numbers = self.trainer.step_count, reading({**metrics, "skipped": self.trainer.skips})
+        self._end_log()
+        self._unfinished = lambda: self._write_row(step, numbers())
+        if self.trainer.device.type == "cpu":
+            self._end_log()
+
+    def _end_log(self) -> None:
+        write, self._unfinished = self._unfinished, None
+        if write:
+            write()
+
+    def _write_row(self, step: int, numbers: dict[str, float]) -> None:
+        trainer, now = self.trainer, time.perf_counter()
         self.train_seconds += now - self.clock
-        images = (trainer.step_count - self.logged_step) * trainer.batch_size * trainer.d_steps
+        row: dict[str, Any] = {"step": step, "epoch": step / self.options.epoch_steps, **numbers}
+        images = (step - self.logged_step) * trainer.batch_size * trainer.d_steps
         row["images_per_second"] = images / max(now - self.clock, 1e-9)
         row["seconds"] = self.train_seconds
-        self.logged_step, self.clock = trainer.step_count, now
+        self.logged_step, self.clock = step, now
         self.last = row
         self._check_finite(row)
         self.display.metrics(row)
@@ -206,8 +235,7 @@ class Fit:
             self.folder.append_metrics(row)
 
     def _check_finite(self, row: dict[str, Any]) -> None:
-        skipped = self.trainer.skipped
-        row["skipped"] = skipped
+        row["skipped"] = skipped = int(row["skipped"])
         if skipped == self.skipped:
             return
         message = f"by step {row['step']}, {skipped - self.skipped} updates or weights were left alone: not finite"

@@ -23,13 +23,16 @@ class Records:
         self.launch, self.network, self.programs = products.launch, network, programs
         self.statistics = PRICES + prices
         self.results = torch.zeros(RESULTS, device=products.device)
-        self.used, self.doubts = 0, PRICES - DOUBT
+        self.doubts = PRICES - DOUBT
+        self.rows = torch.empty(0)
         self.reserve(1)
 
     def reserve(self, updates: int) -> None:
-        """Makes room for so many updates between two settlements."""
-        self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.results.device)
-        self.flags = 1 << max(0, updates - 1).bit_length()
+        """Makes room for so many updates between two settlements, and forgets those of an unfinished step."""
+        self.used = 0
+        if updates > len(self.rows):
+            self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.results.device)
+            self.flags = 1 << (updates - 1).bit_length()
 
     def begin(self) -> Tensor:
         """Opens the next update's record and returns it."""

@@ -19,13 +19,15 @@ from .fit import Fit, FitOptions
 from .flat import FlatNetwork
 from .hardware import resolve_device, resolve_precision
 from .models import Network
+from .ops import backend
 from .ops.sample import Draws, Role
 from .optim import Optimizer
 from .penalties import Penalty, Spec, WeightClip
 from .presets import preset
 from .step.autograd import AutogradStep
 from .step.closed_form import ClosedFormStep, NoClosedForm
-from .step.game import Game, at
+from .step.game import Game
+from .step.graph import Captured, Eager
 
 log = logging.getLogger("fastgan")
 
@@ -93,6 +95,8 @@ class Trainer:
         self._reads_logits = False
         self._game = self._make_game(chosen.loss, g_optimizer or chosen.g_optimizer, d_optimizer or chosen.d_optimizer)
         self._step = self._make_step(engine)
+        captures = capture == "auto" and self.device.type == "cuda" and not backend.triton_problem()
+        self._player = Captured(self._step, self._game, steps_per_graph) if captures else Eager(self._step)
 
     def _make_step(self, engine: str) -> ClosedFormStep | AutogradStep:
         if engine != "autograd":
@@ -140,9 +144,19 @@ class Trainer:
         return self._step.name
 
     @property
+    def stride(self) -> int:
+        """How many steps run best in one call of `step`: those of a graph."""
+        return self._player.stride
+
+    @property
+    def skips(self) -> Tensor:
+        """Updates withheld and weights left alone so far because something was not finite, 0-d int64 on the device."""
+        return self._game.skipped
+
+    @property
     def skipped(self) -> int:
-        """Updates withheld and weights left alone so far because something was not finite (waits for the device)."""
-        return int(self._game.skipped)
+        """The same as a number (waits for the device)."""
+        return int(self.skips)
 
     def attach(self, data: Any, batch_size: int = 64) -> Trainer:
         """Puts a data set on the device; `step` runs on it.
@@ -201,9 +215,11 @@ class Trainer:
         for network in (self._game.generator, self._game.discriminator):
             network.ensure_views()
         metrics: Mapping[str, Tensor] = {}
-        for _ in range(n):
-            metrics = self._step(images, at(self.step_count), self._rows)
-            self.step_count += 1
+        left = n
+        while left:
+            done, metrics = self._player.play(images, self.step_count, left, self._rows)
+            self.step_count += done
+            left -= done
         return metrics
 
     def fit(

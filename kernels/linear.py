@@ -66,7 +66,7 @@ def tile(number, tiles_n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     return rows, columns
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "step"])
 def forward_kernel(
     out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, below, scale,
     seed, step, streams, first_row, pass_rows, threshold, head, adjoint, adjoint_stride, partials, all_rows,

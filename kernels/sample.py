@@ -108,7 +108,7 @@ def permuted(place, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
     return value
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "step"])
 def numbers_kernel(
     out, out_stride, rows, columns, seed, step, streams, first_row, pass_rows, threshold, scale,
     KIND: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
@@ -138,7 +138,7 @@ def scaled(pixels):
     return wide * (2.0 / 255.0) - 1.0 if pixels.dtype == tl.uint8 else wide
 
 
-@triton.jit(do_not_specialize=["seed", "position"])
+@triton.jit(do_not_specialize=["seed", "position", "step"])
 def indices_kernel(
     out, rows, size, position, step, per_step, seed, stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
@@ -182,7 +182,7 @@ def interpolate_kernel(
     tl.store(out + place, r + a[:, None] * (f - r), mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed"])
+@triton.jit(do_not_specialize=["seed", "step"])
 def batch_kernel(
     out, out_stride, update_rows, images, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
@@ -200,7 +200,7 @@ def batch_kernel(
     tl.store(out + to, values.to(out.dtype.element_ty), mask=inside)
 
 
-@triton.jit(do_not_specialize=["seed", "first_update"])
+@triton.jit(do_not_specialize=["seed", "first_update", "step"])
 def points_kernel(
     out, out_stride, update_rows, images, fake, rows, features, size, first_update, step, d_steps, all_rows, first_row, seed,
     stream, alpha_stream,

@@ -132,7 +132,7 @@ def number_of_update(count, records, record_size, index, FLAGS: tl.constexpr):
     return (tl.load(count) + index + 1).to(tl.float32) - tl.sum(held, 0)
 
 
-@triton.jit(do_not_specialize=["index"])
+@triton.jit(do_not_specialize=["index", "doubts"])
 def update_kernel(
     buffers, table, coefficient, all_rows, rows, records, record_size, index, doubts,
     statistics_at, rates, count, numbers, clip, decay, gradient, size, split_rows,
@@ -220,7 +220,7 @@ def update_kernel(
         tl.store(split + bias_at + output, bias_gradient, mask=bias_inside)
 
 
-@triton.jit(do_not_specialize=["index"])
+@triton.jit(do_not_specialize=["index", "doubts"])
 def flat_kernel(
     buffers, gradient, splits, size, records, record_size, index, doubts, statistics_at, rates, count,
     numbers, clip, decay,

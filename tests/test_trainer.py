@@ -220,7 +220,7 @@ def test_fit_writes_the_run_folder(tmp_path):
 def test_fit_keeps_what_exists_out_of_garbage_collections(monkeypatch):
     trainer, counts = small(), []
     step = trainer.step
-    monkeypatch.setattr(trainer, "step", lambda: counts.append(gc.get_freeze_count()) or step())
+    monkeypatch.setattr(trainer, "step", lambda n: counts.append(gc.get_freeze_count()) or step(n))
     before = gc.get_freeze_count()
     trainer.fit(POINTS, steps=2, batch_size=8, progress=False)
     assert min(counts) > before + 10_000

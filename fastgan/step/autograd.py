@@ -78,6 +78,7 @@ class AutogradStep:
     def __init__(self, game: Game) -> None:
         self.game = game
         self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
+        self.generation = 0
         self.sigmoid: nn.Module | None = None
         self.tanh: nn.Module | None = None
         half = game.precision == "fp16"
@@ -208,7 +209,14 @@ class AutogradStep:
         """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""
         self.tanh = _module_at_end(self.game.generator.module, nn.Tanh, latents)
         self.sigmoid = _module_at_end(self.game.discriminator.module, nn.Sigmoid, samples) if read_logits else None
+        self.generation += 1
         return self.sigmoid is not None
+
+    def follow_networks(self) -> None:
+        """Nothing to do: modules read their weights where they are."""
+
+    def reserve(self, steps: int) -> None:
+        """Nothing to do: what updates leave behind is added up as they go."""
 
     @contextmanager
     def _ends(self) -> Iterator[None]:

@@ -50,6 +50,7 @@ class ClosedFormStep:
 
     def __init__(self, game: Game, *, read_logits: bool) -> None:
         self.game, self.read_logits = game, read_logits
+        self.generation = 0
         self.networks = [game.generator, game.discriminator]
         self._check_game()
         self._read_networks()
@@ -73,10 +74,11 @@ class ClosedFormStep:
         self.products = [linear.products(layers, self.game.precision) for layers in (generator, critic)]
         self.versions = [network.version() for network in self.networks]
         self.rows = 0
+        self.generation += 1
 
     def __call__(self, images: Tensor, moment: Moment, rows: int) -> Metrics:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device."""
-        self._follow_networks()
+        self.follow_networks()
         if rows != self.rows:
             self._make_buffers(rows)
         if self.fused:
@@ -102,7 +104,7 @@ class ClosedFormStep:
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Nothing to load."""
 
-    def _follow_networks(self) -> None:
+    def follow_networks(self) -> None:
         """Sees weights that somebody has changed since the last step, by loading others, and parameters that were replaced."""
         if any(network.parameters is not ours for network, ours in zip(self.networks, self.parameters, strict=True)):
             self._read_networks()
@@ -122,6 +124,7 @@ class ClosedFormStep:
         self.dealer = (FusedDealer if fused else Dealer)(game, self.generator, self.hands, rows)
         self.rows = rows
         self.reserve(1)
+        self.generation += 1
 
     def reserve(self, steps: int) -> None:
         """Makes room for what so many steps leave on the device before they are settled."""

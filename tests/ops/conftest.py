@@ -1,9 +1,19 @@
-"""Fixtures for the storages that a chain's products come in."""
+"""Fixtures for the devices that operators run on, and for the storages that a chain's products come in."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import nullcontext
+
 import pytest
 import torch
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each device type there is: tensors are made there unless a test says where."""
+    with nullcontext() if request.param == "cpu" else torch.device(request.param):
+        yield request.param
 
 
 @pytest.fixture

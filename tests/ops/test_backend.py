@@ -43,8 +43,26 @@ def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_the_environment_cannot_ask_for_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend, "FORCED", "triton")
-    with pytest.raises(BackendUnavailable, match=r"no CUDA device|not installed"):
+    with pytest.raises(BackendUnavailable, match=r"TRITON_INTERPRET|not installed"):
         losses.d_loss(torch.zeros(4), torch.zeros(4))
+
+
+def test_an_extension_without_cuda_kernels_is_not_chosen_for_cuda(
+    requires_extension: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "cuda_problem", lambda: "built without CUDA")
+    monkeypatch.setattr(backend, "_resolve", backend._resolve.__wrapped__)  # as it is before anything is remembered
+    assert resolve("loss.d_loss", "cuda") is reference.d_loss
+    assert resolve("loss.d_loss", "cpu") is not reference.d_loss
+    assert backend.why_not("loss.d_loss", "cpp", "cpu") is None
+    with pytest.raises(BackendUnavailable, match="built without CUDA"):
+        resolve("loss.d_loss", "cuda", "cpp")
+
+
+@pytest.mark.cuda
+def test_an_extension_with_cuda_kernels_runs_losses_and_pushes(requires_extension: None) -> None:
+    for operator in ("loss.d_loss", "loss.slopes_", "penalty.norm_push"):
+        assert resolve(operator, "cuda") is resolve(operator, "cuda", "cpp")
 
 
 def test_every_choice_has_a_reason() -> None:

@@ -20,12 +20,18 @@ ULP = {torch.float16: 2.0**-10, torch.bfloat16: 2.0**-7, torch.float32: 2.0**-23
 # kinks of hinge at +-1, where fp32's sigmoid rounds to 1 (17), where fp32's exp underflows (88), and far beyond
 EXTREMES = [0.0, 0.5, -0.5, 1.0, -1.0, 3.0, -3.0, 17.0, -17.0, 88.0, -88.0, 200.0, -200.0, 1e4, -1e4]
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 @pytest.fixture(params=["reference", "cpp"])
 def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "cpp":
         request.getfixturevalue("requires_extension")
     return request.param
+
+
+def wide(x: Tensor) -> Array:
+    return x.detach().double().cpu().numpy().astype(np.longdouble)
 
 
 def sp(x: Array) -> Array:
@@ -56,7 +62,7 @@ def one_sided(role: str, kind: str, r: Array, f: Array, e: float) -> tuple[Array
 
 def exact(role: str, kind: str, real: Tensor, fake: Tensor, e: float = 0.0, mean: bool = True) -> tuple[Array, Array, Array]:
     """Value and slopes of real and fake logits by hand, in extended precision, flat."""
-    r, f = (x.detach().flatten().double().numpy().astype(np.longdouble) for x in (real, fake))
+    r, f = wide(real.flatten()), wide(fake.flatten())
     n, m = (len(r), len(f)) if mean else (1, 1)
     if kind == "relativistic":
         x = f - r if role == "d" else r - f
@@ -97,11 +103,13 @@ def check(role: str, kind: str, real: Tensor, fake: Tensor, upstream: float = 1.
         exact_slope = upstream * slope.astype(np.float64)
         tiny = 2 * torch.finfo(logits.dtype).tiny + 2 * ULP[value.dtype] * np.abs(exact_slope).max(initial=0)
         rtol = units * ULP[value.dtype] + ULP[logits.dtype]
-        np.testing.assert_allclose(gradient.flatten().double().numpy(), exact_slope, rtol=rtol, atol=tiny)
+        np.testing.assert_allclose(wide(gradient.flatten()), exact_slope, rtol=rtol, atol=tiny)
 
 
 def logits(*shape: int, dtype: torch.dtype = torch.float64, spread: float = 3.0) -> Tensor:
-    return (torch.randn(shape, dtype=torch.float64) * spread).to(dtype).requires_grad_()
+    """The same draws on every device."""
+    drawn = torch.randn(shape, dtype=torch.float64, device="cpu") * spread
+    return drawn.to(torch.get_default_device(), dtype).requires_grad_()
 
 
 def rows_for(kind: str) -> tuple[int, int]:
@@ -150,9 +158,8 @@ def test_elementary_functions_err_by_two_units_at_most(requires_extension: None,
     x = torch.linspace(-30, 30, 2001, dtype=torch.float64).to(dtype)
     softplus = torch.stack([torch.ops.fastgan.loss(None, one, loss.BCE) for one in x])
     torch.ops.fastgan.loss_slopes_(None, x, None, sigmoid := torch.empty_like(x), loss.BCE, 0.0, 1.0, 1.0, False)
-    wide = x.double().numpy().astype(np.longdouble)
-    for result, formula in ((softplus, sp(wide)), (sigmoid, sg(wide))):
-        error = np.abs(result.double().numpy() - formula) / formula
+    for result, formula in ((softplus, sp(wide(x))), (sigmoid, sg(wide(x)))):
+        error = np.abs(wide(result) - formula) / formula
         assert error.max() < 2 * ULP[dtype]
 
 
@@ -165,7 +172,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(requires_extension: None, ro
     for backend in ("reference", "cpp"):
         value = evaluate(role, kind, real, fake, backend=backend)
         (gradient,) = torch.autograd.grad(value, [fake])
-        slope_error = np.abs(gradient.double().numpy() - slopes[1]).max() * len(fake)
+        slope_error = np.abs(wide(gradient) - slopes[1]).max() * len(fake)
         errors.append((abs(value.item() - float(expected)) / max(1.0, abs(float(expected))), float(slope_error)))
     for plain, fused, unit in zip(*errors, (ULP[value.dtype], ULP[value.dtype]), strict=True):
         assert fused <= 2 * plain + unit
@@ -199,7 +206,7 @@ def test_unreduced_losses_take_a_gradient_for_each_row(backend: str, role: str, 
     value = evaluate(role, kind, real, fake, reduction="none", backend=backend)
     (gradient,) = torch.autograd.grad(value, fake, upstream)
     if kind != "relativistic-average":
-        slope = torch.from_numpy(exact(role, kind, real, fake, mean=False)[2].astype(np.float64)).view(6, 1)
+        slope = torch.as_tensor(exact(role, kind, real, fake, mean=False)[2].astype(np.float64)).view(6, 1)
         torch.testing.assert_close(gradient, upstream * slope)
     assert value.shape == (6, 1) and value.sum().isclose(evaluate(role, kind, real, fake, reduction="sum", backend=backend))
 
@@ -209,15 +216,15 @@ def test_unreduced_losses_take_a_gradient_for_each_row(backend: str, role: str, 
 def test_bce_with_one_target_or_labels(backend: str, target: float, dtype: torch.dtype) -> None:
     x = logits(101, 1, dtype=dtype)
     labels = torch.full_like(x, target).detach()
-    wide, width = x.detach().double().numpy().astype(np.longdouble), np.longdouble(labels[0].item())
+    exactly, label = wide(x), np.longdouble(labels[0].item())
     for given in (target, labels):
         value = loss.bce_with_logits(x, given, backend=backend)
         (gradient,) = torch.autograd.grad(value, x)
-        t = width if isinstance(given, Tensor) else np.longdouble(target)
-        expected, slope = ((1 - t) * sp(wide) + t * sp(-wide)).mean(), ((1 - t) * sg(wide) - t * sg(-wide)) / 101
+        t = label if isinstance(given, Tensor) else np.longdouble(target)
+        expected, slope = ((1 - t) * sp(exactly) + t * sp(-exactly)).mean(), ((1 - t) * sg(exactly) - t * sg(-exactly)) / 101
         np.testing.assert_allclose(value.item(), float(expected), rtol=8 * ULP[value.dtype])
         atol = 4 * ULP[value.dtype] / 101 + torch.finfo(dtype).tiny
-        np.testing.assert_allclose(gradient.double().numpy(), slope.astype(np.float64), rtol=ULP[dtype], atol=atol)
+        np.testing.assert_allclose(wide(gradient), slope.astype(np.float64), rtol=ULP[dtype], atol=atol)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")], ids=str)
@@ -281,13 +288,13 @@ def test_slopes_equal_the_references_autograd(backend: str, role: str, kind: str
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     slopes = with_slopes(None if alone else real, fake, objective, backend)
-    wide = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
-    value = evaluate(role, kind, *wide, backend="reference")
-    expected = torch.autograd.grad(value, wide[alone:])
+    copies = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
+    value = evaluate(role, kind, *copies, backend="reference")
+    expected = torch.autograd.grad(value, copies[alone:])
     assert slopes.value.shape == () and slopes.value.dtype == slopes.fake.dtype == slopes.means.dtype == dtype
     check_slopes(slopes, value, expected, ULP[dtype])
     means = [0.0 if alone else real.double().mean().item(), fake.double().mean().item()]
-    np.testing.assert_allclose(slopes.means.double().numpy(), means, rtol=0, atol=8 * ULP[dtype])
+    np.testing.assert_allclose(wide(slopes.means), means, rtol=0, atol=8 * ULP[dtype])
     assert not any(x is not None and x.requires_grad for x in slopes)
 
 

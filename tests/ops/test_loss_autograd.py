@@ -15,7 +15,7 @@ from fastgan.ops import loss
 OBJECTIVES = [pytest.param(role, kind, id=f"{role}-{kind}") for role in "dg" for kind in loss.KINDS]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
-pytestmark = pytest.mark.usefixtures("requires_extension")
+pytestmark = pytest.mark.usefixtures("requires_extension", "device")
 
 
 def evaluate(role: str, kind: str, real: Tensor, fake: Tensor, **options) -> Tensor:

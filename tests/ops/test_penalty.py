@@ -28,9 +28,12 @@ SHAPES = [
 # of the largest value: sums of squares in fp32 err by some units in the last place
 ERROR = {torch.float32: 2.0**-20, torch.float64: 1e-13}
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def normal(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, dtype=torch.float64).to(dtype)
+    """The same draws on every device."""
+    return torch.randn(shape, dtype=torch.float64, device="cpu").to(torch.get_default_device(), dtype)
 
 
 def norms_by_hand(gradient: Tensor) -> list[float]:
