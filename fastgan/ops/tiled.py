@@ -174,7 +174,9 @@ class TiledProducts:
 
     def judge(self, arguments: tuple, named: dict[str, Any]) -> None:
         """loss.judge in a launch of its own."""
-        self.launch(self.kernels.judge_kernel, (1,), *arguments, **named)
+        from ..kernels import loss
+
+        self.launch(loss.judge_kernel, (1,), *arguments, **named)
 
     def update_tile(self, rows: int) -> tuple[Any, int]:
         """The tile of weight gradients over so many rows at most, and in how many parts the rows are summed."""

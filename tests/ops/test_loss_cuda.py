@@ -1,4 +1,4 @@
-"""The CUDA kernels of losses and penalties as GPU programs: captured, never waited for, repeatable, right at any size and place."""
+"""The CUDA kernels of losses and penalties: captured, never waited for, repeatable, and right at any size and place."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fastgan import losses
 from fastgan.ops import loss, penalty, reference
-from fastgan.ops.backend import resolve
 
 Outputs = list[Tensor]
 
@@ -23,9 +22,8 @@ ULP = 2.0**-23
 
 
 @pytest.fixture
-def kernels(requires_extension: None) -> Iterator[None]:
-    """Tensors are made on the device; an explicit choice fails where the extension has no CUDA kernels."""
-    resolve("loss.d_loss", "cuda", "cpp")
+def kernels(requires_cuda_kernels: None) -> Iterator[None]:
+    """Tensors are made on the device."""
     with torch.device("cuda"):
         yield
 
