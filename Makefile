@@ -1,4 +1,4 @@
-# make test | train | lint | build | bench | clean: each first sets up .venv/ as far as it is out of date.
+# make test | train | lint | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 
 PYTHON ?= python3
 STEPS ?= 2000
@@ -13,6 +13,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make bench   run every benchmark of benchmarks/ops"
+	@echo "make cuda-check  compile csrc/cuda for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
 	@echo "make clean   remove .venv, build outputs and caches"
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
 
@@ -51,8 +52,11 @@ lint: $(VENV)/.packages
 bench: build
 	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
 
+cuda-check: $(VENV)/.packages
+	$(BIN)/python tests/cuda_check.py
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test lint bench clean
+.PHONY: help build train test lint bench cuda-check clean

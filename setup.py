@@ -8,6 +8,9 @@ FORCE_CUDA=1 or TORCH_CUDA_ARCH_LIST compile csrc/cuda on a machine without a GP
 """
 
 import os
+import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -29,11 +32,26 @@ def fall_back(reason):
     return {}
 
 
+def set_cuda_home():
+    """Where nvcc on PATH is a script, asks nvcc itself for the toolkit: torch takes the folder above the script for it."""
+    nvcc = shutil.which("nvcc")
+    known = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if known or not nvcc or (Path(nvcc).parent.parent / "include" / "cuda_runtime.h").exists():
+        return
+    plan = subprocess.run([nvcc, "--dryrun", "-c", "-x", "cu", os.devnull], capture_output=True, text=True).stderr
+    if found := re.search(r"^#\$ TOP=(.+)$", plan, re.MULTILINE):
+        os.environ["CUDA_HOME"] = str(Path(found[1]).resolve())
+
+
 def with_cuda(torch, cuda_home):
     """Whether csrc/cuda is compiled: torch has CUDA, nvcc is there, and some device is present or asked for."""
-    possible = torch.version.cuda and cuda_home and any(Path("csrc/cuda").glob("*.cu"))
-    asked = flag("FORCE_CUDA") or os.environ.get("TORCH_CUDA_ARCH_LIST")
-    return bool(possible and (asked or torch.cuda.is_available()))
+    if not (torch.version.cuda and cuda_home and any(Path("csrc/cuda").glob("*.cu"))):
+        return False
+    if torch.cuda.is_available() or os.environ.get("TORCH_CUDA_ARCH_LIST"):
+        return True
+    if flag("FORCE_CUDA"):
+        os.environ["TORCH_CUDA_ARCH_LIST"] = "8.0;9.0+PTX"  # without a device and a list torch fails
+    return flag("FORCE_CUDA")
 
 
 def forgiving(build_extension):
@@ -54,6 +72,7 @@ def extension_arguments():
     """The keywords of setup() that build fastgan._C."""
     if flag("FASTGAN_SKIP_EXT"):
         return {}
+    set_cuda_home()
     try:
         import torch
         from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
@@ -71,7 +90,6 @@ def extension_arguments():
         "fastgan._C",
         [path.as_posix() for path in sources],
         depends=[path.as_posix() for path in sorted(Path("csrc").rglob("*.h"))],
-        define_macros=[("FASTGAN_CUDA", "1")] if cuda else [],
         extra_compile_args={"cxx": cxx, "nvcc": ["-O3"]},
         py_limited_api=True,  # the extension has no Python in it: torch.ops.load_library opens it
     )

@@ -53,14 +53,39 @@ def dropped(seed, step, stream, row, column0, threshold, COLUMNS: tl.constexpr):
 
 
 @triton.jit
+def minus_two_log(w):
+    """-2 ln u of u = (w + 1/2) / 2^24 = m 2^e, m within a factor sqrt(2) of 1 and ln m = 2 atanh((m - 1) / (m + 1))."""
+    bits = ((w.to(tl.float32) + 0.5) * UNIT).to(tl.int32, bitcast=True)
+    exponent = (bits - 0x3F3504F3) >> 23
+    f = (bits - exponent * (1 << 23)).to(tl.float32, bitcast=True) - 1.0
+    s, e = f / (2.0 + f), exponent.to(tl.float32)
+    y = s * s
+    tail = y * (0.33333208152 + y * (0.200107632806 + y * (0.140009064463 + y * 0.140059799263)))
+    return -2.0 * (e * 0.693359375 + (2.0 * s + (2.0 * s * tail + e * -2.12194440e-4)))
+
+
+@triton.jit
+def cos_sin(w):
+    """cos and sin of 2 pi w / 2^24 for 24-bit words. The quarter turns are taken off exactly: no argument is ever large."""
+    quarter = (w + (1 << 21)) >> 22
+    x = (w.to(tl.int32) - (quarter.to(tl.int32) << 22)).to(tl.float32) * TURN  # in [-pi / 4, pi / 4]
+    y = x * x
+    sine = x + x * y * (-0.1666665460591 + y * (0.008332160526753 + y * -0.0001951525063818))
+    cosine = 1.0 + y * (-0.5 + y * (0.04166664567657 + y * (-0.001388731593559 + y * 2.443311988776e-5)))
+    swapped = (quarter & 1) == 1
+    c, s = tl.where(swapped, sine, cosine), tl.where(swapped, cosine, sine)
+    return tl.where(((quarter + 1) & 2) == 2, -c, c), tl.where((quarter & 2) == 2, -s, s)
+
+
+@triton.jit
 def normal_tile(seed, step, stream, row, block):
     """Standard normals by Box and Muller: stream, row [R], block [Q] -> [R, 4 Q]."""
     a, b, c, d = words(seed, step, stream[:, None], row[:, None], block[None, :])
-    radius0 = tl.sqrt(-2.0 * tl.log(((a >> 8).to(tl.float32) + 0.5) * UNIT))
-    radius1 = tl.sqrt(-2.0 * tl.log(((c >> 8).to(tl.float32) + 0.5) * UNIT))
-    angle0 = (b >> 8).to(tl.float32) * TURN
-    angle1 = (d >> 8).to(tl.float32) * TURN
-    return interleave4(radius0 * tl.cos(angle0), radius0 * tl.sin(angle0), radius1 * tl.cos(angle1), radius1 * tl.sin(angle1))
+    # not the hardware's logarithm: near 1 it would lose all digits of a small radius
+    radius0, radius1 = tl.sqrt(minus_two_log(a >> 8)), tl.sqrt(minus_two_log(c >> 8))
+    cosine0, sine0 = cos_sin(b >> 8)
+    cosine1, sine1 = cos_sin(d >> 8)
+    return interleave4(radius0 * cosine0, radius0 * sine0, radius1 * cosine1, radius1 * sine1)
 
 
 @triton.jit

@@ -46,7 +46,7 @@ def test_batches_and_interpolates(dtype: torch.dtype, shape: tuple[int, ...], de
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=1.2e-7)
     fake, alpha = torch.randn_like(expected), torch.rand(len(expected))
     mixed = sample.interpolate(found, fake.to(device), alpha.to(device), backend="triton")
-    torch.testing.assert_close(mixed.cpu(), reference.interpolate(expected, fake, alpha), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(mixed.cpu(), reference.interpolate(expected, fake, alpha), rtol=1e-6, atol=4e-6)
 
 
 def test_the_operands_of_a_whole_step(device: torch.device) -> None:
@@ -80,6 +80,6 @@ def test_the_operands_of_a_whole_step(device: torch.device) -> None:
             counters = dict(seed=seed, step=step, stream=stream(Role.ALPHA, index=2, d_step=update), first_row=rows)
             alpha = reference.uniforms(rows, 1, **counters).flatten()
             found = hands[20 * update + 9 :][:rows, :features].cpu()
-            torch.testing.assert_close(found, reference.interpolate(real, fake[update], alpha), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(found, reference.interpolate(real, fake[update], alpha), rtol=1e-6, atol=4e-6)
     written = hands.isfinite().any(1).sum()
     assert written == (d_steps + 1) * rows + 2 * rows

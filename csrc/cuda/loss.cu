@@ -1,0 +1,316 @@
+// loss: logits -> an objective's value and its slope per logit. csrc/cpu/loss.cpp says what the forms mean.
+//
+// A few logits are the work of one block in one launch. More are spread over the device: a launch for each phase, in which
+// every block leaves its sums, in an order of its own, for the next launch to add up in the blocks' order. So the result
+// is the same from run to run. Nothing waits for the device; upstream gradients are read in the kernel.
+
+#include "loss_pass.h"
+
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
+
+struct Objective {
+  int64_t form;
+  double target[2];
+  double scale;
+  bool mean;
+};
+
+template <class Visit>
+constexpr int kInputs = 1;
+template <template <class> class Rule>
+constexpr int kInputs<Both<Rule>> = 2;
+
+template <bool with_value, bool with_gradient, class Visit, class scalar>
+__global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run(const __grid_constant__ Task<scalar> task) {
+  __shared__ Found found;
+  __shared__ BlockSums<kSums<with_value, with_gradient>> sums;
+  __shared__ BlockSums<2> earlier;
+  find_weight(task, found);
+  if (task.logit_sums) find_shift(task, earlier.add_up_left(task.logit_sums, task.earlier_blocks), found);
+  if (task.slope_sums) find_offset(task, earlier.add_up_left(task.slope_sums, task.earlier_blocks), found);
+  Visit::template visit<with_value, with_gradient>(task, found, sums);
+  if constexpr (with_value) {
+    sums.add_up();
+    task.partial ? sums.leave(task.partial) : write_value(task, sums);
+  }
+}
+
+// `average` in one block.
+template <bool with_value, bool with_gradient, class scalar>
+__global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run_average(const __grid_constant__ Task<scalar> task) {
+  __shared__ Found found;
+  __shared__ BlockSums<kSums<with_value, with_gradient>> sums;
+  __shared__ BlockSums<2> earlier;
+  find_weight(task, found);
+  Sides<Identity>::visit<true, false>(task, found, earlier);
+  find_shift(task, earlier.add_up(), found);
+  if constexpr (with_gradient) {
+    Sides<BceSlope>::visit<true, false>(task, found, earlier);
+    find_offset(task, earlier.add_up(), found);
+  }
+  Sides<Bce>::visit<with_value, with_gradient>(task, found, sums);
+  if constexpr (with_value) write_value(task, sums.add_up());
+}
+
+// Adds up what the blocks of a launch left.
+template <int n, class scalar>
+__global__ void finish(const __grid_constant__ Task<scalar> task) {
+  __shared__ BlockSums<n> sums;
+  write_value(task, sums.add_up_left(task.partial, task.blocks));
+}
+
+template <class scalar>
+int64_t groups_of(const Task<scalar>& task, int side) {
+  return (task.counts[side] + kGroup<scalar> - 1) / kGroup<scalar>;
+}
+
+// One block where a few logits are summed, otherwise as many as the device holds at a time or as there are tiles.
+template <bool with_value, bool with_gradient, class Visit, class scalar>
+int blocks_for(const Task<scalar>& task) {
+  if (with_value && task.counts[kReal] + task.counts[kFake] <= kFew) return 1;
+  const int64_t tile = kThreads * together(with_gradient, kInputs<Visit>);
+  const int64_t fake_tiles = (groups_of(task, kFake) + tile - 1) / tile;
+  return grid_for(kInputs<Visit> == 2 ? fake_tiles : fake_tiles + (groups_of(task, kReal) + tile - 1) / tile);
+}
+
+template <class scalar>
+int threads_for(const Task<scalar>& task) {
+  return block_for(task.blocks == 1 ? std::max(groups_of(task, kReal), groups_of(task, kFake)) : kThreads);
+}
+
+Tensor empty_sums(int launches, int blocks, int n, const Tensor& like) {
+  return at::empty({launches, blocks, n}, like.options().dtype(at::kDouble));
+}
+
+template <bool with_value, bool with_gradient, class Visit, class scalar>
+void start(const Task<scalar>& task) {
+  const auto stream = c10::cuda::getCurrentCUDAStream();
+  run<with_value, with_gradient, Visit><<<task.blocks, threads_for(task), 0, stream>>>(task);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <bool with_value, bool with_gradient, class Visit, class scalar>
+void launch(Task<scalar> task, const Tensor& like) {
+  constexpr int n = kSums<with_value, with_gradient>;
+  task.blocks = blocks_for<with_value, with_gradient, Visit>(task);
+  if (!with_value || task.blocks == 1) return start<with_value, with_gradient, Visit>(task);
+  const Tensor partial = empty_sums(1, task.blocks, n, like);
+  task.partial = partial.mutable_data_ptr<double>();
+  start<with_value, with_gradient, Visit>(task);
+  finish<n><<<1, block_for(task.blocks), 0, c10::cuda::getCurrentCUDAStream()>>>(task);
+  C10_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+template <bool with_value, bool with_gradient, class scalar>
+void launch_average(Task<scalar> task, const Tensor& like) {
+  Task<scalar> earlier = task;
+  earlier.blocks = blocks_for<true, false, Sides<Identity>>(task);
+  if (earlier.blocks == 1) {
+    run_average<with_value, with_gradient><<<1, threads_for(task), 0, c10::cuda::getCurrentCUDAStream()>>>(task);
+    C10_CUDA_KERNEL_LAUNCH_CHECK();
+    return;
+  }
+  const Tensor sums = empty_sums(2, earlier.blocks, 2, like);
+  task.earlier_blocks = earlier.earlier_blocks = earlier.blocks;
+  earlier.partial = sums.mutable_data_ptr<double>();
+  start<true, false, Sides<Identity>>(earlier);
+  task.logit_sums = earlier.logit_sums = earlier.partial;
+  if (with_gradient) {
+    earlier.partial += 2 * earlier.blocks;
+    start<true, false, Sides<BceSlope>>(earlier);
+    task.slope_sums = earlier.partial;
+  }
+  launch<with_value, with_gradient, Sides<Bce>>(task, like);
+}
+
+template <bool with_value, bool with_gradient, class scalar>
+void evaluate(const Task<scalar>& task, int64_t form, const Tensor& like) {
+  switch (form) {
+    case kSquare:
+      return launch<with_value, with_gradient, Sides<Square>>(task, like);
+    case kHinge:
+      return launch<with_value, with_gradient, Sides<Hinge>>(task, like);
+    case kLinear:
+      return launch<with_value, with_gradient, Sides<Linear>>(task, like);
+    case kPaired:
+      return launch<with_value, with_gradient, Both<Pairs>>(task, like);
+    case kAverage:
+      return launch_average<with_value, with_gradient>(task, like);
+    default:
+      return launch<with_value, with_gradient, Sides<Bce>>(task, like);
+  }
+}
+
+#define FASTGAN_LOGITS(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "fastgan::loss", __VA_ARGS__)
+
+at::ScalarType wide_type(const Tensor& logits) {
+  return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+}
+
+Tensor dense(const OptionalTensor& logits) {
+  return logits.has_value() && logits->defined() ? logits->contiguous() : Tensor();
+}
+
+void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
+  const bool compares = objective.form == kPaired || objective.form == kAverage;
+  TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
+  TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
+  TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
+  TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");
+  TORCH_CHECK(!real.defined() || real.device() == fake.device(), "real and fake are on different devices");
+}
+
+void check_upstream(const Tensor& upstream, const Tensor& logits) {
+  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(logits) && upstream.device() == logits.device(),
+              "the upstream gradient is not like the value");
+}
+
+template <class scalar>
+Task<scalar> task_of(const Tensor& real, const Tensor& fake, const Tensor& real_gradient, const Tensor& fake_gradient) {
+  Task<scalar> task;
+  const auto place = [&](int side, const Tensor& logits, const Tensor& gradient) {
+    if (!logits.defined()) return;
+    task.logits[side] = logits.const_data_ptr<scalar>();
+    task.counts[side] = logits.numel();
+    if (gradient.defined()) task.gradients[side] = gradient.mutable_data_ptr<scalar>();
+    task.aligned = task.aligned && is_aligned(task.logits[side]) && is_aligned(task.gradients[side]);
+  };
+  place(kReal, real, real_gradient);
+  place(kFake, fake, fake_gradient);
+  return task;
+}
+
+template <class scalar>
+Task<scalar> task_of(const Tensor& real, const Tensor& fake, const Tensor& real_gradient, const Tensor& fake_gradient,
+                     const Objective& objective) {
+  auto task = task_of<scalar>(real, fake, real_gradient, fake_gradient);
+  for (const int side : {kReal, kFake}) {
+    task.target[side] = objective.target[side];
+    task.weight[side] = objective.mean ? objective.scale / task.counts[side] : objective.scale;
+  }
+  if (!task.logits[kReal]) task.weight[kReal] = 0.0;
+  return task;
+}
+
+Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target, double real_target,
+            double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  Tensor value = at::empty({}, fake.options().dtype(wide_type(fake)));
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<true, false>(task, form, fake);
+  });
+  return value;
+}
+
+std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                         bool want_real, int64_t form, double fake_target, double real_target,
+                                         double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  check_upstream(upstream, fake);
+  const Tensor real_gradient = want_real && real.defined() ? at::empty_like(real) : Tensor();
+  const Tensor fake_gradient = at::empty_like(fake);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, real_gradient, fake_gradient, objective);
+    task.upstream = upstream.const_data_ptr<wide_t<scalar_t>>();
+    evaluate<false, true>(task, form, fake);
+  });
+  return {real_gradient, fake_gradient};
+}
+
+std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                        const OptionalTensor& real_slopes, const Tensor& fake_slope, int64_t form,
+                                        double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), means = at::empty({2}, scalars);
+  const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
+  const auto fits = [](const Tensor& slope, const Tensor& logits) {
+    return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel() &&
+           slope.device() == logits.device();
+  };
+  TORCH_CHECK(fits(fake_slope, fake) && (!real.defined() || (real_slope.defined() && fits(real_slope, real))),
+              "slopes must be contiguous, and as many as the logits");
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, real_slope, fake_slope, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.means = means.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<true, true>(task, form, fake);
+  });
+  return {value, means};
+}
+
+// A task's labels are in real's place, apart from its count.
+template <class scalar>
+Task<scalar> labelled(const Tensor& x, const Tensor& labels, const Tensor& gradient, bool mean) {
+  auto task = task_of<scalar>(labels, x, {}, gradient);
+  task.counts[kReal] = 0;
+  task.weight[kFake] = mean ? 1.0 / task.counts[kFake] : 1.0;
+  return task;
+}
+
+void check_labels(const Tensor& x, const Tensor& labels) {
+  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type() && x.device() == labels.device(),
+              "labels must be like the logits");
+}
+
+Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
+  check_labels(x, labels);
+  const c10::cuda::CUDAGuard guard(x.device());
+  const Tensor logits = x.contiguous(), targets = labels.contiguous();
+  Tensor value = at::empty({}, logits.options().dtype(wide_type(logits)));
+  FASTGAN_LOGITS(logits.scalar_type(), [&] {
+    auto task = labelled<scalar_t>(logits, targets, {}, mean);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    launch<true, false, Both<Labelled>>(task, logits);
+  });
+  return value;
+}
+
+Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& labels, bool mean) {
+  check_labels(x, labels);
+  const c10::cuda::CUDAGuard guard(x.device());
+  check_upstream(upstream, x);
+  const Tensor logits = x.contiguous(), targets = labels.contiguous(), gradient = at::empty_like(logits);
+  FASTGAN_LOGITS(logits.scalar_type(), [&] {
+    auto task = labelled<scalar_t>(logits, targets, gradient, mean);
+    task.upstream = upstream.const_data_ptr<wide_t<scalar_t>>();
+    launch<false, true, Both<Labelled>>(task, logits);
+  });
+  return gradient;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
+  m.impl("loss", &loss);
+  m.impl("loss_backward", &loss_backward);
+  m.impl("loss_slopes_", &loss_slopes_);
+  m.impl("bce", &bce);
+  m.impl("bce_backward", &bce_backward);
+}

@@ -1,0 +1,231 @@
+// What one launch does with many logits: it sums what each pays, and writes its slope.
+#pragma once
+
+#include "payments.h"
+#include "reduce.h"
+
+namespace {
+
+constexpr int kReal = 0, kFake = 1;  // the sides
+
+// What a sweep does with numbers a and b that lie at the same place of its two inputs; b is 0 where there is one input.
+
+template <class T, class Payment>
+struct Single {
+  static constexpr int inputs = 1;
+  Payment payment;
+  T weight, offset;
+  __device__ void owe(T a, T, Owed<T>& owed) const { payment.owe(a, owed); }
+  __device__ T slope(T a, T) const { return weight * payment.slope(a) + offset; }
+};
+
+template <class T>
+struct Pairs {  // fake and real logits
+  static constexpr int inputs = 2;
+  Bce<T> payment;
+  T weight;
+  __device__ Pairs(double target, double weight) : payment(target, 0.0), weight(weight) {}
+  __device__ void owe(T a, T b, Owed<T>& owed) const { payment.owe(a - b, owed); }
+  __device__ T slope(T a, T b) const { return weight * payment.slope(a - b); }
+};
+
+template <class T>
+struct Labelled {  // logits and labels
+  static constexpr int inputs = 2;
+  T weight;
+  __device__ Labelled(double, double weight) : weight(weight) {}
+  __device__ void owe(T a, T b, Owed<T>& owed) const { Bce<T>(b, T(0)).owe(a, owed); }
+  __device__ T slope(T a, T b) const { return weight * Bce<T>(b, T(0)).slope(a); }
+};
+
+// Inputs, and where slopes and minus them go: nowhere if null.
+template <class scalar>
+struct Streams {
+  const scalar* in[2];
+  scalar* out[2];
+  int64_t count;
+  bool aligned;
+};
+
+struct Sums {
+  double value = 0, first = 0, second = 0;
+};
+
+// Sums of one thread, of few elements.
+template <class T>
+struct Part {
+  Owed<T> owed;
+  T first = 0, second = 0;
+  __device__ void add_to(Sums& sums) const {
+    sums.value += owed.sum();
+    sums.first += first;
+    sums.second += second;
+  }
+};
+
+template <bool with_value, bool with_gradient, int n, class scalar, class Rule>
+__device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out, scalar* opposite_out,
+                     const Rule& rule, Part<wide_t<scalar>>& part) {
+  const Group<scalar, n> first(words[0]), second(words[Rule::inputs - 1]);
+  Group<scalar, n> slopes, opposite;
+#pragma unroll
+  for (int k = 0; k < n; ++k) {
+    using T = wide_t<scalar>;
+    const T a = first.at[k], b = Rule::inputs == 2 ? T(second.at[k]) : T(0);
+    if constexpr (with_value) rule.owe(a, b, part.owed);
+    if constexpr (with_value && with_gradient) part.first += a, part.second += b;
+    if constexpr (with_gradient) {
+      const T slope = rule.slope(a, b);
+      slopes.at[k] = static_cast<scalar>(slope), opposite.at[k] = static_cast<scalar>(-slope);
+    }
+  }
+  if constexpr (with_gradient) {
+    slopes.store(out);
+    if (Rule::inputs == 2 && opposite_out) opposite.store(opposite_out);
+  }
+}
+
+// Groups of each input that a thread reads at a time: memory answers faster than to one. Fewer where it writes, too.
+constexpr int together(bool with_gradient, int inputs) {
+  return (with_gradient ? 2 : 4) / inputs;
+}
+
+// Elements begin to end in groups of n: the tiles of block number `rank` of the grid.
+template <bool with_value, bool with_gradient, int n, class scalar, class Rule>
+__device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t begin, int64_t end, int rank, Sums& sums) {
+  constexpr int inputs = Rule::inputs, flight = together(with_gradient, inputs);
+  const int step = n * blockDim.x;
+  const int64_t tile = flight * step;
+  for (int64_t i = begin + rank * tile + n * threadIdx.x; i < end; i += gridDim.x * tile) {
+    const int left = static_cast<int>(min(end - i, tile));
+    typename Group<scalar, n>::Words words[flight][inputs];
+#pragma unroll
+    for (int u = 0; u < flight; ++u) {
+      if (u * step >= left) break;
+#pragma unroll
+      for (int input = 0; input < inputs; ++input) {
+        words[u][input] = Group<scalar, n>::load(streams.in[input] + i + u * step);
+      }
+    }
+    Part<wide_t<scalar>> part;
+#pragma unroll
+    for (int u = 0; u < flight; ++u) {
+      if (u * step >= left) break;
+      scalar* const opposite = streams.out[1] ? streams.out[1] + i + u * step : nullptr;
+      take<with_value, with_gradient, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
+    }
+    part.add_to(sums);
+  }
+}
+
+// The sums are the thread's own; those of the inputs come with values and gradients alone.
+template <bool with_value, bool with_gradient, class scalar, class Rule>
+__device__ Sums sweep(const Streams<scalar>& streams, const Rule& rule, int rank) {
+  constexpr int n = kGroup<scalar>;
+  const int64_t whole = streams.aligned ? streams.count / n * n : 0;
+  Sums sums;
+  sweep<with_value, with_gradient, n>(streams, rule, 0, whole, rank, sums);
+  sweep<with_value, with_gradient, 1>(streams, rule, whole, streams.count, rank, sums);
+  return sums;
+}
+
+template <class scalar>
+struct Task {
+  const scalar* logits[2] = {};  // labels are in real's place
+  scalar* gradients[2] = {};
+  int64_t counts[2] = {};
+  bool aligned = true;
+  double target[2] = {}, weight[2] = {};     // a side's sum is multiplied by its weight in the value
+  const wide_t<scalar>* upstream = nullptr;  // multiplies the slopes
+  wide_t<scalar>*value = nullptr, *means = nullptr;
+  // what the blocks of earlier launches left for `average`, and where those of this one leave their sums, if they are several
+  const double *logit_sums = nullptr, *slope_sums = nullptr;
+  double* partial = nullptr;
+  int earlier_blocks = 1, blocks = 1;
+};
+
+// Sums of each side's payments, and of its logits where both value and slopes are asked for.
+template <bool with_value, bool with_gradient>
+constexpr int kSums = with_value && with_gradient ? 4 : 2;
+
+// What multiplies each side's slopes; and for `average` what is subtracted from its logits, and added to its slopes.
+struct Found {
+  double weight[2], shift[2], offset[2];
+};
+
+template <class scalar>
+__device__ void find_weight(const Task<scalar>& task, Found& found) {
+  if (threadIdx.x == 0) {
+    const double upstream = task.upstream ? *task.upstream : 1.0;
+    found = {{task.weight[kReal] * upstream, task.weight[kFake] * upstream}, {}, {}};
+  }
+  __syncthreads();
+}
+
+// The other side's mean logit shifts every logit, so a logit's slope also carries the other side's slopes, through the mean.
+
+template <class scalar>
+__device__ void find_shift(const Task<scalar>& task, const BlockSums<2>& logits, Found& found) {
+  if (threadIdx.x == 0) {
+    found.shift[kReal] = logits.totals[kFake] / task.counts[kFake];
+    found.shift[kFake] = logits.totals[kReal] / task.counts[kReal];
+  }
+  __syncthreads();
+}
+
+template <class scalar>
+__device__ void find_offset(const Task<scalar>& task, const BlockSums<2>& slopes, Found& found) {
+  if (threadIdx.x == 0) {
+    found.offset[kReal] = -found.weight[kFake] * slopes.totals[kFake] / task.counts[kReal];
+    found.offset[kFake] = -found.weight[kReal] * slopes.totals[kReal] / task.counts[kFake];
+  }
+  __syncthreads();
+}
+
+template <int n, class scalar>
+__device__ void write_value(const Task<scalar>& task, const BlockSums<n>& sums) {
+  if (threadIdx.x > 0) return;
+  const double real = task.weight[kReal] == 0.0 ? 0.0 : task.weight[kReal] * sums.totals[kReal];
+  *task.value = real + task.weight[kFake] * sums.totals[kFake];
+  if constexpr (n == 4) {
+    task.means[kReal] = task.logits[kReal] ? sums.totals[2 + kReal] / task.counts[kReal] : 0.0;
+    task.means[kFake] = sums.totals[2 + kFake] / task.counts[kFake];
+  }
+}
+
+// How a launch visits its logits: each side with its own target and shift, ...
+template <template <class> class Payment>
+struct Sides {
+  template <bool with_value, bool with_gradient, int n, class scalar>
+  __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
+    using T = wide_t<scalar>;
+#pragma unroll 1
+    for (int side = kReal; side <= kFake; ++side) {
+      const bool skipped = !with_value && !task.gradients[side];
+      const Streams<scalar> streams{{task.logits[side]}, {task.gradients[side]}, skipped ? 0 : task.counts[side], task.aligned};
+      const Single<T, Payment<T>> rule{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
+      const int rank = side == kReal ? blockIdx.x : gridDim.x - 1 - blockIdx.x;  // few tiles: other blocks for the other side
+      const Sums one = sweep<with_value, with_gradient>(streams, rule, rank);
+      if constexpr (with_value) sums.give(side, one.value);
+      if constexpr (n == 4) sums.give(2 + side, one.first);
+    }
+  }
+};
+
+// ... or fake logits together with what is in real's place.
+template <template <class> class Rule>
+struct Both {
+  template <bool with_value, bool with_gradient, int n, class scalar>
+  __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
+    using T = wide_t<scalar>;
+    const Streams<scalar> streams{{task.logits[kFake], task.logits[kReal]},
+                                  {task.gradients[kFake], task.gradients[kReal]},
+                                  task.counts[kFake],
+                                  task.aligned};
+    const Sums both = sweep<with_value, with_gradient>(streams, Rule<T>(task.target[kFake], found.weight[kFake]), blockIdx.x);
+    if constexpr (with_value) sums.give(kReal, 0.0), sums.give(kFake, both.value);
+    if constexpr (n == 4) sums.give(2 + kReal, both.second), sums.give(2 + kFake, both.first);
+  }
+};
+
+}  // namespace

@@ -1,0 +1,76 @@
+// What a logit pays in each form of objective, and its slope.
+// The formulas are those of csrc/cpu/loss_pass.h, with CUDA's own exp and log1p.
+#pragma once
+
+#include <cmath>
+
+namespace {
+
+// What many logits owe. Softplus owes log1p(e) beside its linear part, and log1p(a) + log1p(b) = log1p(a + b + ab): nothing
+// cancels where nothing is negative, and one logarithm serves all.
+template <class T>
+struct Owed {
+  T growth = 0, rest = 0;
+  __device__ T sum() const { return growth == T(0) ? rest : rest + std::log1p(growth); }
+};
+
+// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
+
+template <class T>
+struct Bce {
+  T up, down, shift;  // the slope towards +inf, and minus the slope towards -inf
+  template <class Number>
+  __device__ Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
+
+  __device__ void owe(T x, Owed<T>& owed) const {
+    x -= shift;
+    const T magnitude = std::fabs(x), e = std::exp(-magnitude);
+    const T slope = x > T(0) ? up : down;
+    owed.growth = std::fma(owed.growth, e, owed.growth) + e;
+    // not 0 * inf: an infinite logit on its right side pays nothing
+    owed.rest += slope == T(0) ? T(0) : slope * magnitude;
+  }
+  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
+  __device__ T slope(T x) const {
+    x -= shift;
+    const T e = std::exp(-std::fabs(x));
+    return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
+  }
+};
+
+template <class T>
+struct Square {
+  T target;
+  __device__ Square(double target, double) : target(target) {}
+  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += (x - target) * (x - target); }
+  __device__ T slope(T x) const { return T(2) * (x - target); }
+};
+
+template <class T>
+struct Hinge {
+  T sign;
+  __device__ Hinge(double target, double) : sign(1 - 2 * target) {}
+  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
+  __device__ T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
+};
+
+template <class T>
+struct Linear {
+  T sign;
+  __device__ Linear(double target, double) : sign(1 - 2 * target) {}
+  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += sign * x; }
+  __device__ T slope(T) const { return sign; }
+};
+
+// The logit itself, and Bce that owes its slope: to sum logits and slopes.
+template <class T>
+struct Identity : Linear<T> {
+  __device__ Identity(double, double) : Linear<T>(0.0, 0.0) {}
+};
+template <class T>
+struct BceSlope : Bce<T> {
+  using Bce<T>::Bce;
+  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += Bce<T>::slope(x); }
+};
+
+}  // namespace
