@@ -36,24 +36,21 @@ def architecture(device: torch.device | None = None) -> int:
 
 
 class Launcher:
-    """Launches kernels on one device. `compiled` collects what `compile_only` launchers have compiled instead of running it."""
+    """Launches kernels on one device."""
 
-    def __init__(self, device: torch.device, *, arch: int | None = None, compile_only: bool = False) -> None:
-        self.device = device
-        self.arch = architecture(device) if arch is None else arch
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.arch = device, architecture(device)
         self.pdl = self.arch >= 90
-        self.compiled: list[Any] | None = [] if compile_only else None
 
     def __call__(
         self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, stages: int = 1, **named: Any
     ) -> None:
         """Runs a kernel with a `PDL` parameter on a grid."""
         named |= dict(PDL=self.pdl, num_warps=warps, num_stages=stages)
-        if self.pdl:
-            named["launch_pdl"] = True
-        if self.compiled is not None:
-            self.compiled.append(kernel.warmup(*arguments, grid=grid, **named))
-            return
+        self.run(kernel, grid, *arguments, **named, **({"launch_pdl": True} if self.pdl else {}))
+
+    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
+        """Runs a kernel with all its parameters and options."""
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             kernel[grid](*arguments, **named)
 

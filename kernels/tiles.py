@@ -58,8 +58,11 @@ def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int
     known = nearest(arch)
     if numbers := measured().get(f"{known} {kernel} {rows}x{columns}x{depth} {itemsize}"):
         return Tile(*numbers)
-    enough = (t for t in LADDER if -(-rows // t.rows) * -(-columns // t.columns) >= MULTIPROCESSORS[known])
-    return narrower(next(enough, LADDER[-1]), itemsize)
+    # a first tangent keeps its operand's squares in registers beside the sums
+    most = 64 * 64 if kernel == "first" else 128 * 128
+    ladder = [tile for tile in LADDER if tile.rows * tile.columns <= most] or [LADDER[-1]]
+    enough = (t for t in ladder if -(-rows // t.rows) * -(-columns // t.columns) >= MULTIPROCESSORS[known])
+    return narrower(next(enough, ladder[-1]), itemsize)
 
 
 @functools.cache

@@ -163,7 +163,7 @@ class TiledProducts:
         """T_l of hidden layer `index`, see kernels.linear.tangent_kernel; form: a penalty's weight, target, one_sided."""
         layer, weight, rows = self.layers[index], self.weights[index], len(x)
         width, depth = layer.weight.shape
-        count, across, blocks = self._product("tangent", rows, width, depth, 4 if first else x.element_size())
+        count, across, blocks = self._product("first" if first else "tangent", rows, width, depth, x.element_size())
         self.launch(
             self.kernels.tangent_kernel, (count,),
             out, out.stride(0), x, x.stride(0), weight, weight.stride(0), activations, activations.stride(0),

@@ -1,0 +1,125 @@
+"""Compiles every Triton kernel that steps launch, for an architecture that need not be here; a line of JSON for each.
+
+    python tests/compile_kernels.py ARCHITECTURE PRECISION [LADDER]
+
+A step is run as ever, on CPU tensors, but its launches only compile. LADDER: also with each tile of the tables in turn.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import triton
+from fastgan.kernels import launch, tiles
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from fastgan import Discriminator, Generator, Trainer, optim, penalties
+from fastgan import trainer as trainer_module
+from fastgan.ops import backend
+
+CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+
+
+class AbsentDriver:
+    """What Triton asks of a driver before it compiles, for a device that is not here."""
+
+    def __init__(self, arch: int) -> None:
+        self.arch = arch
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Compiler(launch.Launcher):
+    """A launcher that only compiles; `made` has every kernel once."""
+
+    made: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, device: torch.device, arch: int) -> None:
+        self.device, self.arch, self.pdl = device, arch, arch >= 90
+
+    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
+        compiled = kernel.warmup(*arguments, grid=grid, **named)
+        self.made[compiled.hash] = compiled
+
+
+def steps(precision: str, ladder: bool) -> None:
+    """Steps that launch every kernel in every variant, on the article's networks."""
+    games: list[dict] = [
+        dict(loss="nonsaturating", ema=0.9),
+        dict(loss="wgan-gp", d_steps=2),
+        dict(
+            loss="relativistic-average",
+            penalty=[penalties.R1(1.0), penalties.DRAGAN(1.0)],
+            g_optimizer=optim.SGD(0.1, momentum=0.9, nesterov=True),
+            d_optimizer=optim.RMSprop(0.1, momentum=0.9, centered=True),
+        ),
+    ]
+    for game in games:
+        play(precision, 64, **game)
+    tiles.SPLIT_ROWS = 64  # gradients in parts
+    tiles.update_tile.cache_clear()
+    play(precision, 64, loss="lsgan")
+    tiles.SPLIT_ROWS = 1 << 30
+    for each in tiles.LADDER if ladder else ():
+        small = each if each.rows * each.columns <= 64 * 64 else tiles.LADDER[-1]
+        tiles.LADDER = (each, small)
+        tiles.product_tile.cache_clear()
+        play(precision, 64, loss="wgan-gp", d_steps=1)
+
+
+def play(precision: str, rows: int, **game: Any) -> None:
+    images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
+    game |= dict(precision=precision, device="cpu", engine="closed-form", capture="off")
+    Trainer(Generator(), Discriminator(), **game).attach(images, rows).step()
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, and bytes of stack and of local memory, which is where registers are spilled to."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text.stdout + text.stderr))
+    return {name: int(value) for name, value in found.items()}
+
+
+def report() -> Iterator[dict[str, Any]]:
+    for kernel in Compiler.made.values():
+        yield dict(
+            kernel=kernel.metadata.name,
+            arch=kernel.metadata.target.arch,
+            shared=kernel.metadata.shared,
+            tf32="tf32" in kernel.asm["ptx"],
+            **resources(kernel.asm["cubin"]),
+        )
+
+
+def main(arch: int, precision: str, ladder: bool) -> None:
+    driver.set_active(AbsentDriver(arch))
+    launch.Launcher = lambda device: Compiler(device, arch)  # type: ignore[misc,assignment]
+    backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
+    backend.FORCED = "triton"
+    trainer_module.resolve_precision = lambda name, *_: name  # tf32 on a CPU, which only compiles it
+    steps(precision, ladder)
+    for line in report():
+        print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2], len(sys.argv) > 3)

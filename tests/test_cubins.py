@@ -1,0 +1,70 @@
+"""Every Triton kernel that steps launch, compiled to machine code for four architectures, none of which need be here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parent / "compile_kernels.py"
+SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads may have
+PARKED = 8  # bytes: a word or two that the assembler puts aside to get by with a rounder number of registers
+KERNELS = set(
+    [
+        "adjoint",
+        "batch",
+        "flat",
+        "forward",
+        "gather",
+        "gradient",
+        "indices",
+        "load",
+        "numbers",
+        "output",
+        "points",
+        "settle",
+        "tangent",
+        "update",
+    ]
+)
+WITH_PRODUCTS = {"adjoint", "forward", "gradient", "output", "tangent", "update"}
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+]
+
+
+def compiled(arch: int, precision: str, *more: str) -> list[dict]:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, str(SCRIPT), str(arch), precision, *more]
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def reports() -> Iterator[dict[tuple[int, str], Future]]:
+    """What the compiler said of each architecture and precision, two of them at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        jobs = {(arch, "bf16"): pool.submit(compiled, arch, "bf16", "ladder") for arch in SHARED}
+        yield jobs | {(90, precision): pool.submit(compiled, 90, precision) for precision in ("fp32", "tf32")}
+
+
+def names(kernels: list[dict]) -> set[str]:
+    return {kernel["kernel"].removesuffix("_kernel") for kernel in kernels}
+
+
+@pytest.mark.parametrize(("arch", "precision"), [*((arch, "bf16") for arch in SHARED), (90, "fp32"), (90, "tf32")])
+def test_every_kernel_compiles_within_its_resources(arch: int, precision: str, reports: dict[tuple[int, str], Future]) -> None:
+    kernels = reports[arch, precision].result()
+    assert names(kernels) >= KERNELS and {kernel["arch"] for kernel in kernels} == {arch}
+    assert not [kernel for kernel in kernels if kernel["STACK"] > PARKED or kernel["LOCAL"]], "registers are spilled"
+    assert all(kernel["shared"] <= SHARED[arch] * 1024 for kernel in kernels)
+    assert names([kernel for kernel in kernels if kernel["tf32"]]) == (WITH_PRODUCTS if precision == "tf32" else set())
