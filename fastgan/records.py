@@ -21,8 +21,7 @@ class Records:
 
     def __init__(self, products: TiledProducts, network: FlatNetwork, prices: int, programs: int) -> None:
         self.launch, self.network, self.programs = products.launch, network, programs
-        self.statistics = PRICES + prices
-        self.results = torch.zeros(RESULTS, device=products.device)
+        self.statistics, self.device = PRICES + prices, products.device
         self.doubts = PRICES - DOUBT
         self.rows = torch.empty(0)
         self.reserve(1)
@@ -31,11 +30,13 @@ class Records:
         """Makes room for so many updates between two settlements, and forgets those of an unfinished step."""
         self.used = 0
         if updates > len(self.rows):
-            self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.results.device)
+            self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.device)
             self.flags = 1 << (updates - 1).bit_length()
 
     def begin(self) -> Tensor:
         """Opens the next update's record and returns it."""
+        if self.used == 0:  # a tensor of their own: somebody may still hold the results before
+            self.results = torch.zeros(RESULTS, device=self.device)
         self.doubts = PRICES - DOUBT
         return self.rows[self.used]
 
@@ -51,7 +52,7 @@ class Records:
         return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
 
     def outcome(self) -> Outcome:
-        """The last update's, in memory that the next settlement writes again."""
+        """The last update's, once it is settled."""
         return Outcome(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
 
     def settle(self) -> None:

@@ -315,7 +315,7 @@ class Trainer:
             "skipped": self._game.skipped,
             "g_optimizer": self._game.generator.state_dict(),
             "d_optimizer": self._game.discriminator.state_dict(),
-            "step": self._step.state_dict(),
+            "step": self._player.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -325,7 +325,7 @@ class Trainer:
         self.discriminator.load_state_dict(state["discriminator"])
         self._game.generator.load_state_dict(state["g_optimizer"])
         self._game.discriminator.load_state_dict(state["d_optimizer"])
-        self._step.load_state_dict(state["step"])
+        self._player.load_state_dict(state["step"])
         self._game.generator.skipped.copy_(state["skipped"])
         self._game.discriminator.skipped.zero_()
         self.step_count = int(state["step_count"])

@@ -16,25 +16,8 @@ import pytest
 SCRIPT = Path(__file__).resolve().parent / "compile_kernels.py"
 SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads may have
 PARKED = 8  # bytes: a word or two that the assembler puts aside to get by with a rounder number of registers
-KERNELS = set(
-    [
-        "adjoint",
-        "batch",
-        "flat",
-        "forward",
-        "gather",
-        "gradient",
-        "indices",
-        "load",
-        "numbers",
-        "output",
-        "points",
-        "settle",
-        "tangent",
-        "update",
-    ]
-)
 WITH_PRODUCTS = {"adjoint", "forward", "gradient", "output", "tangent", "update"}
+KERNELS = WITH_PRODUCTS | {"batch", "flat", "gather", "indices", "load", "numbers", "points", "settle"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),

@@ -234,11 +234,10 @@ class AutogradStep:
 
     def state_dict(self) -> dict[str, Tensor]:
         """What the step keeps besides the networks: fp16's loss scales."""
-        if not self.scales:
-            return {}
-        pairs = enumerate(self.scales)
+        pairs = enumerate(self.scales or ())
         return {f"{name}.{number}": getattr(scale, name) for number, scale in pairs for name in ("scale", "clean_updates")}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over a `state_dict`, in place."""
         for name, tensor in self.state_dict().items():
             tensor.copy_(state[name])

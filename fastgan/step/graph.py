@@ -68,6 +68,14 @@ class Eager:
         """Runs at least one step, at most `most`; returns how many and the last one's metrics."""
         return 1, self.engine(images, at(step), rows)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What steps keep besides the networks."""
+        return self.engine.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over a `state_dict`, in place."""
+        self.engine.load_state_dict(state)
+
 
 class Captured(Eager):
     """Plays an engine's steps from graphs of `steps_per_graph` steps, or of one; eagerly where they cannot be captured."""
@@ -80,6 +88,7 @@ class Captured(Eager):
         self.problem: str | None = None
         self._reached = 0  # the number that the device holds
         self._pool = torch.cuda.graph_pool_handle() if game.device.type == "cuda" else None
+        self._moves_generator = getattr(engine, "foreign", False) and game.device.type == "cuda"
         self._period = math.lcm(*(penalty.every for penalty in game.penalties))
 
     def play(self, images: Tensor, step: int, most: int, rows: int) -> tuple[int, Mapping[str, Tensor]]:
@@ -95,6 +104,17 @@ class Captured(Eager):
         self._reached = step + steps
         values = graph.values.clone().unbind()  # the next replay writes them again
         return steps, dict(zip(graph.names, values, strict=True))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The engine's, and the state of torch's generator, which graphs move on where modules have randomness of their own."""
+        random = {"random": torch.cuda.get_rng_state(self.game.device)} if self._moves_generator else {}
+        return super().state_dict() | random
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over a `state_dict`, in place."""
+        super().load_state_dict(state)
+        if self._moves_generator and "random" in state:
+            torch.cuda.set_rng_state(state["random"], self.game.device)
 
     def _graph(self, images: Tensor, step: int, steps: int, rows: int) -> Graph | None:
         phase = step * self.game.d_steps % self._period

@@ -88,7 +88,6 @@ def poison(trainer: Trainer) -> None:
             passes.buffers["output"].fill_(math.nan)
     for network in (trainer._game.generator, trainer._game.discriminator):
         network.records.rows.fill_(math.nan)
-        network.records.results.fill_(math.nan)
 
 
 SGD = dict(g_optimizer=optim.SGD(0.05), d_optimizer=optim.SGD(0.05))
