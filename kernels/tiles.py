@@ -1,7 +1,7 @@
 """Which tile a product takes: a table for each architecture, written by `python -m benchmarks.tune` on a device of it.
 
 Nothing is searched when a program runs. A shape that the table does not name takes the largest tile of the ladder that still
-gives every multiprocessor one, and the smallest if none does.
+gives seven of ten multiprocessors one, and the smallest if none does: half the tile is twice the traffic for its operands.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LADDER = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 32, 64, 2, 4),
 )
-UPDATE_TILE = Tile(64, 64, 32, 8, 2)
-SPLIT_ROWS = 4096
+UPDATE_TILE = Tile(64, 64, 32, 8, 2)  # of weights that take their optimizer's step in registers
+SPLIT_TILE, SPLIT_ROWS = Tile(128, 128, 32, 8, 3), 4096  # of gradients that are summed over so many rows at a time
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
 TABLE = Path(__file__).with_name("tiles.json")
 
@@ -61,7 +61,8 @@ def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int
     # a first tangent keeps its operand's squares in registers beside the sums
     most = 64 * 64 if kernel == "first" else 128 * 128
     ladder = [tile for tile in LADDER if tile.rows * tile.columns <= most] or [LADDER[-1]]
-    enough = (t for t in ladder if -(-rows // t.rows) * -(-columns // t.columns) >= MULTIPROCESSORS[known])
+    busy = 0.7 * MULTIPROCESSORS[known]
+    enough = (t for t in ladder if -(-rows // t.rows) * -(-columns // t.columns) >= busy)
     return narrower(next(enough, ladder[-1]), itemsize)
 
 
@@ -74,4 +75,5 @@ def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, a
     known = nearest(arch)
     if numbers := measured().get(f"{known} update {' '.join(f'{o}x{i}' for o, i in shapes)} {rows} {itemsize}"):
         return Tile(*numbers[:5]), numbers[5]
-    return narrower(UPDATE_TILE, itemsize), max(1, rows // SPLIT_ROWS)
+    splits = max(1, rows // SPLIT_ROWS)
+    return narrower(SPLIT_TILE if splits > 1 and itemsize == 2 else UPDATE_TILE, itemsize), splits
