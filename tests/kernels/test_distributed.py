@@ -1,0 +1,68 @@
+"""Two processes of half a batch each, over Triton's kernels, against one of the whole batch over torch's products in fp64."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgan import Trainer, optim, penalties
+from fastgan.mlp import MLP
+
+SCRIPT = """
+import sys, torch
+from fastgan import distributed
+from fastgan.ops.tiled import TiledProducts
+from two_processes import GAMES, trainer
+with distributed.process_group("cpu") as world:
+    results = {}
+    for name in GAMES:
+        game = trainer(name, "fp32")
+        metrics = game.step(3)
+        assert isinstance(game._step.products[0], TiledProducts)
+        results[name] = {"state": game.state_dict(), "metrics": dict(metrics)}
+    torch.save(results, f"{sys.argv[1]}/{world.rank}.pt")
+"""
+SGD = dict(g_optimizer=optim.SGD(0.05), d_optimizer=optim.SGD(0.05))
+GAMES = {
+    "relativistic-average": dict(loss="relativistic-average", ema=0.9, penalty=[penalties.R1(2.0), penalties.R2(1.0)], **SGD),
+    "wgan-gp": dict(loss="wgan-gp", d_steps=2, **SGD),
+}
+
+
+def trainer(name: str, precision: str) -> Trainer:
+    torch.manual_seed(5)
+    data = torch.linspace(-1, 1, 180).sin().view(30, 6)
+    networks = MLP((3, 9, 12, 6), output="tanh"), MLP((6, 14, 8, 1), activation="leaky_relu", dropout=0.25)
+    return Trainer(*networks, precision=precision, device="cpu", seed=3, **GAMES[name]).attach(data, 8)
+
+
+def test_two_processes_are_one(tmp_path: Path, device: torch.device) -> None:
+    if device.type != "cpu":
+        pytest.skip("two processes of one GPU cannot talk by NCCL")
+    (tmp_path / "run.py").write_text(SCRIPT)
+    (tmp_path / "two_processes.py").write_text(Path(__file__).read_text())
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    shared |= {"FASTGAN_BACKEND": "triton"}
+    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path)]
+    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    for name in GAMES:
+        alone = trainer(name, "fp64")
+        metrics = alone.step(3)
+        expected = alone.state_dict()
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
+            for network in ("generator", "discriminator"):
+                for key, value in expected[network].items():
+                    torch.testing.assert_close(found["state"][network][key].double(), value, rtol=1e-4, atol=1e-5)
+            for key, value in metrics.items():
+                torch.testing.assert_close(found["metrics"][key].double(), value, rtol=2e-4, atol=2e-5)
