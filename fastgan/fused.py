@@ -22,6 +22,7 @@ from .ops.loss import DEFAULTS, Objective
 from .ops.penalty import Form
 from .ops.sample import Masks
 from .ops.tiled import TiledProducts
+from .ops.update_triton import Stepping, programs, step_, stepping
 from .records import VALUE, Records
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
@@ -39,8 +40,8 @@ class FusedPasses(Stack):
     ) -> None:
         super().__init__(products, rows, rows, count, self._allocate(products, count * rows, judged))
         apart = world.size > 1 or self.splits > 1
-        programs = products.step_programs(network) if apart else products.update_programs(self.tile)
-        network.records = Records(products, network, count * rows if judged else 0, programs)
+        parts = programs(network.weight.numel()) if apart else products.update_programs(self.tile)
+        network.records = Records(products, network, count * rows if judged else 0, parts)
 
     @staticmethod
     def _allocate(products: TiledProducts, rows: int, judged: bool) -> dict[str, Any]:
@@ -200,18 +201,27 @@ class FusedPasses(Stack):
     def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
         network.set_rate(step)
-        products = self.products
+        products, records, optimizer = self.products, network.records, _stepping(network)
         if self._table is None:  # made once for each part
             self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
-        operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile
+        operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, records.flags
         if world.size == 1 and self.splits == 1:
-            products.update(network, *operands)
+            products.update(optimizer, *operands, records.place())
             return
-        gradients = products.gradients(network, 1 if world.size > 1 else self.splits)
-        products.update(network, *operands, gradients)
-        products.step(network, sum_(gradients, world.size))
+        gradients = network.gradient.unsqueeze(0)
+        if world.size == 1:
+            gradients = products.parts_of(network.weight.numel(), self.splits)
+        place = records.place()
+        products.update(optimizer, *operands, place, gradients)
+        step_(products.launch, optimizer, sum_(gradients, world.size), place, records.flags)
         products.refresh()
 
     def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
         """Counts what updates did, and shows the last one's outcome."""
         network.records.settle()
+
+
+def _stepping(network: FlatNetwork) -> Stepping:
+    rule: dict[str, Any] = dict(rule=network.spec.rule, options=network.options, clip=network.clip)
+    average: dict[str, Any] = dict(average=network.average, decay=network.decay or 0.0)
+    return stepping(network.weight, network.state, network.lr, network.count, **rule, **average)

@@ -8,9 +8,9 @@ from torch import Tensor
 from .chain import Outcome
 from .flat import FlatNetwork
 from .ops.tiled import TiledProducts
+from .ops.update_triton import RESULTS, settle_
 
 VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py
-RESULTS = 6
 
 
 class Records:
@@ -46,7 +46,7 @@ class Records:
         self.doubts += count
         return self.rows[self.used][first : first + count]
 
-    def arguments(self) -> tuple:
+    def place(self) -> tuple:
         """Where an update's kernel finds its record and those before it; closes the record."""
         self.used += 1
         return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
@@ -57,11 +57,6 @@ class Records:
 
     def settle(self) -> None:
         """Counts the updates since the last time, and gathers the last one's results."""
-        from .kernels import update
-
-        self.launch(
-            update.settle_kernel, (self.used,),
-            self.rows, self.rows.stride(0), self.used, self.doubts, self.statistics, self.programs, self.network.count,
-            self.network.skips, self.results, BLOCK=1024,
-        )  # fmt: skip
+        counters = self.network.count, self.network.skips
+        settle_(self.launch, self.rows, self.used, self.doubts, self.statistics, self.programs, *counters, self.results)
         self.used = 0

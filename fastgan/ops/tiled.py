@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from . import reference, sample
 from .dense import Layer
-
-if TYPE_CHECKING:
-    from ..flat import FlatNetwork
-
-FLAT_BLOCK = 1024  # weights of a program of a flat optimizer's step
+from .update_triton import Stepping
 
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
@@ -186,10 +182,6 @@ class TiledProducts:
         """How many tiles the weights of all layers have."""
         return sum(-(-outputs // tile.rows) * -(-inputs // tile.columns) for outputs, inputs in self.shapes)
 
-    def step_programs(self, network: FlatNetwork) -> int:
-        """How many programs a flat optimizer's step has."""
-        return -(-network.weight.numel() // FLAT_BLOCK)
-
     def update_table(self, tile: Any, upstream: Sequence[Tensor], x: Sequence[Tensor], flat: Tensor) -> Tensor:
         """The layers as `update_kernel` finds them: int64 [layers, FIELDS]; flat: the buffer that weights and biases are in."""
         rows, first = [], 0
@@ -203,68 +195,33 @@ class TiledProducts:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
 
     def update(
-        self, network: FlatNetwork, table: Tensor, coefficient: Tensor, all_rows: int, rows: int, tile: Any,
-        gradients: Tensor | None = None,
+        self, stepping: Stepping, table: Tensor, coefficient: Tensor, all_rows: int, rows: int, tile: Any, flags: int,
+        place: tuple, gradients: Tensor | None = None,
     ) -> None:  # fmt: skip
-        """Weight gradients over rows and the optimizer's step on them, or, given where they go, the gradients alone."""
+        """Weight gradients over rows and the optimizer's step on them, or, given where they go, the gradients alone.
+
+        gradients: [splits, weights], a part of the rows each; place, flags: of the update's record (records.py).
+        """
         import triton.language as tl
 
-        name, nesterov, numbers = rule_numbers(network.spec.rule, network.options)
-        records = network.records
         splits = 1 if gradients is None else len(gradients)
         part = -(-rows // splits // tile.depth) * tile.depth if splits > 1 else rows
-        place = records.arguments() if gradients is None else (table, 0, 0, 0, 0)
         self.launch(
             self.updates.update_kernel, (self.update_programs(tile), splits),
-            buffers_of(network.weight, network.state, network.average), table, coefficient, all_rows, rows, *place,
-            network.lr, network.count, numbers, network.clip, network.decay or 0.0, gradients, network.weight.numel(), part,
-            LAYERS=len(self.layers), FIELDS=self.updates.FIELDS, RULE=name, NESTEROV=nesterov, FUSED=gradients is None,
-            DTYPE=tl.bfloat16 if self.dtype == torch.bfloat16 else tl.float32, PRECISION=self.precision,
-            FLAGS=records.flags, ALIGNED=math.gcd(16, *(inputs for _, inputs in self.shapes)),
+            stepping.buffers, table, coefficient, all_rows, rows, *place,
+            *stepping.arguments(), gradients, stepping.buffers[0].numel(), part,
+            LAYERS=len(self.layers), FIELDS=self.updates.FIELDS, RULE=stepping.rule, NESTEROV=stepping.nesterov,
+            FUSED=gradients is None, DTYPE=tl.bfloat16 if self.dtype == torch.bfloat16 else tl.float32,
+            PRECISION=self.precision, FLAGS=flags, ALIGNED=math.gcd(16, *(inputs for _, inputs in self.shapes)),
             BLOCK_O=tile.rows, BLOCK_I=tile.columns, BLOCK_R=tile.depth, warps=tile.warps, stages=tile.stages,
         )  # fmt: skip
 
-    def gradients(self, network: FlatNetwork, splits: int) -> Tensor:
-        """Room for gradients in parts, [splits, size]; one part is the network's own buffer."""
-        if splits == 1:
-            return network.gradient.unsqueeze(0)
+    def parts_of(self, weights: int, splits: int) -> Tensor:
+        """Room for gradients in parts, [splits, weights]."""
         if len(self._parts) != splits:
-            self._parts = network.weight.new_zeros(splits, network.weight.numel())
+            self._parts = torch.zeros(splits, weights, device=self.device)
         return self._parts
-
-    def step(self, network: FlatNetwork, gradients: Tensor) -> None:
-        """The optimizer's step on the sum of gradients [splits, size]."""
-        name, nesterov, numbers = rule_numbers(network.spec.rule, network.options)
-        records = network.records
-        self.launch(
-            self.updates.flat_kernel, (self.step_programs(network),),
-            buffers_of(network.weight, network.state, network.average), gradients, len(gradients), network.weight.numel(),
-            *records.arguments(), network.lr, network.count, numbers, network.clip, network.decay or 0.0,
-            RULE=name, NESTEROV=nesterov, FLAGS=records.flags, BLOCK=FLAT_BLOCK,
-        )  # fmt: skip
-
-
-def buffers_of(weight: Tensor, state: Sequence[Tensor], average: Tensor | None) -> tuple[Tensor | None, ...]:
-    """A network's buffers as kernels take them: weights, three states, the average."""
-    return (weight, *(*state, None, None, None)[:3], average)
 
 
 def _offset(part: Tensor, flat: Tensor) -> int:
     return (part.data_ptr() - flat.data_ptr()) // flat.element_size()
-
-
-def rule_numbers(rule: str, options: dict[str, Any]) -> tuple[str, bool, tuple[float, ...]]:
-    """An optimizer's rule as kernels/update.py knows it: its name, nesterov, and the numbers of its formula."""
-    decay = float(options.get("weight_decay", 0.0))
-    if rule == "adam":
-        beta1, beta2 = options.get("betas", (0.9, 0.999))
-        logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
-        return rule, False, (decay, beta1, 1 - beta1, beta2, 1 - beta2, options.get("eps", 1e-8), *logs)
-    momentum = float(options.get("momentum", 0.0))
-    if rule == "sgd":
-        if not momentum:
-            return rule, False, (decay,)
-        return "sgd-momentum", options.get("nesterov", False), (decay, momentum, 1 - options.get("dampening", 0.0))
-    alpha = options.get("alpha", 0.99)
-    name = rule + ("-centered" if options.get("centered", False) else "") + ("-momentum" if momentum else "")
-    return name, False, (decay, alpha, 1 - alpha, options.get("eps", 1e-8), momentum)
