@@ -45,7 +45,7 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a player is made from. images: uint8 [N, 784]; precision: of matrix products, fp32 or bf16."""
+    """What a player is made from. images: uint8 [N, 784]; precision: of matrix products, fp32, tf32 or bf16."""
 
     work: Work
     batch: int
@@ -91,7 +91,8 @@ class Candidate(NamedTuple):
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
-CANDIDATES = (
+# on a CPU, in the order of tables
+CPU_CANDIDATES = (
     Candidate("article", "article:Article", works=("standard",)),
     Candidate("eager", "eager:Eager"),
     Candidate("eager bf16", "eager:Eager", "bf16"),
@@ -103,3 +104,38 @@ CANDIDATES = (
     Candidate("fastgan fp32", "trainer:Auto", "fp32"),
     Candidate("fastgan autograd", "trainer:Autograd", "bf16"),
 )
+# on a GPU, the ones that matter most first: where time is short, the last are left out
+CUDA_CANDIDATES = (
+    Candidate("fastgan bf16", "trainer:Auto", "bf16"),
+    Candidate("compile graph bf16", "graphed:GraphedCompiled", "bf16"),
+    Candidate("jax bf16", "jax_jit:Jax", "bf16"),
+    Candidate("graph bf16", "graphed:GraphedEager", "bf16"),
+    Candidate("eager bf16", "eager:Eager", "bf16"),
+    Candidate("fastgan tf32", "trainer:Auto", "tf32"),
+    Candidate("compile graph tf32", "graphed:GraphedCompiled", "tf32"),
+    Candidate("graph tf32", "graphed:GraphedEager", "tf32"),
+    Candidate("article", "article:Article", works=("standard",)),
+    Candidate("eager tf32", "eager:Eager", "tf32"),
+    Candidate("fastgan autograd", "trainer:Autograd", "bf16"),
+    Candidate("compile bf16", "compiled:Compiled", "bf16"),
+    Candidate("jax rbg bf16", "jax_jit:JaxRbg", "bf16"),
+    Candidate("jax tf32", "jax_jit:Jax", "tf32"),
+    Candidate("fastgan fp32", "trainer:Auto", "fp32"),
+    Candidate("graph", "graphed:GraphedEager"),
+    Candidate("eager", "eager:Eager"),
+    Candidate("compile graph", "graphed:GraphedCompiled"),
+    Candidate("compile", "compiled:Compiled"),
+    Candidate("jax", "jax_jit:Jax"),
+)
+# minutes of compilation: timed where they are asked for by name
+SLOW_CANDIDATES = (Candidate("autotuned graph bf16", "graphed:GraphedAutotuned", "bf16"),)
+
+
+def candidates(device: str) -> tuple[Candidate, ...]:
+    """Who is compared on a device type."""
+    return CUDA_CANDIDATES if device == "cuda" else CPU_CANDIDATES
+
+
+def named(name: str, device: str) -> Candidate:
+    """The candidate of a name."""
+    return next(candidate for candidate in candidates(device) + SLOW_CANDIDATES if candidate.name == name)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -41,12 +43,17 @@ def _weights(network: nn.Module) -> Weights:
 class Compiled(Eager):
     """Eager's game as two compiled updates; Adam is in their graphs where that is faster than torch's fused one after them."""
 
+    mode: str | None = None  # of torch.compile
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         self.g_adam = Adam(_weights(self.generator), self.work.lr, self.work.betas)
         self.d_adam = Adam(_weights(self.discriminator), self.work.lr, self.work.betas)
         self.adam_inside = not (setup.work.penalty and setup.precision == "fp32")
-        self.compiled_d, self.compiled_g = torch.compile(self._update_d), torch.compile(self._update_g)
+        self.compiled_d, self.compiled_g = self._compile(self._update_d), self._compile(self._update_g)
+
+    def _compile(self, update: Callable) -> Callable:
+        return torch.compile(update, mode=self.mode)
 
     def update_discriminator(self, batch: Batch) -> Tensor:
         result = self.compiled_d(self.g_adam, self.d_adam, *batch)

@@ -13,7 +13,7 @@ from . import Z_DIM, Batch, Setup, networks
 
 
 class Eager:
-    """One process's game in eager torch, in fp32 or under bf16 autocast."""
+    """One process's game in eager torch, in fp32, with tf32 products, or under bf16 autocast."""
 
     def __init__(self, setup: Setup) -> None:
         self.work, self.batch, self.images = setup.work, setup.batch, setup.images
@@ -24,9 +24,15 @@ class Eager:
         self.g_optimizer, self.d_optimizer = self._adam(self.generator), self._adam(self.discriminator)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        return torch.optim.Adam(network.parameters(), lr=self.work.lr, betas=self.work.betas, fused=True)
+        options = dict(lr=self.work.lr, betas=self.work.betas, fused=True, capturable=self.device.type == "cuda")
+        return torch.optim.Adam(network.parameters(), **options)
+
+    def _choose_products(self) -> None:
+        """fp32 products are in tf32 where that is asked for; a setting of the process, which another player may have changed."""
+        torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
 
     def play(self, steps: int) -> Tensor:
+        self._choose_products()
         for _ in range(steps):
             loss = self.step()
         return loss
@@ -38,6 +44,8 @@ class Eager:
         return loss
 
     def first_losses(self, batches: list[Batch]) -> list[float]:
+        self._choose_products()
+        batches = [Batch(*(tensor.to(self.device) for tensor in batch)) for batch in batches]
         losses = [self.update_discriminator(batch) for batch in batches[:-1]]
         return [float(loss) for loss in losses + [self.update_generator(batches[-1].latents) for _ in range(2)]]
 

@@ -1,4 +1,4 @@
-"""JAX: the whole step, draws included, as one jitted function with donated buffers."""
+"""JAX: the whole step, draws included, as one jitted function with donated buffers; on a GPU a scan over many steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ from . import SLOPE, Z_DIM, Batch, Layers, Setup
 
 Tree = Any
 EPSILON = 1e-8
-PRNG = "threefry2x32"  # XLA's own generators, rbg and unsafe_rbg, were no faster on a CPU
+UNROLL = 4  # steps of a scan's loop body: XLA makes launches that follow each other into one, but not across iterations
 # of backward products: XLA's CPU has bf16 kernels for products without a transposed operand, so for forward ones alone
 BACKWARD = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+# of fp32 operands: XLA's default on a GPU is tf32
+EXACT = None if jax.default_backend() == "cpu" else jax.lax.Precision.HIGHEST
 
 
-def _product(x: jax.Array, w: jax.Array, dtype: Any) -> jax.Array:
-    return jnp.dot(x.astype(dtype), w.astype(dtype), preferred_element_type=jnp.float32)
+def _product(x: jax.Array, w: jax.Array, dtype: Any, precision: Any = None) -> jax.Array:
+    return jnp.dot(x.astype(dtype), w.astype(dtype), precision=precision, preferred_element_type=jnp.float32)
+
+
+PRODUCTS = {"fp32": partial(_product, dtype=jnp.float32, precision=EXACT), "tf32": partial(_product, dtype=jnp.float32)}
 
 
 @jax.custom_jvp
@@ -41,17 +46,26 @@ def _tree(layers: Layers) -> Tree:
 class Jax:
     """The article's networks as pytrees of fp32 weights [in, out]."""
 
+    numbers = "threefry2x32"  # XLA's own generators, rbg and unsafe_rbg, were no faster on a CPU
+
     def __init__(self, setup: Setup) -> None:
+        self.scans = setup.images.device.type == "cuda"
+        if self.scans and jax.default_backend() != "gpu":
+            raise ImportError(f"jax {jax.__version__} finds no GPU, it would run on {jax.default_backend()}")
         self.work, self.batch, self.keep = setup.work, setup.batch, 1.0 - setup.dropout
-        self.product = _bf16_product if setup.precision == "bf16" else partial(_product, dtype=jnp.float32)
+        self.product = _bf16_product if setup.precision == "bf16" else PRODUCTS[setup.precision]
         self.images = jnp.asarray(setup.images.cpu().numpy())
         networks = {name: _tree(layers) for name, layers in zip("gd", setup.weights, strict=True)}
         zeros = {name: jax.tree.map(jnp.zeros_like, networks) for name in ("mean", "square")}
         self.state = dict(networks=networks, **zeros, count=dict(g=jnp.zeros(()), d=jnp.zeros(())))
-        self.key = jax.random.key(setup.seed, impl=PRNG)
+        self.key = jax.random.key(setup.seed, impl=self.numbers)
         self.jitted = jax.jit(self._step, donate_argnums=(0, 1))
+        self.scanned = jax.jit(self._scan, static_argnums=3, donate_argnums=(0, 1))
 
     def play(self, steps: int) -> jax.Array:
+        if self.scans:
+            self.state, self.key, loss = self.scanned(self.state, self.key, self.images, steps)
+            return loss
         for _ in range(steps):
             self.state, self.key, loss = self.jitted(self.state, self.key, self.images)
         return loss
@@ -70,6 +84,14 @@ class Jax:
             self.state, loss = update_g(self.state, arrays[-1].latents, self.key)
             losses.append(float(loss))
         return losses
+
+    def _scan(self, state: Tree, key: jax.Array, images: jax.Array, steps: int) -> tuple[Tree, jax.Array, jax.Array]:
+        def step(carry: tuple[Tree, jax.Array], _: None) -> tuple[tuple[Tree, jax.Array], jax.Array]:
+            *carry, loss = self._step(*carry, images)
+            return tuple(carry), loss
+
+        (state, key), losses = jax.lax.scan(step, (state, key), length=steps, unroll=min(steps, UNROLL))
+        return state, key, losses[-1]
 
     def _step(self, state: Tree, key: jax.Array, images: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:
         for _ in range(self.work.d_steps):
@@ -137,3 +159,9 @@ class Jax:
         weights = jax.tree.map(descend, state["networks"][name], mean, square)
         new = dict(networks=weights, mean=mean, square=square, count=count)
         return {part: state[part] | {name: new[part]} for part in new}
+
+
+class JaxRbg(Jax):
+    """The same on XLA's own generator of random bits."""
+
+    numbers = "rbg"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 import fastgan
@@ -32,9 +34,10 @@ class Auto:
     def play(self, steps: int) -> torch.Tensor:
         return self.trainer.step(steps)["d_loss"]
 
-    def facts(self) -> dict[str, str]:
-        """What a row says besides times."""
-        return {"engine": self.trainer.engine}
+    def facts(self) -> dict[str, Any]:
+        """What a row says besides times; on a GPU also how many steps a graph has, 1 where they could not be captured."""
+        captured = {"steps_per_graph": self.trainer.stride} if self.setup.images.device.type == "cuda" else {}
+        return {"engine": self.trainer.engine, **captured}
 
     def losses(self) -> list[float]:
         """One more step's last D loss and its G loss."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,8 @@ DOUBT = 2  # where in a record an update's doubts begin (kernels/update.py)
 RESULTS = 6  # numbers that a settlement leaves
 
 
-class Stepping(NamedTuple):
+@dataclass(frozen=True)
+class Stepping:
     """An optimizer as kernels take it: its buffers (weights, three states, the average), rate, count, rule, clip and decay.
 
     rule, nesterov, numbers: the formula's name in kernels/update.py, its variant and its numbers.
