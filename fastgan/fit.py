@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from torch import Tensor
 from . import __version__, checkpoint, distributed
 from .distributed import World
 from .interrupt import Interrupted, Interrupts
-from .report import RunFolder, display, reading
+from .readout import Reading, mark, seconds
+from .report import RunFolder, display
 
 log = logging.getLogger("fastgan")
 
@@ -155,7 +155,7 @@ class Fit:
 
     def _train(self, interrupts: Interrupts) -> int | None:
         trainer, options = self.trainer, self.options
-        self.logged_step, self.clock = trainer.step_count, time.perf_counter()
+        self.logged_step, self.clock, self.spent = trainer.step_count, mark(trainer.device), 0.0
         while trainer.step_count < options.steps:
             metrics = trainer.step(self._stride())
             step = trainer.step_count
@@ -189,9 +189,11 @@ class Fit:
         """Reports off the clock: throughput is that of the steps alone."""
         self._synchronise()
         self._end_log()
-        before = time.perf_counter()
+        stopped = mark(self.trainer.device)
+        self._synchronise()
+        self.spent += seconds(self.clock, stopped)
         report()
-        self.clock += time.perf_counter() - before
+        self.clock = mark(self.trainer.device)
 
     def _synchronise(self) -> None:
         if self.trainer.device.type == "cuda":
@@ -209,9 +211,9 @@ class Fit:
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:
         """Begins to log the step just run; on a GPU the row is written when the next one begins, so that no step waits."""
-        step, numbers = self.trainer.step_count, reading({**metrics, "skipped": self.trainer.skips})
+        step, reading = self.trainer.step_count, Reading({**metrics, "skipped": self.trainer.skips})
         self._end_log()
-        self._unfinished = lambda: self._write_row(step, numbers())
+        self._unfinished = lambda: self._write_row(step, reading)
         if self.trainer.device.type == "cpu":
             self._end_log()
 
@@ -220,14 +222,14 @@ class Fit:
         if write:
             write()
 
-    def _write_row(self, step: int, numbers: dict[str, float]) -> None:
-        trainer, now = self.trainer, time.perf_counter()
-        self.train_seconds += now - self.clock
-        row: dict[str, Any] = {"step": step, "epoch": step / self.options.epoch_steps, **numbers}
+    def _write_row(self, step: int, reading: Reading) -> None:
+        trainer, options = self.trainer, self.options
+        row: dict[str, Any] = {"step": step, "epoch": step / options.epoch_steps, **reading.numbers()}
+        spent = self.spent + seconds(self.clock, reading.arrived)
+        self.train_seconds += spent
         images = (step - self.logged_step) * trainer.batch_size * trainer.d_steps
-        row["images_per_second"] = images / max(now - self.clock, 1e-9)
-        row["seconds"] = self.train_seconds
-        self.logged_step, self.clock = step, now
+        row |= {"images_per_second": images / max(spent, 1e-9), "seconds": self.train_seconds}
+        self.logged_step, self.clock, self.spent = step, reading.arrived, 0.0
         self.last = row
         self._check_finite(row)
         self.display.metrics(row)

@@ -122,6 +122,10 @@ class FlatNetwork:
         """The view of `gradient` that belongs to a parameter."""
         return next(view for own, view in zip(self.parameters, self.gradients, strict=True) if own is parameter)
 
+    def touch(self) -> None:
+        """Says that the weights were changed through the flat buffer: copies of them are out of date."""
+        self._adoptions += 1
+
     def version(self) -> int:
         """A number that grows when somebody else than `update` changes the weights: through the parameters, or by new ones."""
         return self._adoptions + sum([parameter._version for parameter in self.parameters])
@@ -129,7 +133,8 @@ class FlatNetwork:
     def set_rate(self, step: int | Tensor) -> None:
         """Moves `lr` to a step's rate, if it follows a schedule."""
         if isinstance(self.spec.lr, Schedule):
-            self.lr.copy_(self.spec.lr(torch.as_tensor(step, device=self.lr.device)))
+            now = step if isinstance(step, Tensor) else torch.full((), step, device=self.lr.device)
+            self.lr.copy_(self.spec.lr(now))
 
     def update(self, withhold: Tensor, step: int | Tensor, run: Callable[..., Tensor] = update_) -> Tensor:
         """One optimizer step from `gradient`, at the rate of a step; returns the statistics of `ops.update.update_`.
@@ -163,6 +168,10 @@ class FlatNetwork:
             given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
             self.skips += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
             self._updates.clear()
+
+    def forget_notes(self) -> None:
+        """Drops what was noted and not added up: the updates of a capture that failed."""
+        self._updates.clear()
 
     @property
     def skipped(self) -> Tensor:

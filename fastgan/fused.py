@@ -22,8 +22,8 @@ from .ops.loss import DEFAULTS, Objective
 from .ops.penalty import Form
 from .ops.sample import Masks
 from .ops.tiled import TiledProducts
-from .ops.update_triton import Stepping, programs, step_, stepping
-from .records import VALUE, Records
+from .ops.update_triton import VALUE, Stepping, programs, step_, stepping
+from .records import Records
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
 
@@ -67,7 +67,8 @@ class FusedPasses(Stack):
         self.judged = "output" not in self.buffers
         if not self.judged:
             self.output = self.buffers["output"].unflatten(0, (-1, self.rows))
-        self.tile, self.splits = self.products.update_tile(self.all_rows)
+        learning = self.all_rows if self.judged else self.rows  # of a generator's passes one is its own update's
+        self.tile, self.splits = self.products.update_tile(learning)
         self._table: Tensor | None = None
 
     def hands(self, count: int) -> list[FusedPasses]:

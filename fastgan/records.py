@@ -8,9 +8,7 @@ from torch import Tensor
 from .chain import Outcome
 from .flat import FlatNetwork
 from .ops.tiled import TiledProducts
-from .ops.update_triton import RESULTS, settle_
-
-VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py
+from .ops.update_triton import DOUBT, PRICES, RESULTS, settle_
 
 
 class Records:
@@ -30,7 +28,9 @@ class Records:
         """Makes room for so many updates between two settlements, and forgets those of an unfinished step."""
         self.used = 0
         if updates > len(self.rows):
-            self.rows = torch.zeros(updates, self.statistics + 2 * self.programs, device=self.device)
+            width = self.statistics + 2 * self.programs
+            # every row begins on 16 bytes, or kernels would be compiled for two kinds of rows
+            self.rows = torch.zeros(updates, -(-width // 4) * 4, device=self.device)
             self.flags = 1 << (updates - 1).bit_length()
 
     def begin(self) -> Tensor:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -147,23 +146,6 @@ def animate(path: Path, pictures: list[Path]) -> None:
     chosen = pictures[::-1][::stride][::-1]
     frames = [Image.open(picture).convert("P") for picture in chosen]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0)
-
-
-def reading(metrics: Mapping[str, Tensor]) -> Callable[[], dict[str, float]]:
-    """Begins to read 0-d tensors, in one transfer; the function returned waits for its end and gives them as floats."""
-    values = torch.stack([value.double() for value in metrics.values()])
-    names, arrived = list(metrics), None
-    if values.is_cuda:
-        pinned = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        values, arrived = pinned.copy_(values, non_blocking=True), torch.cuda.Event()
-        arrived.record()
-
-    def read() -> dict[str, float]:
-        if arrived is not None:
-            arrived.synchronize()
-        return dict(zip(names, values.tolist(), strict=True))
-
-    return read
 
 
 class Display(Protocol):

@@ -1,7 +1,7 @@
 """How a kernel is launched: on the device of its tensors, with programmatic dependent launch where the device has it.
 
-With PDL a kernel may begin while the one before it ends. Every kernel therefore calls `wait_for_predecessor` before it reads
-or writes what another launch writes, and may read weights or moments that were settled long before earlier.
+With PDL a kernel may begin while the one before it ends. Every kernel therefore calls `wait_for_predecessor`; before that it
+writes nothing, and reads only what was written at least two launches before: weights, moments, tables.
 """
 
 from __future__ import annotations

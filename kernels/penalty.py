@@ -21,7 +21,7 @@ def price_and_factor(squares, weight, target, one_sided, SQUARED: tl.constexpr):
         norm = tl.sqrt(squares)
         excess = norm - target
         excess = tl.where((one_sided != 0) & (excess < 0.0), 0.0, excess)
-        positive = squares > 0.0
+        positive = norm > 0.0
         # 0 * squares: nan stays nan
         factor = tl.where(positive, 2.0 * weight * excess / tl.where(positive, norm, 1.0), 0.0 * squares)
         return weight * excess * excess, factor

@@ -49,7 +49,7 @@ def dropped(seed, step, stream, row, column0, threshold, COLUMNS: tl.constexpr):
     """Whether the units of columns column0 ... of rows are dropped: stream, row [R] -> [R, COLUMNS]; 8 divides COLUMNS."""
     block = column0 // 8 + tl.arange(0, COLUMNS // 8)
     a, b, c, d = words(seed, step, stream[:, None], row[:, None], block[None, :])
-    return interleave8(a, b, c, d) < threshold.to(tl.uint32)
+    return interleave8(a, b, c, d) < tl.full((), threshold, tl.int32).to(tl.uint32)
 
 
 @triton.jit
@@ -125,11 +125,12 @@ def permuted(place, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
     word = zero + tl.full((), stream, tl.int32).to(tl.uint32)
     k0, k1, k2, k3 = tl.philox(seed, zero, epoch, zero, word)
     k4, k5, _, _ = tl.philox(seed, zero + 1, epoch, zero, word)
+    limit = tl.full((), size, tl.int64).to(tl.uint32)  # a size of 1 is a constant of the compiler's, which has no `to`
     value = shuffle((place % size).to(tl.uint32), k0, k1, k2, k3, k4, k5, LOW, HIGH)
-    outside = value >= size.to(tl.uint32)
+    outside = value >= limit
     while tl.max(outside.to(tl.int32), 0) > 0:
         value = tl.where(outside, shuffle(value, k0, k1, k2, k3, k4, k5, LOW, HIGH), value)
-        outside = value >= size.to(tl.uint32)
+        outside = value >= limit
     return value
 
 

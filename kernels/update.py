@@ -233,7 +233,7 @@ def flat_kernel(
     wait_for_predecessor(PDL)
     g = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
-        g += tl.load(gradient + split * size + place, mask=inside, other=0.0)
+        g += tl.load(gradient + tl.cast(split, tl.int64) * size + place, mask=inside, other=0.0)
     record = records + index * record_size
     held = is_held(record, doubts, 128)
     t = number_of_update(count, records, record_size, index, FLAGS)

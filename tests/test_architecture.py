@@ -18,7 +18,7 @@ STEMS = ("sample", "linear", "loss", "penalty", "update")
 FLOORS = (
     ("kernels",),
     ("ops",),
-    ("distributed", "hardware", "idx", "interrupt"),
+    ("distributed", "hardware", "idx", "interrupt", "readout"),
     ("convert",),
     ("checkpoint", "data"),
     ("layers", "losses", "optim"),

@@ -45,8 +45,8 @@ def random_words(rows: int, blocks: int, *, seed, step, stream: int, first_row=0
     """
     block = torch.arange(blocks, device=device)  # [blocks]
     row = (first_row + torch.arange(rows, device=device)).unsqueeze(1)  # [rows, 1]
-    constants = [torch.as_tensor(value, dtype=torch.int64, device=device) for value in (step, stream)]
-    return torch.stack(philox4x32((block, row, constants[0] & WORD, constants[1]), seed), dim=-1)
+    moment, word = (x if isinstance(x, Tensor) else torch.full((), x, device=device) for x in (step, stream))
+    return torch.stack(philox4x32((block, row, moment & WORD, word), seed), dim=-1)
 
 
 def uniforms(rows: int, columns: int, *, dtype=torch.float32, **counter) -> Tensor:

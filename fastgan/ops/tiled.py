@@ -68,7 +68,7 @@ class TiledProducts:
 
     def load(self, out: Tensor, values: Tensor) -> None:
         """out = values [rows, width], rounded."""
-        rows, width = values.shape
+        (rows, width), values = values.shape, values.contiguous()
         grid = (-(-rows // 16), -(-width // 128))
         self.launch(self.kernels.load_kernel, grid, out, out.stride(0), values, rows, width, BLOCK_M=16, BLOCK_N=128)
 

@@ -15,7 +15,7 @@ from .backend import implementation
 from .sample_triton import launcher
 
 BLOCK = 1024  # weights of a program
-DOUBT = 2  # where in a record an update's doubts begin (kernels/update.py)
+VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py
 RESULTS = 6  # numbers that a settlement leaves
 
 

@@ -18,7 +18,7 @@ from ..models import Network
 from ..ops import loss as loss_ops
 from ..ops.sample import Draws, Role
 from ..penalties import input_gradient
-from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Moment
+from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Moment, mix
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -38,16 +38,6 @@ class LossScale:
         gradient.div_(self.scale)
         torch._amp_update_scale_(self.scale, self.clean_updates, overflow.float(), 2.0, 0.5, self.growth_interval)
         return overflow
-
-
-def _mix(*numbers: int) -> int:
-    """A 63-bit seed for torch's generator from several numbers (splitmix64's finalizer after each)."""
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
-        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
-        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
-    return state >> 1
 
 
 def _module_at_end(network: nn.Module, kind: type[nn.Module], rows: Tensor) -> nn.Module | None:
@@ -202,7 +192,7 @@ class AutogradStep:
             return
         devices = [self.game.device] if self.game.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(_mix(self.game.seed, moment.step, d_step, self.game.world.rank))
+            torch.manual_seed(mix(self.game.seed, moment.step, d_step, self.game.world.rank))
             yield
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:

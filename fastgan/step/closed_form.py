@@ -72,8 +72,10 @@ class ClosedFormStep:
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
         self.products = [linear.products(layers, self.game.precision) for layers in (generator, critic)]
+        if len({isinstance(products, TiledProducts) for products in self.products}) > 1:  # one of them is a single layer
+            self.products = [linear.products(layers, self.game.precision, "reference") for layers in (generator, critic)]
         self.versions = [network.version() for network in self.networks]
-        self.rows = 0
+        self.rows, self.fused = 0, False
         self.generation += 1
 
     def __call__(self, images: Tensor, moment: Moment, rows: int) -> Metrics:

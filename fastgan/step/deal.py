@@ -96,4 +96,5 @@ class FusedDealer(Dealer):
     def _shown(self, images: Tensor, moment: Moment) -> tuple[Tensor, sample.Shown]:
         game = self.game
         counter = self.hands[0].products.counter(moment.counter)
-        return images, sample.Shown(game.seed, counter, game.d_steps, game.world.size * self.rows, game.world.rank * self.rows)
+        rows = game.world.size * self.rows, game.world.rank * self.rows
+        return images.contiguous(), sample.Shown(game.seed, counter, game.d_steps, *rows)

@@ -56,11 +56,21 @@ def at(step: int) -> Moment:
     return Moment(step, step)
 
 
+def mix(*numbers: int) -> int:
+    """A 63-bit seed for torch's generator from several numbers (splitmix64's finalizer after each)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state >> 1
+
+
 @dataclass
 class Game:
     """Two networks, an objective and the rules of play.
 
-    latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws;
+    latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws.
     """
 
     generator: FlatNetwork

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .game import Game, Moment, at
+from .game import Game, Moment, at, mix
 
 log = logging.getLogger("fastgan")
 
@@ -49,10 +49,12 @@ class Graph(NamedTuple):
     names: tuple[str, ...]
 
 
-def record(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
-    """Captures what a function launches on the current device; returns what replays it, and the function's result."""
+def record(run: Callable[[], Tensor], pool: Any, stream: Any) -> tuple[Callable[[], None], Tensor]:
+    """Captures what a function launches on a stream; returns what replays it, and the function's result."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+    capture = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+    # the stream that was current is so again, even where the end of a capture raises
+    with torch.cuda.device(stream.device), torch.cuda.stream(stream), capture:
         result = run()
     return graph.replay, result
 
@@ -86,9 +88,13 @@ class Captured(Eager):
         self.counter = torch.zeros((), dtype=torch.int64, device=game.device)  # the next step's number
         self.graphs: dict[tuple, Graph] = {}
         self.problem: str | None = None
+        self._generation = -1  # the engine's when the graphs were captured
         self._reached = 0  # the number that the device holds
-        self._pool = torch.cuda.graph_pool_handle() if game.device.type == "cuda" else None
-        self._moves_generator = getattr(engine, "foreign", False) and game.device.type == "cuda"
+        cuda = game.device.type == "cuda"
+        self._pool = torch.cuda.graph_pool_handle() if cuda else None
+        self._stream = torch.cuda.Stream(game.device) if cuda else None
+        self._moves_generator = getattr(engine, "foreign", False) and cuda
+        self._seeded = False
         self._period = math.lcm(*(penalty.every for penalty in game.penalties))
 
     def play(self, images: Tensor, step: int, most: int, rows: int) -> tuple[int, Mapping[str, Tensor]]:
@@ -115,22 +121,45 @@ class Captured(Eager):
         super().load_state_dict(state)
         if self._moves_generator and "random" in state:
             torch.cuda.set_rng_state(state["random"], self.game.device)
+            self._seeded = True
 
     def _graph(self, images: Tensor, step: int, steps: int, rows: int) -> Graph | None:
+        if self._generation != self.engine.generation:
+            self.graphs.clear()
         phase = step * self.game.d_steps % self._period
-        key = (images.data_ptr(), images.shape, images.dtype, rows, steps, phase, self.engine.generation)
+        key = (images.data_ptr(), images.shape, images.dtype, rows, steps, phase)
         if key not in self.graphs:
+            self._seed(step)
             try:
                 names = self._warm_up(images, step, steps, rows)
-                graph = Graph(*self._capture(images, step, steps, rows), names)
+                self.graphs[key] = Graph(*self._capture(images, step, steps, rows), names)
             except RuntimeError as error:
-                self.problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-                self.stride = 1
-                log.warning("steps run without a graph, they could not be captured: %s", self.problem)
+                self._give_up(error)
                 return None
-            self.graphs[*key[:-1], self.engine.generation] = graph
-            return graph
+            self._generation = self.engine.generation
         return self.graphs[key]
+
+    def _seed(self, step: int) -> None:
+        """Seeds torch's generator where graphs will move it on, unless a state was loaded."""
+        if self._moves_generator and not self._seeded:
+            with torch.cuda.device(self.game.device):
+                torch.cuda.manual_seed(mix(self.game.seed, step, self.game.world.rank))
+            self._seeded = True
+
+    def _give_up(self, error: RuntimeError) -> None:
+        """Says why there is no graph, and leaves the device and the engine as an eager step wants them."""
+        cause = error.__context__ or error
+        self.problem = f"{type(cause).__name__}: {(str(cause).strip() or 'no message').splitlines()[0]}"
+        log.warning("steps run without a graph, they could not be captured: %s", self.problem)
+        self.stride = 1
+        self.graphs.clear()
+        self.engine.reserve(1)
+        for network in (self.game.generator, self.game.discriminator):
+            network.forget_notes()
+        if self.game.device.type == "cuda":
+            # a capture that failed leaves torch's generator believing that it still goes on
+            generator = torch.cuda.default_generators[torch.device(self.game.device).index or 0]
+            generator.graphsafe_set_state(generator.clone_state())
 
     def _moments(self, step: int, steps: int) -> Iterator[Moment]:
         numbers = self.counter + torch.arange(steps, device=self.counter.device)
@@ -157,7 +186,7 @@ class Captured(Eager):
             self.counter.add_(steps)
             return values
 
-        return record(run, self._pool)
+        return record(run, self._pool, self._stream)
 
 
 @contextmanager
@@ -190,4 +219,6 @@ def preserved(game: Game, engine: Engine) -> Iterator[None]:
             network.add_up()
         for tensor, before in kept:
             tensor.copy_(before)
+        for network in networks:
+            network.touch()
         engine.follow_networks()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from fastgan.mlp import MLP
 from fastgan.ops import backend
 from fastgan.ops.sample import Draws
 from fastgan.ops.tiled import TiledProducts
+from fastgan.step import graph
 
 PIXELS, Z = 43, 5
 
@@ -195,6 +196,38 @@ def test_one_gradient_that_is_not_finite_leaves_its_weight_alone(device: torch.d
     after = trainer._game.discriminator.weight
     assert after.isfinite().all() and trainer.skipped > 0
     assert (after != before).any()
+
+
+@pytest.mark.parametrize("options", [{}, dict(loss="wgan-gp", d_steps=2)], ids=["standard", "wgan-gp"])
+def test_replays_are_the_eager_steps(options: dict, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm-up trains the copies of the weights that products read: they too must be what they were."""
+
+    def rerun(run: Callable[[], Tensor], pool: Any, stream: Any) -> tuple[Callable[[], None], Tensor]:
+        values = torch.zeros(7, device=device)
+
+        def replay() -> None:
+            values.copy_(run())
+
+        return replay, values
+
+    monkeypatch.setattr(graph, "record", rerun)
+    eager, captured = (trainer_of(monkeypatch, "triton", device, "fp32", 7, options, {}) for _ in range(2))
+    captured._player = graph.Captured(captured._step, captured._game, 2)
+    expected, found = eager.step(5), captured.step(5)
+    assert captured._player.problem is None and len(captured._player.graphs) == 2
+    for mine, theirs in zip(captured._step.networks, eager._step.networks, strict=True):
+        assert torch.equal(mine.weight, theirs.weight) and torch.equal(mine.count, theirs.count)
+    assert {name: float(value) for name, value in found.items()} == {name: float(value) for name, value in expected.items()}
+    assert captured._player.counter == 5
+
+
+@pytest.mark.parametrize("shape", [dict(d_hidden=()), dict(g_hidden=())], ids=["a linear critic", "a linear generator"])
+def test_a_network_of_one_layer_makes_both_take_torchs_products(
+    shape: dict, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(monkeypatch, "triton", device, "fp32", 7, {}, shape)
+    assert all(value.isfinite() for value in trainer.step(2).values())
+    assert not any(isinstance(products, TiledProducts) for products in trainer._step.products)
 
 
 def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,7 +42,7 @@ def normed_networks() -> tuple[Normed, MLP]:
     return Normed(), critic
 
 
-def rerun(run: Callable[[], Tensor], pool: Any) -> tuple[Callable[[], None], Tensor]:
+def rerun(run: Callable[[], Tensor], pool: Any, stream: Any) -> tuple[Callable[[], None], Tensor]:
     """A recorder that replays by running again. Like a capture it changes nothing when it is made."""
     values = torch.full((7,), torch.nan, dtype=torch.float64)
 
@@ -146,7 +146,7 @@ def test_weights_loaded_between_replays_are_seen(monkeypatch: pytest.MonkeyPatch
 
 
 def test_steps_that_cannot_be_captured_run_eagerly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(run: Callable[[], Tensor], pool: Any) -> Any:
+    def refuse(run: Callable[[], Tensor], pool: Any, stream: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing\nmore")
 
     whole, _ = trained(monkeypatch, False, [5])

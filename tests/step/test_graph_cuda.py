@@ -161,6 +161,31 @@ def test_modules_with_randomness_of_their_own_go_on_from_a_checkpoint() -> None:
     same(whole, other)
 
 
+class Looking(nn.Module):
+    """A critic that looks at its numbers on the way, which no graph can."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.ReLU(), nn.Dropout(0.5))
+        self.last = nn.Linear(16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.body(x)
+        return self.last(features * (1.0 if features.sum().item() > 0 else 0.5))
+
+
+def test_what_cannot_be_captured_trains_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    looking, plain = (trainer_of(lambda: (ConvGenerator(), Looking()), capture) for capture in ("auto", "off"))
+    plain.generator.load_state_dict(looking.generator.state_dict())
+    plain.discriminator.load_state_dict(looking.discriminator.state_dict())
+    looking.step(STEPS + 2)
+    plain.step(STEPS + 2)
+    assert looking._player.problem and "could not be captured" in caplog.text
+    assert torch.randn(4, device="cuda").isfinite().all(), "torch's generator works on"
+    assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    same(plain, looking)
+
+
 def test_steps_learn_on_a_side_stream_too() -> None:
     one, other = (trainer_of(mlps, "auto") for _ in range(2))
     one.step(20)
