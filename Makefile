@@ -1,7 +1,9 @@
 # make test | train | lint | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
 STEPS ?= 2000
+MINUTES ?= 8
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
@@ -14,6 +16,7 @@ help:
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make bench   run every benchmark of benchmarks/ops"
 	@echo "make cuda-check  compile csrc/cuda for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
+	@echo "make gpu     prove and measure everything on a CUDA machine, in PYTHON as it is: no .venv, no network (MINUTES=$(MINUTES))"
 	@echo "make clean   remove .venv, build outputs and caches"
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
 
@@ -55,8 +58,11 @@ bench: build
 cuda-check: $(VENV)/.packages
 	$(BIN)/python tests/cuda_check.py
 
+gpu:
+	$(PYTHON) -m benchmarks.gpu --minutes $(MINUTES) $(if $(PARTS),--parts $(PARTS))
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test lint bench cuda-check clean
+.PHONY: help build train test lint bench cuda-check gpu clean

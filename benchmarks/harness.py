@@ -40,6 +40,11 @@ def machine() -> str:
     return _slug(f"{model[1] if model else platform.processor() or platform.machine()} {cores} cores")
 
 
+def device() -> str:
+    """Where operators are measured: on the GPU, if there is one."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _slug(name: str) -> str:
     name = re.sub(r"\((R|TM)\)|\bCPU\b|@.*?GHz|\bProcessor\b|\d+-Core", " ", name, flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -16,6 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
+pytest.importorskip("tyro", reason="the command needs tyro")
+
 from fastgan import cli
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "FASTGAN_BACKEND"}

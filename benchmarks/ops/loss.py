@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, device
 from fastgan import losses
 
 Function = Callable[[Tensor, Tensor], Tensor]
@@ -109,7 +109,7 @@ def gate(case: Case, logits: tuple[Tensor, Tensor], dtype: str) -> None:
 def compare(bench: Bench, case: Case, size: int, dtype: torch.dtype) -> None:
     """One case at one size: forward alone, then both directions."""
     name = str(dtype).removeprefix("torch.")
-    real, fake = (torch.randn(size, 1).mul_(3).to(dtype) for _ in range(2))
+    real, fake = (torch.randn(size, 1, device=device()).mul_(3).to(dtype) for _ in range(2))
     if case.label == "bce, labels":
         real = (real > 0).to(dtype)
     logits = tuple(x.requires_grad_(side) for x, side in zip((real, fake), case.sides, strict=True))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, device
 from fastgan.ops import reference, sample
 
 COUNTER = dict(seed=1, step=2, stream=3)
@@ -32,24 +32,29 @@ class Case(NamedTuple):
 
 
 def _numbers(name: str, rows: int, columns: int, peer: Callable[[int, int], Tensor], *extra: float) -> Case:
-    ours, exact = (partial(getattr(module, name), rows, columns, *extra, **COUNTER) for module in (sample, reference))
+    given = COUNTER | dict(device=device())
+    ours, exact = (partial(getattr(module, name), rows, columns, *extra, **given) for module in (sample, reference))
     return Case(name, (rows, columns), ours, exact, partial(peer, rows, columns))
 
 
+def _on_device(draw: Callable[..., Tensor]) -> Callable[[int, int], Tensor]:
+    return partial(draw, device=device())
+
+
 def _dropout(rows: int, columns: int) -> Tensor:
-    return torch.empty(rows, columns).bernoulli_(0.7).div_(0.7)
+    return torch.empty(rows, columns, device=device()).bernoulli_(0.7).div_(0.7)
 
 
 def cases() -> list[Case]:
     """What the standard step of 64 rows draws, and one large case of each."""
-    images = torch.randint(0, 256, (IMAGES, PIXELS), dtype=torch.uint8)
-    indices = torch.randint(0, IMAGES, (BATCH,))
-    order = partial(sample.batch_indices, BATCH, IMAGES, 1000, seed=1, stream=2)
-    exact_order = partial(reference.batch_indices, BATCH, IMAGES, 1000, seed=1, stream=2)
-    positions = torch.randperm(IMAGES)
+    images = torch.randint(0, 256, (IMAGES, PIXELS), dtype=torch.uint8, device=device())
+    indices = torch.randint(0, IMAGES, (BATCH,), device=device())
+    order = partial(sample.batch_indices, BATCH, IMAGES, 1000, seed=1, stream=2, device=device())
+    exact_order = partial(reference.batch_indices, BATCH, IMAGES, 1000, seed=1, stream=2, device=device())
+    positions = torch.randperm(IMAGES, device=device())
     return [
-        *(_numbers("normals", rows, columns, torch.randn) for rows, columns in ((128, 100), (4096, 1024))),
-        *(_numbers("uniforms", rows, columns, torch.rand) for rows, columns in ((64, 1), (4096, 1024))),
+        *(_numbers("normals", rows, columns, _on_device(torch.randn)) for rows, columns in ((128, 100), (4096, 1024))),
+        *(_numbers("uniforms", rows, columns, _on_device(torch.rand)) for rows, columns in ((64, 1), (4096, 1024))),
         *(_numbers("dropout_scale", rows, 1024, _dropout, 0.3) for rows in (128, 4096)),
         Case("batch_indices", (BATCH,), order, exact_order, lambda: positions[1000 : 1000 + BATCH].clone()),
         Case(

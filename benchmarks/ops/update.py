@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench
+from benchmarks.harness import Bench, device
 from fastgan.ops.update import state_size, update_
 
 
@@ -50,7 +50,8 @@ def fastgan_step(case: Case, weight: Tensor, gradient: Tensor) -> tuple[Tensor, 
     """fastgan's weight and its step."""
     flat = weight.clone()
     state = [torch.zeros_like(flat) for _ in range(state_size(case.rule, case.options))]
-    lr, count, withhold = torch.tensor(LR, dtype=torch.float64), torch.tensor(0), torch.tensor(False)
+    numbers = torch.tensor(LR, dtype=torch.float64), torch.tensor(0), torch.tensor(False)
+    lr, count, withhold = (number.to(weight.device) for number in numbers)
     return flat, partial(update_, flat, gradient, state, lr, count, withhold, rule=case.rule, options=case.options)
 
 
@@ -67,7 +68,7 @@ def gate(case: Case, weight: Tensor, gradient: Tensor) -> None:
 
 def compare(bench: Bench, case: Case, size: int) -> None:
     """One rule at one size."""
-    weight, gradient = torch.randn(size), torch.randn(size)
+    weight, gradient = (torch.randn(size, device=device()) for _ in range(2))
     candidates = {f"torch {way}": torch_step(case, weight, gradient, way)[1] for way in case.ways}
     candidates["fastgan"] = fastgan_step(case, weight, gradient)[1]
     moved = 4 * size * (3 + 2 * state_size(case.rule, case.options))

@@ -137,5 +137,8 @@ def candidates(device: str) -> tuple[Candidate, ...]:
 
 
 def named(name: str, device: str) -> Candidate:
-    """The candidate of a name."""
-    return next(candidate for candidate in candidates(device) + SLOW_CANDIDATES if candidate.name == name)
+    """The candidate of a name; ValueError where there is none."""
+    known = {candidate.name: candidate for candidate in candidates(device) + SLOW_CANDIDATES}
+    if name not in known:
+        raise ValueError(f"there is no candidate {name!r} on this device; choose of {', '.join(known)}")
+    return known[name]

@@ -28,7 +28,7 @@ class Eager:
         return torch.optim.Adam(network.parameters(), **options)
 
     def _choose_products(self) -> None:
-        """fp32 products are in tf32 where that is asked for; a setting of the process, which another player may have changed."""
+        """fp32 products in tf32, where asked for: a setting of the process, which another player may have changed."""
         torch.set_float32_matmul_precision("high" if self.precision == "tf32" else "highest")
 
     def play(self, steps: int) -> Tensor:

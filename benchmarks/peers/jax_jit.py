@@ -13,7 +13,7 @@ from . import SLOPE, Z_DIM, Batch, Layers, Setup
 
 Tree = Any
 EPSILON = 1e-8
-UNROLL = 4  # steps of a scan's loop body: XLA makes launches that follow each other into one, but not across iterations
+UNROLL = 4  # D updates of a scan's loop body: XLA makes launches that follow each other into one, but not across iterations
 # of backward products: XLA's CPU has bf16 kernels for products without a transposed operand, so for forward ones alone
 BACKWARD = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
 # of fp32 operands: XLA's default on a GPU is tf32
@@ -90,7 +90,8 @@ class Jax:
             *carry, loss = self._step(*carry, images)
             return tuple(carry), loss
 
-        (state, key), losses = jax.lax.scan(step, (state, key), length=steps, unroll=min(steps, UNROLL))
+        unroll = max(1, min(steps, UNROLL // self.work.d_steps))
+        (state, key), losses = jax.lax.scan(step, (state, key), length=steps, unroll=unroll)
         return state, key, losses[-1]
 
     def _step(self, state: Tree, key: jax.Array, images: jax.Array) -> tuple[Tree, jax.Array, jax.Array]:

@@ -1,0 +1,256 @@
+"""Times tiles on this device and writes the fastest into kernels/tiles.json: python -m benchmarks.tune [--batch 64].
+
+The products and updates are those that steps of the article's networks launch, repeated with other tiles: of two trainers in
+turn, so that as many weights and moments pass through the caches as in a step, in a graph of many launches. Candidates are
+compiled beside this process, and what is not compiled in time is not tried. Entries that are not measured stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import multiprocessing
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, as_completed, wait
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from fastgan.kernels import tiles
+
+from benchmarks.tiling import (
+    SHARED,
+    Calls,
+    Choice,
+    Key,
+    begin,
+    choices,
+    chosen,
+    compile_choice,
+    prepare_worker,
+    present,
+    record,
+    trainer_of,
+)
+
+LAUNCHES = 48  # of a graph, about
+REPLAYS = (7, 25)  # of a first look, and of the best
+BEST = 5  # candidates that are looked at again
+GAIN = 0.02  # what a new tile must be faster by
+LEAST = 3.0  # seconds for a product, however many there are
+PATIENCE = 30.0  # seconds until the first candidate is compiled, which no product is charged with
+
+Timer = Callable[[list[Callable[[], None]], int], float]
+Compile = Callable[..., Any]
+
+
+class Product(NamedTuple):
+    """A line of the table, and where its launches stand: in which step, and the how-manieth line of it."""
+
+    key: Key
+    case: str
+    batch: int
+    index: int
+    calls: list[Callable[[], None]]
+
+
+class Found(NamedTuple):
+    """What was found for a line of the table; microseconds of one launch."""
+
+    key: Key
+    choice: Choice
+    time: float
+    before: float
+    tried: int
+
+
+def time_by_graph(calls: list[Callable[[], None]], replays: int) -> float:
+    """Microseconds of a launch: the median over replays of a graph with many launches in a row."""
+    for call in calls:
+        call()  # compiles, and makes what it needs
+    torch.cuda.synchronize()
+    rounds = max(1, LAUNCHES // len(calls))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(rounds):
+            for call in calls:
+                call()
+    graph.replay()
+    times = []
+    for _ in range(replays):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(1e3 * begin.elapsed_time(end))
+    return statistics.median(times) / (rounds * len(calls))
+
+
+def in_turn(ones: Calls, others: Calls) -> Iterator[tuple[Key, list[Callable[[], None]]]]:
+    """Two trainers' launches of each line, one by one."""
+    for (key, calls), twins in zip(ones.items(), others.values(), strict=True):
+        yield key, [call for pair in zip(calls, twins, strict=True) for call in pair]
+
+
+def products_of(cases: list[str], batch: int, precision: str, device: str) -> list[Product]:
+    """The lines of the table that steps of some batch size need, each once."""
+    found: dict[str, Product] = {}
+    for case in cases:
+        twins = [record(trainer_of(case, batch, precision, device)) for _ in range(2)]
+        for index, (key, calls) in enumerate(in_turn(*twins)):
+            found.setdefault(key.text, Product(key, case, batch, index, calls))
+    return list(found.values())
+
+
+class Tuner:
+    """Finds tiles for products, as long as there is time."""
+
+    def __init__(self, precision: str, arch: int, timer: Timer, compile_: Compile | None, deadline: float) -> None:
+        self.precision, self.arch, self.timer, self.compile, self.deadline = precision, arch, timer, compile_, deadline
+
+    def time(self, product: Product, choice: Choice, replays: int) -> float:
+        """Microseconds of a launch with a tile; infinite where it cannot be launched."""
+        try:
+            with chosen(product.calls, choice):
+                return self.timer(product.calls, replays)
+        except Exception as error:
+            if "out of resource" not in str(error).lower():
+                print(f"{product.key.text}: {list(choice.tile)}: {type(error).__name__}: {str(error).splitlines()[0]}")
+            return float("inf")
+
+    def tune(self, product: Product, jobs: dict[Future, Choice] | list[Choice], seconds: float) -> Found:
+        """Times the present tile and the candidates, in the order in which they are compiled, then the best ones again."""
+        if isinstance(jobs, dict):
+            wait(jobs, max(0.0, min(PATIENCE, self.deadline - time.monotonic())), FIRST_COMPLETED)
+        stop = min(time.monotonic() + seconds, self.deadline)
+        before = present(product.key, product.calls)
+        times = {before: self.time(product, before, REPLAYS[0])}
+        if times[before] == float("inf"):  # a device does not recover from some errors
+            raise RuntimeError(f"{product.key.text} cannot be launched as it is now")
+        for choice in self._compiled(jobs, stop) if isinstance(jobs, dict) else jobs:
+            if time.monotonic() > stop:
+                break
+            if choice not in times:
+                times[choice] = self.time(product, choice, REPLAYS[0])
+        again = {
+            choice: self.time(product, choice, REPLAYS[1]) for choice in [before, *sorted(times, key=times.__getitem__)[:BEST]]
+        }
+        best = min(again, key=again.__getitem__)
+        # another timing must confirm it, and a tile that is hardly faster is not worth a kernel
+        best = best if again[best] < (1.0 - GAIN) * again[before] else before
+        with chosen(product.calls, best):
+            pass
+        return Found(product.key, best, again[best], again[before], len(times))
+
+    def _compiled(self, jobs: dict[Future, Choice], stop: float) -> Iterator[Choice]:
+        limit = SHARED[tiles.nearest(self.arch)] * 1024
+        try:
+            for job in as_completed(jobs, timeout=max(0.1, stop - time.monotonic())):
+                if not job.exception() and job.result() <= limit:
+                    yield jobs[job]
+        except TimeoutError:
+            return
+        finally:
+            for job in jobs:
+                job.cancel()
+
+    def run(self, products: list[Product], seconds: float) -> Iterator[Found]:
+        """What is found for each product, those that take longest first."""
+        now = {product.key: self.time(product, present(product.key, product.calls), REPLAYS[0]) for product in products}
+        products = sorted(products, key=lambda product: -now[product.key] * len(product.calls))
+        jobs = [self._submit(product) for product in products]
+        for number, (product, candidates) in enumerate(zip(products, jobs, strict=True)):
+            left = self.deadline - time.monotonic()
+            if left < 0:
+                print(f"no time is left for {len(products) - number} of {len(products)} lines of batch {product.batch}")
+                for later in jobs[number:]:
+                    for job in later if isinstance(later, dict) else ():
+                        job.cancel()
+                return
+            yield self.tune(product, candidates, min(seconds, max(LEAST, 3.0 * left / (len(products) - number))))
+
+    def _submit(self, product: Product) -> dict[Future, Choice] | list[Choice]:
+        candidates = choices(product.key, self.arch)
+        if self.compile is None:
+            return candidates
+        place = product.case, product.batch, self.precision, product.index
+        try:
+            return {self.compile(compile_choice, *place, choice): choice for choice in candidates}
+        except BrokenExecutor as error:
+            print(f"candidates are compiled one by one: {error}")
+            return candidates
+
+
+def entry(found: Found) -> list[int]:
+    """A tile as the table has it; an update's with the number of parts."""
+    return [*found.choice.tile, *([found.choice.splits] if found.key.kernel == "update" else [])]
+
+
+def write(path: Path, entries: dict[str, list[int]]) -> None:
+    """The table with new entries, a line each."""
+    table = json.loads(path.read_text()) | entries
+    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(table[key])}" for key in sorted(table))
+    path.write_text(f"{{\n{lines}\n}}\n" if table else "{}\n")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch", nargs="+", type=int, default=[64, 256, 1024, 8192], help="the first matter most")
+    parser.add_argument("--case", nargs="+", choices=("standard", "wgan-gp"), default=["standard", "wgan-gp"])
+    parser.add_argument("--precision", choices=("bf16", "tf32", "fp32"), default="bf16")
+    parser.add_argument("--only", default="", help="lines of the table that contain this, such as 'update'")
+    parser.add_argument("--minutes", type=float, default=5.0, help="for everything")
+    parser.add_argument("--seconds-per-product", type=float, default=8.0, help="at most")
+    parser.add_argument(
+        "--jobs", type=int, default=max(1, min(15, (os.cpu_count() or 2) - 1)), help="processes that compile; 0: none"
+    )
+    parser.add_argument("--table", type=Path, default=tiles.TABLE)
+    return parser.parse_args()
+
+
+def pool(arguments: argparse.Namespace, arch: int) -> Any:
+    """The processes that compile."""
+    if not arguments.jobs:
+        return nullcontext()
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(arguments.jobs, mp_context=context, initializer=prepare_worker, initargs=(arch,))
+
+
+def tune(arguments: argparse.Namespace, arch: int, device: str, timer: Timer) -> None:
+    """Every batch size in its turn; the table is written after each product."""
+    deadline = time.monotonic() + 60.0 * arguments.minutes
+    with pool(arguments, arch) as workers:
+        tuner = Tuner(arguments.precision, arch, timer, workers.submit if workers else None, deadline)
+        for batch in itertools.takewhile(lambda _: time.monotonic() < deadline, arguments.batch):
+            for _ in range(arguments.jobs):
+                workers.submit(begin, arguments.case, batch, arguments.precision)
+            products = products_of(arguments.case, batch, arguments.precision, device)
+            products = [product for product in products if arguments.only in product.key.text]
+            total = [0.0, 0.0]
+            for found in tuner.run(products, arguments.seconds_per_product):
+                write(arguments.table, {found.key.text: entry(found)})
+                total = [total[0] + found.before, total[1] + found.time]
+                times = f"{found.before:8.2f} -> {found.time:8.2f} us of {found.tried:3} tiles"
+                print(f"{found.key.text:70} {times}  {entry(found)}", flush=True)
+            print(f"batch {batch}: a launch of each, {total[0]:.1f} -> {total[1]:.1f} us", flush=True)
+            del products
+        if workers:
+            workers.shutdown(wait=False, cancel_futures=True)
+
+
+def main() -> None:
+    arguments = parse()
+    if not torch.cuda.is_available():
+        raise SystemExit("benchmarks.tune needs a CUDA device")
+    major, minor = torch.cuda.get_device_capability()
+    tune(arguments, 10 * major + minor, "cuda", time_by_graph)
+
+
+if __name__ == "__main__":
+    main()
