@@ -16,8 +16,8 @@ from fastgan.kernels import launch, tiles
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.absent import launch_by
 from fastgan import Discriminator, Generator, Trainer
-from fastgan.ops import backend
 from fastgan.step.game import at
 
 FIXED = 1.6  # us: 0.7 between two nodes that overlap, 0.6 for the first loads, 0.3 for epilogue and stores
@@ -75,8 +75,7 @@ def update(programs: int, given: dict[str, Any], shapes: list[tuple[int, int]], 
 def launches(case: str, batch: int, arch: int) -> list[Launch]:
     """The launches of one step, in their order."""
     notebook = Notebook(torch.device("cpu"), arch)
-    launch.Launcher = lambda device: notebook  # type: ignore[misc,assignment]
-    launch.launcher.cache_clear()
+    launch_by(lambda device: notebook)
     options = dict(precision="bf16", device="cpu", engine="closed-form", capture="off", loss=case)
     trainer = Trainer(Generator(), Discriminator(), **options).attach(torch.zeros(100, 784, dtype=torch.uint8), batch)
     trainer.step()  # makes the buffers
@@ -122,8 +121,6 @@ def main() -> None:
     parser.add_argument("--case", nargs="+", default=["nonsaturating", "wgan-gp"])
     parser.add_argument("--arch", type=int, default=90, help="compute capability, 90 for sm_90")
     arguments = parser.parse_args()
-    backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
-    backend.FORCED = "triton"
     for case in arguments.case:
         for batch in arguments.batch:
             show(case, batch, launches(case, batch, arguments.arch), Console(width=100))

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from fastgan.kernels import launch, tiles
+from fastgan.kernels import tiles
 from fastgan.kernels.tiles import Tile
 
 import fastgan
+from benchmarks.absent import Compiler, compile_for
 from fastgan import optim
 from fastgan.distributed import World
 from fastgan.fused import FusedPasses
@@ -193,51 +194,11 @@ def choices(key: Key, arch: int) -> list[Choice]:
     return (update_choices if key.kernel == "update" else product_choices)(key, arch)
 
 
-class AbsentDriver:
-    """What Triton asks of a driver before it compiles, for a device that this process does not touch."""
-
-    def __init__(self, arch: int) -> None:
-        self.arch = arch
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-class Compiler(launch.Launcher):
-    """A launcher that only compiles, into Triton's cache on disk; `shared` is the most shared memory so far, in bytes."""
-
-    shared = 0
-
-    def __init__(self, device: torch.device, arch: int) -> None:
-        self.device, self.arch, self.pdl = device, arch, arch >= 90
-
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        compiled = kernel.warmup(*arguments, grid=grid, **named)
-        Compiler.shared = max(Compiler.shared, compiled.metadata.shared)
-
-
 def prepare_worker(arch: int) -> None:
     """Turns this process into one that compiles for a device, on tensors of the CPU."""
-    from triton.runtime import driver
-
-    from fastgan import trainer
-    from fastgan.ops import backend
-
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(1)
-    driver.set_active(AbsentDriver(arch))
-    launch.Launcher = lambda device: Compiler(device, arch)  # type: ignore[misc,assignment]
-    backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
-    backend.FORCED = "triton"
-    trainer.resolve_precision = lambda name, *_: name
+    compile_for(arch)
 
 
 @functools.cache
@@ -257,9 +218,9 @@ def _canonical(batch: int) -> int:
 
 def compile_choice(case: str, batch: int, precision: str, index: int, choice: Choice) -> int:
     """In a worker: compiles the launches of a step's index-th line of the table; bytes of shared memory."""
-    Compiler.shared = 0
+    Compiler.made.clear()
     calls = _recorded(case, _canonical(batch), precision)[index]
     with chosen(calls, choice):
         for call in calls:
             call()
-    return Compiler.shared
+    return max((kernel.metadata.shared for kernel in Compiler.made.values()), default=0)

@@ -1,6 +1,6 @@
 """Compiles every Triton kernel that steps launch, for an architecture that need not be here; a line of JSON for each.
 
-    python tests/compile_kernels.py ARCHITECTURE PRECISION [LADDER]
+    python -m tests.compile_kernels ARCHITECTURE PRECISION [LADDER]
 
 A step is run as ever, on CPU tensors, but its launches only compile. LADDER: also with each tile of the tables in turn.
 """
@@ -14,48 +14,16 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import triton
-from fastgan.kernels import launch, tiles
-from triton.backends.compiler import GPUTarget
-from triton.runtime import driver
+from fastgan.kernels import tiles
 
+from benchmarks.absent import Compiler, compile_for
 from fastgan import Discriminator, Generator, Trainer, optim, penalties
-from fastgan import trainer as trainer_module
-from fastgan.ops import backend
 
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-
-
-class AbsentDriver:
-    """What Triton asks of a driver before it compiles, for a device that is not here."""
-
-    def __init__(self, arch: int) -> None:
-        self.arch = arch
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget("cuda", self.arch, 32)
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-
-class Compiler(launch.Launcher):
-    """A launcher that only compiles; `made` has every kernel once."""
-
-    made: ClassVar[dict[str, Any]] = {}
-
-    def __init__(self, device: torch.device, arch: int) -> None:
-        self.device, self.arch, self.pdl = device, arch, arch >= 90
-
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        compiled = kernel.warmup(*arguments, grid=grid, **named)
-        self.made[compiled.hash] = compiled
 
 
 def steps(precision: str, ladder: bool) -> None:
@@ -111,11 +79,7 @@ def report() -> Iterator[dict[str, Any]]:
 
 
 def main(arch: int, precision: str, ladder: bool) -> None:
-    driver.set_active(AbsentDriver(arch))
-    launch.Launcher = lambda device: Compiler(device, arch)  # type: ignore[misc,assignment]
-    backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
-    backend.FORCED = "triton"
-    trainer_module.resolve_precision = lambda name, *_: name  # tf32 on a CPU, which only compiles it
+    compile_for(arch)
     steps(precision, ladder)
     for line in report():
         print(json.dumps(line))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).resolve().parent / "compile_kernels.py"
+ROOT = Path(__file__).resolve().parent.parent
 SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads may have
 PARKED = 8  # bytes: a word or two that the assembler puts aside to get by with a rounder number of registers
 WITH_PRODUCTS = {"adjoint", "forward", "gradient", "output", "tangent", "update"}
@@ -26,8 +26,8 @@ pytestmark = [
 
 def compiled(arch: int, precision: str, *more: str) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, str(SCRIPT), str(arch), precision, *more]
-    run = subprocess.run(command, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tests.compile_kernels", str(arch), precision, *more]
+    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr[-3000:]
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
 
