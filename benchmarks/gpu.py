@@ -11,7 +11,6 @@ other commands, commands.txt. The exit code is 1 where a test or the sanitizer f
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib.metadata
 import importlib.util
 import json
@@ -19,87 +18,25 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
 from benchmarks.harness import ROOT, commit, machine
+from benchmarks.shell import TAIL, Outcome, Shell, of_code, python, tail
 
 LIBRARIES = ("torch", "triton", "jax", "numpy", "pytest", "pytest-xdist", "ninja")
-TAIL = 25  # lines of a failed command that are shown
 MARGIN = 10.0  # seconds kept for the summary
 WORKERS = 4  # of the tests: they share one device
 MORE = ("256", "1024", "8192")  # batch sizes after the first one, as time allows
 TOOLS = ("memcheck", "racecheck")
 LIMIT = 15 << 20  # bytes of a file
-
-
-class Outcome(NamedTuple):
-    """What became of a part: ok, failed, or skipped, and lines about it."""
-
-    state: str
-    lines: list[str]
-
-
-class Shell:
-    """Runs commands in the checkout until a deadline, each with what it prints in a file."""
-
-    def __init__(self, folder: Path, deadline: float) -> None:
-        self.folder, self.deadline = folder, deadline
-
-    def left(self) -> float:
-        return self.deadline - time.monotonic()
-
-    def run(self, log: str, command: list[str], seconds: float, **environment: str) -> tuple[int | None, str]:
-        """The exit code, None where time ran out, and what was printed. Out of time it is interrupted, then killed."""
-        path, limit = self.folder / log, max(1.0, min(seconds, self.left()))
-        begin = path.stat().st_size if path.exists() else 0
-        settings = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)} | environment
-        with path.open("a") as file:
-            file.write(f"$ {' '.join(command)}\n")
-            file.flush()
-            process = subprocess.Popen(
-                command, cwd=ROOT, env=settings, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-            )
-            code = _wait(process, limit)
-        with path.open(errors="replace") as file:
-            file.seek(begin)
-            return code, file.read()
-
-
-def _wait(process: subprocess.Popen, limit: float) -> int | None:
-    try:
-        return process.wait(limit)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # pytest then says what it has found so far
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(10.0)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)  # with what it has started
-    process.wait()
-    return None
-
-
-def python(*arguments: str) -> list[str]:
-    return [sys.executable, *arguments]
-
-
-def tail(text: str, lines: int = TAIL) -> list[str]:
-    return text.rstrip().splitlines()[-lines:]
-
-
-def of_code(code: int | None, text: str, *, lines: int = TAIL) -> Outcome:
-    """A command's outcome by its exit code."""
-    if code == 0:
-        return Outcome("ok", tail(text, 1))
-    return Outcome("failed", [f"exit code {code}" if code is not None else "out of time", *tail(text, lines)])
 
 
 def architecture() -> str:

@@ -25,6 +25,7 @@ ITERATION = 0.1  # us: one block of depth in a pipeline that is full
 CACHE = 5.5e6  # bytes a us between the second cache and all multiprocessors
 RATE = 600e6  # flop a us in bf16
 STATE = 4.0e6  # bytes a us of weights and moments, some from the second cache and some from memory
+MEETING = 1.5  # us: parts of a sum go to the second cache, one program is told that it is the last, and adds them
 RESIDENT = 3  # tiles of a product on a multiprocessor at a time
 
 
@@ -57,8 +58,10 @@ def product(kernel: str, programs: int, given: dict[str, Any], multiprocessors: 
     count = -(-rows // given["BLOCK_M"]) * across
     unique = 2.0 * (rows * depth + depth * width + rows * width)
     flops, traffic = 2.0 * rows * depth * width, 2.0 * count * block * depth
-    walk = -(-depth // given["BLOCK_K"]) * ITERATION * math.ceil(count / (RESIDENT * multiprocessors))
-    return Launch(kernel, programs, unique, flops, FIXED + max(walk, traffic / CACHE, flops / RATE))
+    splits = given["SPLITS"]
+    walk = -(-depth // (given["BLOCK_K"] * splits)) * ITERATION * math.ceil(count * splits / (RESIDENT * multiprocessors))
+    fixed = FIXED + (MEETING if splits > 1 else 0.0)
+    return Launch(kernel, programs, unique, flops, fixed + max(walk, traffic / CACHE, flops / RATE))
 
 
 def update(programs: int, given: dict[str, Any], shapes: list[tuple[int, int]], multiprocessors: int) -> Launch:

@@ -26,7 +26,8 @@ SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads ma
 ROWS, COLUMNS, DEPTHS, WARPS, STAGES = (16, 32, 64, 128), (16, 32, 64, 128), (32, 64, 128), (2, 4, 8), (2, 3, 4, 5)
 ACCUMULATORS = (4, 128)  # of a product's sums, of one thread
 HELD = 32 * 32  # weights of an update's tile for a warp: beside its sums a thread holds them, their moments and their places
-MOST, MOST_ALIKE = 96, 10  # candidates of a product, and those with the same rows and columns
+SPLITS, MEETING = (1, 2, 4, 8), 500  # parts of a product's depth, and what their sum costs: the walk of a small tile along 500
+MOST, MOST_ALIKE = 96, 10  # candidates of a product, and those with the same rows, columns and parts
 RESERVED = 16  # updates between two settlements, as in a graph of 16 steps
 CANONICAL = 1024  # rows of a batch beyond which kernels are the same
 
@@ -42,13 +43,6 @@ class Key(NamedTuple):
     itemsize: int
 
 
-class Choice(NamedTuple):
-    """A tile, and in how many parts an update sums its rows."""
-
-    tile: Tile
-    splits: int = 1
-
-
 class Update:
     """An optimizer's step on weight gradients, which can be repeated with other tiles."""
 
@@ -56,11 +50,11 @@ class Update:
         self.passes, self.network = passes, network
         self.prices, self.doubts = network.records.statistics - PRICES, network.records.doubts
 
-    def choose(self, choice: Choice) -> None:
+    def choose(self, tile: Tile) -> None:
         """Makes room for the records of an update with this tile."""
         passes, network, products = self.passes, self.network, self.passes.products
-        passes.tile, passes.splits, passes._table = choice.tile, choice.splits, None
-        parts = programs(network.weight.numel()) if choice.splits > 1 else products.update_programs(choice.tile)
+        passes.tile, passes._table = tile, None
+        parts = programs(network.weight.numel()) if tile.splits > 1 else products.update_programs(tile)
         network.records = Records(products, network, self.prices, parts)
         network.records.reserve(RESERVED)
 
@@ -129,24 +123,24 @@ def record(trainer: fastgan.Trainer) -> Calls:
 
 
 @contextmanager
-def chosen(calls: list[Callable[[], None]], choice: Choice) -> Iterator[None]:
+def chosen(calls: list[Callable[[], None]], tile: Tile) -> Iterator[None]:
     """Inside, products and updates take this tile."""
     product_tile = tiles.product_tile
-    tiles.product_tile = lambda *_: choice.tile  # type: ignore[assignment]
+    tiles.product_tile = lambda *_: tile  # type: ignore[assignment]
     try:
         for call in calls:
             if isinstance(call, Update):
-                call.choose(choice)
+                call.choose(tile)
         yield
     finally:
         tiles.product_tile = product_tile
 
 
-def present(key: Key, calls: list[Callable[[], None]]) -> Choice:
+def present(key: Key, calls: list[Callable[[], None]]) -> Tile:
     """What the table or the ladder says now."""
     if isinstance(calls[0], Update):
-        return Choice(*calls[0].passes.products.update_tile(key.rows))
-    return Choice(tiles.product_tile(key.kernel, key.rows, key.columns, key.depth, key.itemsize, int(key.text.split()[0])))
+        return calls[0].passes.products.update_tile(key.rows)
+    return tiles.product_tile(key.kernel, key.rows, key.columns, key.depth, key.itemsize, int(key.text.split()[0]))
 
 
 def fits(tile: Tile, itemsize: int, arch: int) -> bool:
@@ -156,26 +150,29 @@ def fits(tile: Tile, itemsize: int, arch: int) -> bool:
     return shared <= SHARED[tiles.nearest(arch)] * 1024 and ACCUMULATORS[0] <= sums <= ACCUMULATORS[1]
 
 
-def product_choices(key: Key, arch: int) -> list[Choice]:
+def product_choices(key: Key, arch: int) -> list[Tile]:
     """Tiles for a product, those that look best first."""
     multiprocessors = tiles.MULTIPROCESSORS[tiles.nearest(arch)]
     most_rows = max(16, 1 << (key.rows - 1).bit_length())
     sums = 64 * 64 if key.kernel == "first" else 128 * 128
-    found: dict[tuple[int, int], list[tuple[float, Tile]]] = {}
-    for numbers in itertools.product(ROWS, COLUMNS, DEPTHS, WARPS, STAGES):
+    found: dict[tuple[int, int, int], list[tuple[float, Tile]]] = {}
+    for numbers in itertools.product(ROWS, COLUMNS, DEPTHS, WARPS, STAGES, (1,) if key.kernel == "first" else SPLITS):
         tile = Tile(*numbers)
-        count, loops = -(-key.rows // tile.rows) * -(-key.columns // tile.columns), -(-key.depth // tile.depth)
+        count = -(-key.rows // tile.rows) * -(-key.columns // tile.columns) * tile.splits
+        loops = -(-key.depth // (tile.depth * tile.splits))
         sensible = tile.rows <= most_rows and tile.rows * tile.columns <= sums and tile.stages <= loops + 1
+        sensible &= tile.splits == 1 or (loops > 1 and count <= multiprocessors)
         if sensible and fits(tile, key.itemsize, arch):
             waves = -(-count // multiprocessors)
             moved = tile.rows + tile.columns + tile.rows * tile.columns / 64
-            cost = waves * key.depth * moved / 64 + 24 * loops / tile.stages + 4 * abs(tile.warps - 4)
-            found.setdefault((tile.rows, tile.columns), []).append((cost, tile))
+            cost = waves * key.depth / tile.splits * moved / 64 + 24 * loops / tile.stages + 4 * abs(tile.warps - 4)
+            cost += MEETING if tile.splits > 1 else 0
+            found.setdefault((tile.rows, tile.columns, tile.splits), []).append((cost, tile))
     best = sorted(pair for group in found.values() for pair in sorted(group)[:MOST_ALIKE])
-    return [Choice(tile) for _, tile in best[:MOST]]
+    return [tile for _, tile in best[:MOST]]
 
 
-def update_choices(key: Key, arch: int) -> list[Choice]:
+def update_choices(key: Key, arch: int) -> list[Tile]:
     """Tiles for an update: rows and columns of weights, depth in rows of a batch; then those whose rows are in parts."""
     found: list[tuple[float, Tile]] = []
     splits = [1] if key.rows < 1024 else [count for count in (1, 2, 4, 8) if key.rows // count >= 512]
@@ -184,12 +181,12 @@ def update_choices(key: Key, arch: int) -> list[Choice]:
             tile = Tile(rows, columns, depth, warps, stages)
             if fits(tile, key.itemsize, arch) and depth <= key.rows:
                 found.append((abs(rows * columns - 2048) + abs(depth - 32) * 8, tile))
-    alone = [Choice(tile) for _, tile in sorted(found) if tile.rows * tile.columns <= HELD * tile.warps]
-    parted = [Choice(tile, count) for _, tile in sorted(found, reverse=True) for count in splits[1:]]
+    alone = [tile for _, tile in sorted(found) if tile.rows * tile.columns <= HELD * tile.warps]
+    parted = [tile._replace(splits=count) for _, tile in sorted(found, reverse=True) for count in splits[1:]]
     return alone[: MOST // 2 if parted else MOST] + parted[: MOST // 2]
 
 
-def choices(key: Key, arch: int) -> list[Choice]:
+def choices(key: Key, arch: int) -> list[Tile]:
     """Tiles worth a try for a line of the table."""
     return (update_choices if key.kernel == "update" else product_choices)(key, arch)
 
@@ -216,11 +213,11 @@ def _canonical(batch: int) -> int:
     return CANONICAL if batch > CANONICAL and batch % 16 == 0 else batch
 
 
-def compile_choice(case: str, batch: int, precision: str, index: int, choice: Choice) -> int:
+def compile_tile(case: str, batch: int, precision: str, index: int, tile: Tile) -> int:
     """In a worker: compiles the launches of a step's index-th line of the table; bytes of shared memory."""
     Compiler.made.clear()
     calls = _recorded(case, _canonical(batch), precision)[index]
-    with chosen(calls, choice):
+    with chosen(calls, tile):
         for call in calls:
             call()
     return max((kernel.metadata.shared for kernel in Compiler.made.values()), default=0)

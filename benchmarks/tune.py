@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 import torch
 from fastgan.kernels import tiles
+from fastgan.kernels.tiles import Tile
 
 from benchmarks.tiling import (
     SHARED,
     Calls,
-    Choice,
     Key,
     begin,
     choices,
     chosen,
-    compile_choice,
+    compile_tile,
     prepare_worker,
     present,
     record,
@@ -63,7 +63,7 @@ class Found(NamedTuple):
     """What was found for a line of the table; microseconds of one launch."""
 
     key: Key
-    choice: Choice
+    tile: Tile
     time: float
     before: float
     tried: int
@@ -114,17 +114,17 @@ class Tuner:
     def __init__(self, precision: str, arch: int, timer: Timer, compile_: Compile | None, deadline: float) -> None:
         self.precision, self.arch, self.timer, self.compile, self.deadline = precision, arch, timer, compile_, deadline
 
-    def time(self, product: Product, choice: Choice, replays: int) -> float:
+    def time(self, product: Product, tile: Tile, replays: int) -> float:
         """Microseconds of a launch with a tile; infinite where it cannot be launched."""
         try:
-            with chosen(product.calls, choice):
+            with chosen(product.calls, tile):
                 return self.timer(product.calls, replays)
         except Exception as error:
             if "out of resource" not in str(error).lower():
-                print(f"{product.key.text}: {list(choice.tile)}: {type(error).__name__}: {str(error).splitlines()[0]}")
+                print(f"{product.key.text}: {list(tile)}: {type(error).__name__}: {str(error).splitlines()[0]}")
             return float("inf")
 
-    def tune(self, product: Product, jobs: dict[Future, Choice] | list[Choice], seconds: float) -> Found:
+    def tune(self, product: Product, jobs: dict[Future, Tile] | list[Tile], seconds: float) -> Found:
         """Times the present tile and the candidates, in the order in which they are compiled, then the best ones again."""
         if isinstance(jobs, dict):
             wait(jobs, max(0.0, min(PATIENCE, self.deadline - time.monotonic())), FIRST_COMPLETED)
@@ -133,14 +133,13 @@ class Tuner:
         times = {before: self.time(product, before, REPLAYS[0])}
         if times[before] == float("inf"):  # a device does not recover from some errors
             raise RuntimeError(f"{product.key.text} cannot be launched as it is now")
-        for choice in self._compiled(jobs, stop) if isinstance(jobs, dict) else jobs:
+        for tile in self._compiled(jobs, stop) if isinstance(jobs, dict) else jobs:
             if time.monotonic() > stop:
                 break
-            if choice not in times:
-                times[choice] = self.time(product, choice, REPLAYS[0])
-        again = {
-            choice: self.time(product, choice, REPLAYS[1]) for choice in [before, *sorted(times, key=times.__getitem__)[:BEST]]
-        }
+            if tile not in times:
+                times[tile] = self.time(product, tile, REPLAYS[0])
+        fastest = sorted(times, key=times.__getitem__)[:BEST]
+        again = {tile: self.time(product, tile, REPLAYS[1]) for tile in [before, *fastest]}
         best = min(again, key=again.__getitem__)
         # another timing must confirm it, and a tile that is hardly faster is not worth a kernel
         best = best if again[best] < (1.0 - GAIN) * again[before] else before
@@ -148,7 +147,7 @@ class Tuner:
             pass
         return Found(product.key, best, again[best], again[before], len(times))
 
-    def _compiled(self, jobs: dict[Future, Choice], stop: float) -> Iterator[Choice]:
+    def _compiled(self, jobs: dict[Future, Tile], stop: float) -> Iterator[Tile]:
         limit = SHARED[tiles.nearest(self.arch)] * 1024
         try:
             for job in as_completed(jobs, timeout=max(0.1, stop - time.monotonic())):
@@ -175,21 +174,16 @@ class Tuner:
                 return
             yield self.tune(product, candidates, min(seconds, max(LEAST, 3.0 * left / (len(products) - number))))
 
-    def _submit(self, product: Product) -> dict[Future, Choice] | list[Choice]:
+    def _submit(self, product: Product) -> dict[Future, Tile] | list[Tile]:
         candidates = choices(product.key, self.arch)
         if self.compile is None:
             return candidates
         place = product.case, product.batch, self.precision, product.index
         try:
-            return {self.compile(compile_choice, *place, choice): choice for choice in candidates}
+            return {self.compile(compile_tile, *place, tile): tile for tile in candidates}
         except BrokenExecutor as error:
             print(f"candidates are compiled one by one: {error}")
             return candidates
-
-
-def entry(found: Found) -> list[int]:
-    """A tile as the table has it; an update's with the number of parts."""
-    return [*found.choice.tile, *([found.choice.splits] if found.key.kernel == "update" else [])]
 
 
 def write(path: Path, entries: dict[str, list[int]]) -> None:
@@ -234,10 +228,10 @@ def tune(arguments: argparse.Namespace, arch: int, device: str, timer: Timer) ->
             products = [product for product in products if arguments.only in product.key.text]
             total = [0.0, 0.0]
             for found in tuner.run(products, arguments.seconds_per_product):
-                write(arguments.table, {found.key.text: entry(found)})
+                write(arguments.table, {found.key.text: list(found.tile)})
                 total = [total[0] + found.before, total[1] + found.time]
                 times = f"{found.before:8.2f} -> {found.time:8.2f} us of {found.tried:3} tiles"
-                print(f"{found.key.text:70} {times}  {entry(found)}", flush=True)
+                print(f"{found.key.text:70} {times}  {list(found.tile)}", flush=True)
             print(f"batch {batch}: a launch of each, {total[0]:.1f} -> {total[1]:.1f} us", flush=True)
             del products
         if workers:

@@ -39,7 +39,7 @@ class FusedPasses(Stack):
         self, products: TiledProducts, network: FlatNetwork, count: int, rows: int, world: World, *, judged: bool
     ) -> None:
         super().__init__(products, rows, rows, count, self._allocate(products, count * rows, judged))
-        apart = world.size > 1 or self.splits > 1
+        apart = world.size > 1 or self.tile.splits > 1
         parts = programs(network.weight.numel()) if apart else products.update_programs(self.tile)
         network.records = Records(products, network, count * rows if judged else 0, parts)
 
@@ -68,7 +68,7 @@ class FusedPasses(Stack):
         if not self.judged:
             self.output = self.buffers["output"].unflatten(0, (-1, self.rows))
         learning = self.all_rows if self.judged else self.rows  # of a generator's passes one is its own update's
-        self.tile, self.splits = self.products.update_tile(learning)
+        self.tile = self.products.update_tile(learning)
         self._table: Tensor | None = None
 
     def hands(self, count: int) -> list[FusedPasses]:
@@ -206,12 +206,12 @@ class FusedPasses(Stack):
         if self._table is None:  # made once for each part
             self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
         operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, records.flags
-        if world.size == 1 and self.splits == 1:
+        if world.size == 1 and self.tile.splits == 1:
             products.update(optimizer, *operands, records.place())
             return
         gradients = network.gradient.unsqueeze(0)
         if world.size == 1:
-            gradients = products.parts_of(network.weight.numel(), self.splits)
+            gradients = products.parts_of(network.weight.numel(), self.tile.splits)
         place = records.place()
         products.update(optimizer, *operands, place, gradients)
         step_(products.launch, optimizer, sum_(gradients, world.size), place, records.flags)

@@ -22,18 +22,24 @@ SIGN = tl.constexpr(0x80000000)
 def product(
     x, x_stride, w, w_row, w_column, rows, columns, depth,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    SQUARES: tl.constexpr,
+    SPLITS: tl.constexpr, SQUARES: tl.constexpr = False,
 ):  # fmt: skip
     """x [rows, depth] times w, whose element (k, n) is at k * w_row + n * w_column: fp32 [BLOCK_M, BLOCK_N].
 
-    Also the rows' squared norms [BLOCK_M], if SQUARES.
+    Of SPLITS parts of the depth, the part of this program. Also the rows' squared norms [BLOCK_M], if SQUARES.
     """
-    k = tl.arange(0, BLOCK_K)
+    begin = 0
+    end = depth
+    if SPLITS > 1:
+        part = tl.cdiv(tl.cdiv(depth, BLOCK_K), SPLITS) * BLOCK_K
+        begin = tl.program_id(1) * part
+        end = tl.minimum(begin + part, depth)
+    k = begin + tl.arange(0, BLOCK_K)
     x_at = x + rows.to(tl.int64)[:, None] * x_stride + k[None, :]
     w_at = w + k[:, None] * w_row + columns[None, :] * w_column
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
-    for _ in range(0, depth, BLOCK_K):
+    for _ in range(begin, end, BLOCK_K):
         values = tl.load(x_at)
         if SQUARES:
             squares += values * values
@@ -41,6 +47,29 @@ def product(
         x_at += BLOCK_K
         w_at += BLOCK_K * w_row
     return total, tl.sum(squares, 1)
+
+
+@triton.jit
+def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A tile's sum over the SPLITS parts of its depth, and whether this program has it: the last one to arrive.
+
+    room: for the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N]; for how many have arrived, int32 [tiles], left at 0 as found.
+    """
+    if SPLITS == 1:
+        return total, True
+    else:
+        parts, arrived = room
+        place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+        parts += number * SPLITS * (BLOCK_M * BLOCK_N) + place
+        tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
+        tl.debug_barrier()  # what all threads wrote comes before the arrival of one of them
+        last = tl.atomic_add(arrived + number, 1, sem="acq_rel") == SPLITS - 1
+        if last:
+            tl.store(arrived + number, 0)
+            total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            for part in tl.static_range(SPLITS):  # in their order, whoever is last: every run has the same sum
+                total += tl.load(parts + part * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
+        return total, last
 
 
 @triton.jit
@@ -68,10 +97,10 @@ def tile(number, tiles_n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["seed", "step"])
 def forward_kernel(
-    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, below, scale,
+    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, room, below, scale,
     seed, step, streams, first_row, pass_rows, threshold, head, adjoint, adjoint_stride, partials, all_rows,
     DROPOUT: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """A_l = m_l * (A_{l-1} W_l^T + b_l) of a hidden layer.
 
@@ -81,7 +110,10 @@ def forward_kernel(
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = out.dtype.element_ty
     row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    pre, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, False)
+    pre, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS)
+    pre, last = meet(pre, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    if not last:
+        return
     pre += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
     a = fold(pre, below)
     if DROPOUT:
@@ -102,15 +134,19 @@ def forward_kernel(
 
 @triton.jit
 def output_kernel(
-    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, copy, copy_stride, pass_rows, copy_rows,
+    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, room,
+    copy, copy_stride, pass_rows, copy_rows,
     ACTIVATION: tl.constexpr, COPY: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The last layer's output in fp32; COPY: also as an operand, the rows of pass p at row p * copy_rows."""
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = x.dtype.element_ty
     row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    y, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, False)
+    y, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS)
+    y, last = meet(y, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    if not last:
+        return
     y += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
     if ACTIVATION == "tanh":
         e = tl.exp(-2.0 * tl.abs(y))
@@ -128,25 +164,30 @@ def output_kernel(
 @triton.jit
 def adjoint_kernel(
     out, out_stride, upstream, upstream_stride, w, w_stride, activations, activations_stride, rows, width, depth, tiles_n,
-    below, scale, record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
+    room, below, scale, record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
     real_priced, fake_priced,
     FORM: tl.constexpr, REAL: tl.constexpr, JUDGE: tl.constexpr, JUDGE_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """U_l = m_l * (U_{l+1} W_{l+1}). JUDGE: program 0 judges the logits meanwhile (loss.judge)."""
     wait_for_predecessor(PDL)
     if JUDGE:  # noqa: SIM102  (Triton decides this one when it compiles)
         if tl.program_id(0) == 0:
-            judge(
-                record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
-                real_priced, fake_priced, FORM, REAL, JUDGE_BLOCK,
-            )  # fmt: skip
+            if tl.program_id(1) == 0:
+                judge(
+                    record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
+                    real_priced, fake_priced, FORM, REAL, JUDGE_BLOCK,
+                )  # fmt: skip
             return
     dtype: tl.constexpr = out.dtype.element_ty
-    row, column = tile(tl.program_id(0) - (1 if JUDGE else 0), tiles_n, BLOCK_M, BLOCK_N)
+    number = tl.program_id(0) - (1 if JUDGE else 0)
+    row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     u, _ = product(
-        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, False
+        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
     )  # fmt: skip
+    u, last = meet(u, room, number, SPLITS, BLOCK_M, BLOCK_N)
+    if not last:
+        return
     inside = (row < rows)[:, None] & (column < width)[None, :]
     a = tl.load(activations + row.to(tl.int64)[:, None] * activations_stride + column[None, :], mask=inside, other=0.0)
     u = (u * slope(a, scale, below)).to(dtype)
@@ -155,10 +196,10 @@ def adjoint_kernel(
 
 @triton.jit
 def gradient_kernel(
-    out, out_stride, upstream, upstream_stride, w, w_stride, coefficient, rows, width, depth, tiles_n,
+    out, out_stride, upstream, upstream_stride, w, w_stride, coefficient, rows, width, depth, tiles_n, room,
     y, y_stride, x, x_stride, factor,
     MODE: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """g = U_1 W_1, and what becomes of it.
 
@@ -169,8 +210,11 @@ def gradient_kernel(
     dtype: tl.constexpr = upstream.dtype.element_ty
     row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
     g, _ = product(
-        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, False
+        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
     )  # fmt: skip
+    g, last = meet(g, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    if not last:
+        return
     inside = (row < rows)[:, None] & (column < width)[None, :]
     place = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
     if MODE == "generator":
@@ -193,9 +237,9 @@ def gradient_kernel(
 @triton.jit
 def tangent_kernel(
     out, out_stride, x, x_stride, w, w_stride, activations, activations_stride, coefficient, all_rows, rows, width, depth,
-    tiles_n, below, scale, prices, weight, target, one_sided,
+    tiles_n, room, below, scale, prices, weight, target, one_sided,
     FIRST: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, PDL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """T_l = m_l * (T_{l-1} W_l^T), and A_l becomes c * A_l + T_l, what a weight gradient reads; coefficient: [3, all_rows].
 
@@ -203,11 +247,15 @@ def tangent_kernel(
     the push itself, in fp32; "" the tangent before. The first two leave each row's price, "norm" its factor as well.
     """
     wait_for_predecessor(PDL)
+    tl.static_assert(SPLITS == 1 or FIRST == "", "squared norms are of a whole row")
     dtype: tl.constexpr = out.dtype.element_ty
     row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
     t, squares = product(
-        x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, FIRST != ""
+        x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, FIRST != ""
     )  # fmt: skip
+    t, last = meet(t, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    if not last:
+        return
     if FIRST == "norm" or FIRST == "square":
         price, factor = price_and_factor(squares, weight, target, one_sided, FIRST == "square")
         t *= factor[:, None]

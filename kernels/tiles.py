@@ -2,6 +2,7 @@
 
 Nothing is searched when a program runs. A shape that the table does not name takes the largest tile of the ladder that still
 gives seven of ten multiprocessors one, and the smallest if none does: half the tile is twice the traffic for its operands.
+Smallest tiles that are still too few are split along the depth, where the walk is long enough to pay for the parts' meeting.
 """
 
 from __future__ import annotations
@@ -13,13 +14,14 @@ from typing import NamedTuple
 
 
 class Tile(NamedTuple):
-    """Rows, columns and depth of a block of a product, warps, and stages of its pipeline."""
+    """Rows, columns and depth of a block of a product, warps, stages of its pipeline, and in how many parts the depth is."""
 
     rows: int
     columns: int
     depth: int
     warps: int
     stages: int
+    splits: int = 1
 
 
 LADDER = (
@@ -30,6 +32,7 @@ LADDER = (
     Tile(32, 32, 64, 4, 4),
     Tile(16, 32, 64, 2, 4),
 )
+SPLITS, SAVED = 8, 1024  # of a product: parts at most, and what they must save of a walk along the depth
 UPDATE_TILE = Tile(64, 64, 32, 8, 2)  # of weights that take their optimizer's step in registers
 SPLIT_TILE, SPLIT_ROWS = Tile(128, 128, 32, 8, 3), 4096  # of gradients that are summed over so many rows at a time
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
@@ -61,19 +64,24 @@ def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int
     # a first tangent keeps its operand's squares in registers beside the sums
     most = 64 * 64 if kernel == "first" else 128 * 128
     ladder = [tile for tile in LADDER if tile.rows * tile.columns <= most] or [LADDER[-1]]
-    busy = 0.7 * MULTIPROCESSORS[known]
-    enough = (t for t in ladder if -(-rows // t.rows) * -(-columns // t.columns) >= busy)
-    return narrower(next(enough, ladder[-1]), itemsize)
+    counts = {tile: -(-rows // tile.rows) * -(-columns // tile.columns) for tile in ladder}
+    enough = (tile for tile in ladder if counts[tile] >= 0.7 * MULTIPROCESSORS[known])
+    tile = next(enough, ladder[-1])
+    splits = min(SPLITS, MULTIPROCESSORS[known] // counts[tile])
+    if kernel != "first" and splits > 1 and depth - depth // splits >= SAVED:
+        tile = tile._replace(splits=splits)
+    return narrower(tile, itemsize)
 
 
 @functools.cache
-def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, arch: int) -> tuple[Tile, int]:
+def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, arch: int) -> Tile:
     """The tile of the weight gradients of layers (out, in) over rows: rows of weights, columns of weights, depth in rows.
 
-    Also in how many parts the rows are summed: more than one where a tile would have to walk through very many.
+    The rows are summed in parts where a tile would have to walk through very many.
     """
     known = nearest(arch)
     if numbers := measured().get(f"{known} update {' '.join(f'{o}x{i}' for o, i in shapes)} {rows} {itemsize}"):
-        return Tile(*numbers[:5]), numbers[5]
+        return Tile(*numbers)
     splits = max(1, rows // SPLIT_ROWS)
-    return narrower(SPLIT_TILE if splits > 1 and itemsize == 2 else UPDATE_TILE, itemsize), splits
+    tile = SPLIT_TILE if splits > 1 and itemsize == 2 else UPDATE_TILE
+    return narrower(tile._replace(splits=splits), itemsize)

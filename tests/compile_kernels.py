@@ -44,6 +44,10 @@ def steps(precision: str, ladder: bool) -> None:
     tiles.update_tile.cache_clear()
     play(precision, 64, loss="lsgan")
     tiles.SPLIT_ROWS = 1 << 30
+    tiles.SAVED = 0  # products in parts, however short
+    tiles.product_tile.cache_clear()
+    play(precision, 16, loss="wgan-gp", d_steps=1)
+    tiles.SAVED = 1 << 30
     for each in tiles.LADDER if ladder else ():
         small = each if each.rows * each.columns <= 64 * 64 else tiles.LADDER[-1]
         tiles.LADDER = (each, small)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,7 +16,17 @@ from .update_triton import Stepping
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
 
-_NOTHING = (0.0, 0.0, 0.0, 0, 0)  # in place of a judgement's numbers
+class Product(NamedTuple):
+    """A product's tiles: how many, how many of them side by side, where their parts meet, and the tile as a launch takes it."""
+
+    tiles: int
+    across: int
+    room: tuple[Tensor, Tensor] | None
+    blocks: dict[str, int]
+
+    def grid(self, beside: int = 0) -> tuple[int, int]:
+        """Of a launch with so many programs beside the product's own."""
+        return self.tiles + beside, self.blocks["SPLITS"]
 
 
 class TiledProducts:
@@ -40,6 +50,7 @@ class TiledProducts:
         ]
         self._words: dict[tuple[int, ...], Tensor] = {}
         self._parts = torch.empty(0)
+        self._rooms: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._counter = torch.zeros((), dtype=torch.int64, device=self.device)
         self.refresh()
 
@@ -72,17 +83,27 @@ class TiledProducts:
         grid = (-(-rows // 16), -(-width // 128))
         self.launch(self.kernels.load_kernel, grid, out, out.stride(0), values, rows, width, BLOCK_M=16, BLOCK_N=128)
 
-    def _product(self, kernel: str, rows: int, columns: int, depth: int, itemsize: int) -> tuple[int, int, dict[str, int]]:
-        """How many tiles a product has, how many of them side by side, and the tile as a launch takes it."""
+    def _product(self, kernel: str, rows: int, columns: int, depth: int, itemsize: int) -> Product:
+        """How a launch multiplies [rows, depth] by [depth, columns]."""
         tile = self.tiles.product_tile(kernel, rows, columns, depth, itemsize, self.launch.arch)
         across = -(-columns // tile.columns)
-        blocks = dict(BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=tile.depth, warps=tile.warps, stages=tile.stages)
-        return -(-rows // tile.rows) * across, across, blocks
+        count = -(-rows // tile.rows) * across
+        blocks = dict(BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=tile.depth, SPLITS=tile.splits)
+        room = self._room(count, tile) if tile.splits > 1 else None
+        return Product(count, across, room, blocks | dict(warps=tile.warps, stages=tile.stages))
+
+    def _room(self, count: int, tile: Any) -> tuple[Tensor, Tensor]:
+        """Where the parts of products of `count` tiles meet; made once, so that a captured run finds it."""
+        key = count, tile.rows, tile.columns, tile.splits
+        if key not in self._rooms:
+            parts = torch.empty(count * tile.splits * tile.rows * tile.columns, device=self.device)
+            self._rooms[key] = parts, torch.zeros(count, dtype=torch.int32, device=self.device)
+        return self._rooms[key]
 
     def parts(self, rows: int) -> int:
         """How many parts the logits of `rows` rows come in: the tiles across the last hidden layer."""
         width, depth = self.layers[-2].weight.shape
-        return self._product("forward", rows, width, depth, self.dtype.itemsize)[1]
+        return self._product("forward", rows, width, depth, self.dtype.itemsize).across
 
     def hidden(
         self, index: int, out: Tensor, x: Tensor, masks: sample.Masks | None, head: tuple[Tensor, Tensor, int] | None = None
@@ -93,46 +114,46 @@ class TiledProducts:
         """
         layer, rows = self.layers[index], len(x)
         width, depth = layer.weight.shape
-        count, across, blocks = self._product("forward", rows, width, depth, x.element_size())
+        product = self._product("forward", rows, width, depth, x.element_size())
         drawn = masks or sample.Masks(0, self._counter, (0,), 0)
         adjoint, partials, all_rows = head or (out, self.biases[index], 0)
         place = rows // len(drawn.streams), round(layer.dropout * 65536) if masks else 0
         self.launch(
-            self.kernels.forward_kernel, (count,),
+            self.kernels.forward_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), self.weights[index], self.weights[index].stride(0), self.biases[index],
-            rows, width, depth, across, layer.negative_slope, layer.scale if masks else 1.0,
+            rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale if masks else 1.0,
             sample.as_int64(int(drawn.seed)), self.counter(drawn.step), self.words(drawn.streams), drawn.first_row, *place,
             self.weights[-1], adjoint, adjoint.stride(0), partials, all_rows,
-            DROPOUT=masks is not None, HEAD=head is not None, PRECISION=self.precision, **blocks,
+            DROPOUT=masks is not None, HEAD=head is not None, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
     def output(self, out: Tensor, x: Tensor, copy: tuple[Tensor, int, int] | None) -> None:
         """The last layer's output [rows, out], fp32; copy: an operand, rows of a pass, rows between two passes in it."""
         layer, rows = self.layers[-1], len(x)
         width, depth = layer.weight.shape
-        count, across, blocks = self._product("output", rows, width, depth, x.element_size())
+        product = self._product("output", rows, width, depth, x.element_size())
         into, pass_rows, step = copy or (x, rows, rows)
         self.launch(
-            self.kernels.output_kernel, (count,),
+            self.kernels.output_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), self.weights[-1], self.weights[-1].stride(0), self.biases[-1],
-            rows, width, depth, across, into, into.stride(0), pass_rows, step,
-            ACTIVATION=layer.output, COPY=copy is not None, PRECISION=self.precision, **blocks,
+            rows, width, depth, product.across, product.room, into, into.stride(0), pass_rows, step,
+            ACTIVATION=layer.output, COPY=copy is not None, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
     def adjoint(self, index: int, out: Tensor, upstream: Tensor, activations: Tensor, judge: Any = None) -> None:
         """U_l = m_l * (U_{l+1} W_{l+1}) of hidden layer `index`. judge: loss.judge's arguments, judged meanwhile."""
         layer, weight, rows = self.layers[index], self.weights[index + 1], len(upstream)
         depth, width = self.layers[index + 1].weight.shape
-        count, across, blocks = self._product("adjoint", rows, width, depth, upstream.element_size())
+        product = self._product("adjoint", rows, width, depth, upstream.element_size())
         arguments, named = judge or (
             (out, out, out, 0, 0, out, 0, 0.0, 0.0, 0.0, 0, 0),
             dict(FORM=0, REAL=False, JUDGE_BLOCK=16),
         )
         self.launch(
-            self.kernels.adjoint_kernel, (count + (judge is not None),),
+            self.kernels.adjoint_kernel, product.grid(judge is not None),
             out, out.stride(0), upstream, upstream.stride(0), weight, weight.stride(0), activations, activations.stride(0),
-            rows, width, depth, across, layer.negative_slope, layer.scale, *arguments,
-            JUDGE=judge is not None, PRECISION=self.precision, **named, **blocks,
+            rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale, *arguments,
+            JUDGE=judge is not None, PRECISION=self.precision, **named, **product.blocks,
         )  # fmt: skip
 
     def input_gradient(
@@ -142,14 +163,14 @@ class TiledProducts:
         """g = U_1 W_1 and what becomes of it, see kernels.linear.gradient_kernel."""
         weight, rows = self.weights[0], len(upstream)
         depth, width = self.layers[0].weight.shape
-        count, across, blocks = self._product("gradient", rows, width, depth, upstream.element_size())
+        product = self._product("gradient", rows, width, depth, upstream.element_size())
         y, x = out if y is None else y, upstream if x is None else x
         self.launch(
-            self.kernels.gradient_kernel, (count,),
+            self.kernels.gradient_kernel, product.grid(),
             out, out.stride(0), upstream, upstream.stride(0), weight, weight.stride(0),
-            out if coefficient is None else coefficient, rows, width, depth, across,
+            out if coefficient is None else coefficient, rows, width, depth, product.across, product.room,
             y, y.stride(0), x, x.stride(0), factor,
-            MODE=mode, ACTIVATION=activation, PRECISION=self.precision, **blocks,
+            MODE=mode, ACTIVATION=activation, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
     def tangent(
@@ -159,13 +180,13 @@ class TiledProducts:
         """T_l of hidden layer `index`, see kernels.linear.tangent_kernel; form: a penalty's weight, target, one_sided."""
         layer, weight, rows = self.layers[index], self.weights[index], len(x)
         width, depth = layer.weight.shape
-        count, across, blocks = self._product("first" if first else "tangent", rows, width, depth, x.element_size())
+        product = self._product("first" if first else "tangent", rows, width, depth, x.element_size())
         self.launch(
-            self.kernels.tangent_kernel, (count,),
+            self.kernels.tangent_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), weight, weight.stride(0), activations, activations.stride(0),
-            coefficient, all_rows, rows, width, depth, across, layer.negative_slope, layer.scale,
+            coefficient, all_rows, rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale,
             coefficient if prices is None else prices, form[0], form[1], int(form[2]),
-            FIRST=first, PRECISION=self.precision, **blocks,
+            FIRST=first, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
     def judge(self, arguments: tuple, named: dict[str, Any]) -> None:
@@ -174,8 +195,8 @@ class TiledProducts:
 
         self.launch(loss.judge_kernel, (1,), *arguments, **named)
 
-    def update_tile(self, rows: int) -> tuple[Any, int]:
-        """The tile of weight gradients over so many rows at most, and in how many parts the rows are summed."""
+    def update_tile(self, rows: int) -> Any:
+        """The tile of weight gradients over so many rows at most."""
         return self.tiles.update_tile(tuple(self.shapes), rows, self.dtype.itemsize, self.launch.arch)
 
     def update_programs(self, tile: Any) -> int:

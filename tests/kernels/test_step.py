@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from fastgan.kernels import tiles
 from torch import Tensor
 
 from fastgan import Trainer, optim, penalties
@@ -235,16 +236,54 @@ def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.
     weights = []
     for split in (4096, 16):
         monkeypatch.setattr("fastgan.kernels.tiles.SPLIT_ROWS", split)
-        from fastgan.kernels import tiles
-
         tiles.update_tile.cache_clear()
         trainer = trainer_of(monkeypatch, "triton", device, "fp32", 24, dict(loss="wgan-gp", d_steps=1, ema=0.5), {})
         trainer.step(2)
-        assert trainer._step.critic.splits == (1 if split == 4096 else 72 // 16)
+        assert trainer._step.critic.tile.splits == (1 if split == 4096 else 72 // 16)
         weights.append(torch.cat([trainer._game.discriminator.weight, trainer._game.generator.average]))
         assert trainer._game.discriminator.count == 2
     tiles.update_tile.cache_clear()
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def split_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Any]]:
+    """Every product is split along its depth, however short; the parts' room is poisoned before each launch. The rooms."""
+    rooms: set[Any] = set()
+    room = TiledProducts._room
+
+    def poisoned(products: TiledProducts, count: int, tile: Any) -> tuple[Tensor, Tensor]:
+        parts, arrived = room(products, count, tile)
+        rooms.add(arrived)
+        return parts.fill_(math.nan), arrived
+
+    monkeypatch.setattr("fastgan.kernels.tiles.SAVED", 0)
+    monkeypatch.setattr(TiledProducts, "_room", poisoned)
+    tiles.product_tile.cache_clear()
+    yield rooms
+    tiles.product_tile.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [
+        pytest.param(dict(loss="wgan-gp", d_steps=2, **SGD), dict(g=dict(dropout=0.3)), id="tangents, dropout"),
+        pytest.param(dict(loss="relativistic", penalty=penalties.R1(2.0), **SGD), {}, id="a push along the input gradient"),
+        pytest.param(dict(loss="lsgan", **SGD), dict(g=dict(output="sigmoid"), d_hidden=(300,)), id="more parts than blocks"),
+    ],
+)
+def test_products_split_along_their_depth(
+    options: dict, shape: dict, device: torch.device, monkeypatch: pytest.MonkeyPatch, split_products: set[Any]
+) -> None:
+    check_three_steps(options, shape, 7, device, monkeypatch)
+    assert len(split_products) > 3 and not any(arrived.any() for arrived in split_products)
+
+
+def test_parts_are_added_in_their_order(
+    device: torch.device, precision: str, monkeypatch: pytest.MonkeyPatch, split_products: set[Any]
+) -> None:
+    test_runs_repeat_bit_for_bit(device, precision, monkeypatch)
+    assert split_products
 
 
 def test_runs_repeat_bit_for_bit(device: torch.device, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
