@@ -124,20 +124,25 @@ class Captured(Eager):
             self._seeded = True
 
     def _graph(self, images: Tensor, step: int, steps: int, rows: int) -> Graph | None:
-        if self._generation != self.engine.generation:
-            self.graphs.clear()
+        self._drop_stale()
         phase = step * self.game.d_steps % self._period
         key = (images.data_ptr(), images.shape, images.dtype, rows, steps, phase)
         if key not in self.graphs:
             self._seed(step)
             try:
                 names = self._warm_up(images, step, steps, rows)
+                self._drop_stale()  # a warm-up may have made other buffers
                 self.graphs[key] = Graph(*self._capture(images, step, steps, rows), names)
             except RuntimeError as error:
                 self._give_up(error)
                 return None
-            self._generation = self.engine.generation
         return self.graphs[key]
+
+    def _drop_stale(self) -> None:
+        """Forgets graphs of buffers that the engine has replaced."""
+        if self._generation != self.engine.generation:
+            self.graphs.clear()
+            self._generation = self.engine.generation
 
     def _seed(self, step: int) -> None:
         """Seeds torch's generator where graphs will move it on, unless a state was loaded."""

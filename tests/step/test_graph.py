@@ -130,6 +130,17 @@ def test_another_batch_size_or_data_set_is_captured_again(monkeypatch: pytest.Mo
     assert torch.equal(trainer._game.generator.weight, twin._game.generator.weight)
 
 
+def test_graphs_of_buffers_that_are_gone_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back at the first batch size, on the same data, its first graph would write into memory that was freed."""
+    trainer, _ = trained(monkeypatch, True, [4])
+    images = trainer._data.images
+    for rows in (4, ROWS):
+        before = dict(trainer._player.graphs)
+        trainer.attach(images, rows).step(4)
+        assert trainer._data.images.data_ptr() == images.data_ptr()
+        assert not any(graph is old for graph in trainer._player.graphs.values() for old in before.values())
+
+
 def test_weights_loaded_between_replays_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for captured in (False, True):
