@@ -91,7 +91,7 @@ class Captured(Eager):
         self._generation = -1  # the engine's when the graphs were captured
         self._reached = 0  # the number that the device holds
         cuda = game.device.type == "cuda"
-        self._pool = torch.cuda.graph_pool_handle() if cuda else None
+        self._pool: Any = None  # memory that the graphs share
         self._stream = torch.cuda.Stream(game.device) if cuda else None
         self._moves_generator = getattr(engine, "foreign", False) and cuda
         self._seeded = False
@@ -142,6 +142,8 @@ class Captured(Eager):
         """Forgets graphs of buffers that the engine has replaced."""
         if self._generation != self.engine.generation:
             self.graphs.clear()
+            # torch takes no capture into a pool whose graphs are all gone
+            self._pool = torch.cuda.graph_pool_handle() if self.game.device.type == "cuda" else None
             self._generation = self.engine.generation
 
     def _seed(self, step: int) -> None:

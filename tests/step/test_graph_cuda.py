@@ -161,6 +161,17 @@ def test_modules_with_randomness_of_their_own_go_on_from_a_checkpoint() -> None:
     same(whole, other)
 
 
+@pytest.mark.parametrize("engine", ["closed-form", "autograd"])
+def test_batch_sizes_that_come_and_go_are_captured_again(engine: str) -> None:
+    eager, captured = (trainer_of(mlps, capture, engine=engine) for capture in ("off", "auto"))
+    images = pictures(1, 28, 28).cuda()
+    for rows in (ROWS, 8, ROWS):
+        for trainer in (eager, captured):
+            trainer.attach(images, rows).step(STEPS + 1)
+        assert captured._player.problem is None and captured._player.graphs
+    same(eager, captured)
+
+
 class Looking(nn.Module):
     """A critic that looks at its numbers on the way, which no graph can."""
 
