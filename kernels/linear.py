@@ -19,14 +19,35 @@ SIGN = tl.constexpr(0x80000000)
 
 
 @triton.jit
+def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A tile's sum over the SPLITS parts of its depth, and whether this program has it: the last one to arrive.
+
+    room: for the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N]; for how many have arrived, int32 [tiles], left at 0 as found.
+    """
+    parts, arrived = room
+    place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    parts += number * SPLITS * (BLOCK_M * BLOCK_N) + place
+    tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
+    tl.debug_barrier()  # what all threads wrote comes before the arrival of one of them
+    last = tl.atomic_add(arrived + number, 1, sem="acq_rel") == SPLITS - 1
+    if last:
+        tl.store(arrived + number, 0)
+        total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+        for part in tl.static_range(SPLITS):  # in their order, whoever is last: every run has the same sum
+            total += tl.load(parts + part * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
+    return total, last
+
+
+@triton.jit
 def product(
-    x, x_stride, w, w_row, w_column, rows, columns, depth,
+    x, x_stride, w, w_row, w_column, number, rows, columns, depth, room,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SPLITS: tl.constexpr, SQUARES: tl.constexpr = False,
 ):  # fmt: skip
-    """x [rows, depth] times w, whose element (k, n) is at k * w_row + n * w_column: fp32 [BLOCK_M, BLOCK_N].
+    """A tile of x [rows, depth] times w, whose element (k, n) is at k * w_row + n * w_column: fp32 [BLOCK_M, BLOCK_N].
 
-    Of SPLITS parts of the depth, the part of this program. Also the rows' squared norms [BLOCK_M], if SQUARES.
+    Also the rows' squared norms [BLOCK_M], if SQUARES, and whether the sum is here: of SPLITS programs, of a part of the depth
+    each, one has it.
     """
     begin = 0
     end = depth
@@ -46,30 +67,12 @@ def product(
         total = tl.dot(values.to(DTYPE), tl.load(w_at), total, input_precision=PRECISION)
         x_at += BLOCK_K
         w_at += BLOCK_K * w_row
-    return total, tl.sum(squares, 1)
-
-
-@triton.jit
-def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
-    """A tile's sum over the SPLITS parts of its depth, and whether this program has it: the last one to arrive.
-
-    room: for the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N]; for how many have arrived, int32 [tiles], left at 0 as found.
-    """
     if SPLITS == 1:
-        return total, True
+        return total, tl.sum(squares, 1), True
     else:
-        parts, arrived = room
-        place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        parts += number * SPLITS * (BLOCK_M * BLOCK_N) + place
-        tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
-        tl.debug_barrier()  # what all threads wrote comes before the arrival of one of them
-        last = tl.atomic_add(arrived + number, 1, sem="acq_rel") == SPLITS - 1
-        if last:
-            tl.store(arrived + number, 0)
-            total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-            for part in tl.static_range(SPLITS):  # in their order, whoever is last: every run has the same sum
-                total += tl.load(parts + part * (BLOCK_M * BLOCK_N), cache_modifier=".cg")
-        return total, last
+        tl.static_assert(not SQUARES, "squared norms are of a whole row")
+        total, last = meet(total, room, number, SPLITS, BLOCK_M, BLOCK_N)
+        return total, tl.sum(squares, 1), last
 
 
 @triton.jit
@@ -109,16 +112,18 @@ def forward_kernel(
     """
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = out.dtype.element_ty
-    row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    pre, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS)
-    pre, last = meet(pre, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    number = tl.program_id(0)
+    row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
+    pre, _, last = product(
+        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+    )  # fmt: skip
     if not last:
         return
     pre += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
     a = fold(pre, below)
     if DROPOUT:
         stream = tl.load(streams + row // pass_rows, mask=row < rows, other=0)
-        column0 = (tl.program_id(0) % tiles_n) * BLOCK_N
+        column0 = (number % tiles_n) * BLOCK_N
         gone = dropped(seed, tl.load(step), stream, first_row + row % pass_rows, column0, threshold, BLOCK_N)
         a = tl.where(gone, 0.0, a * scale)
     a = a.to(dtype)
@@ -127,7 +132,7 @@ def forward_kernel(
     if HEAD:
         weight = tl.load(head + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
         part = tl.sum(a.to(tl.float32) * weight, 1)
-        tl.store(partials + (tl.program_id(0) % tiles_n) * all_rows + row, part, mask=row < rows)
+        tl.store(partials + (number % tiles_n) * all_rows + row, part, mask=row < rows)
         u = (slope(a, scale, below) * weight).to(dtype)
         tl.store(adjoint + row.to(tl.int64)[:, None] * adjoint_stride + column[None, :], u, mask=inside)
 
@@ -142,9 +147,11 @@ def output_kernel(
     """The last layer's output in fp32; COPY: also as an operand, the rows of pass p at row p * copy_rows."""
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = x.dtype.element_ty
-    row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    y, _ = product(x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS)
-    y, last = meet(y, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
+    number = tl.program_id(0)
+    row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
+    y, _, last = product(
+        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+    )  # fmt: skip
     if not last:
         return
     y += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
@@ -182,10 +189,10 @@ def adjoint_kernel(
     dtype: tl.constexpr = out.dtype.element_ty
     number = tl.program_id(0) - (1 if JUDGE else 0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
-    u, _ = product(
-        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+    u, _, last = product(
+        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, room, dtype, PRECISION,
+        BLOCK_M, BLOCK_N, BLOCK_K, SPLITS,
     )  # fmt: skip
-    u, last = meet(u, room, number, SPLITS, BLOCK_M, BLOCK_N)
     if not last:
         return
     inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -208,11 +215,12 @@ def gradient_kernel(
     """
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = upstream.dtype.element_ty
-    row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    g, _ = product(
-        upstream, upstream_stride, w, w_stride, 1, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+    number = tl.program_id(0)
+    row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
+    g, _, last = product(
+        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, room, dtype, PRECISION,
+        BLOCK_M, BLOCK_N, BLOCK_K, SPLITS,
     )  # fmt: skip
-    g, last = meet(g, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
     if not last:
         return
     inside = (row < rows)[:, None] & (column < width)[None, :]
@@ -247,19 +255,19 @@ def tangent_kernel(
     the push itself, in fp32; "" the tangent before. The first two leave each row's price, "norm" its factor as well.
     """
     wait_for_predecessor(PDL)
-    tl.static_assert(SPLITS == 1 or FIRST == "", "squared norms are of a whole row")
     dtype: tl.constexpr = out.dtype.element_ty
-    row, column = tile(tl.program_id(0), tiles_n, BLOCK_M, BLOCK_N)
-    t, squares = product(
-        x, x_stride, w, 1, w_stride, row, column, depth, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, FIRST != ""
+    number = tl.program_id(0)
+    row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
+    t, squares, last = product(
+        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION,
+        BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, FIRST != "",
     )  # fmt: skip
-    t, last = meet(t, room, tl.program_id(0), SPLITS, BLOCK_M, BLOCK_N)
     if not last:
         return
     if FIRST == "norm" or FIRST == "square":
         price, factor = price_and_factor(squares, weight, target, one_sided, FIRST == "square")
         t *= factor[:, None]
-        if tl.program_id(0) % tiles_n == 0:
+        if number % tiles_n == 0:
             tl.store(prices + row, price, mask=row < rows)
             if FIRST == "norm":
                 tl.store(coefficient + all_rows + row, factor, mask=row < rows)

@@ -13,7 +13,7 @@ import importlib.util
 import logging
 import os
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -85,6 +85,13 @@ def triton_problem(device: str = "cuda") -> str | None:
         interpreted = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
         return None if interpreted else "on a CPU Triton needs TRITON_INTERPRET=1"
     return None if torch.cuda.is_available() else "there is no CUDA device"
+
+
+def launcher(device: torch.device | str) -> Any:
+    """What launches Triton kernels on a device."""
+    from ..kernels import launch
+
+    return launch.launcher(torch.device(device))
 
 
 def _problem(backend: str, device: str) -> str | None:

@@ -9,15 +9,8 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backend import implementation
+from .backend import implementation, launcher
 from .sample import Role, as_int64, stream
-
-
-def launcher(device: torch.device | str) -> Any:
-    """The launcher of kernels on a device."""
-    from ..kernels import launch
-
-    return launch.launcher(torch.device(device))
 
 
 def _on_device(step: int | Tensor, device: torch.device | str) -> Tensor:

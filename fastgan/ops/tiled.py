@@ -35,13 +35,13 @@ class TiledProducts:
     Operands are views of larger matrices: a product may read FILL rows past the last one.
     """
 
-    def __init__(self, layers: Sequence[Layer], precision: str, launcher: Any = None) -> None:
+    def __init__(self, layers: Sequence[Layer], precision: str) -> None:
         from ..kernels import launch, linear, tiles, update
 
         self.layers, self.kernels, self.updates, self.tiles, self.fill = layers, linear, update, tiles, linear.FILL
         self.shapes = [tuple(layer.weight.shape) for layer in layers]
         self.device = layers[0].weight.device
-        self.launch = launcher or launch.Launcher(self.device)
+        self.launch = launch.Launcher(self.device)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.precision = INPUT_PRECISION[precision]
         self.weights = [self._filled(*layer.weight.shape) for layer in layers]

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backend import implementation
-from .sample_triton import launcher
+from .backend import implementation, launcher
 
 BLOCK = 1024  # weights of a program
 VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgan.ops import reference, sample, sample_triton
+from fastgan.ops import backend, reference, sample, sample_triton
 from fastgan.ops.sample import Role, stream
 
 SEEDS = [0, 1, 12345678901234567, 2**63 - 1]
@@ -52,7 +52,7 @@ def test_batches_and_interpolates(dtype: torch.dtype, shape: tuple[int, ...], de
 def test_the_operands_of_a_whole_step(device: torch.device) -> None:
     """Latents of several passes, real rows of several updates and points between real and fake rows, in filled-up matrices."""
     rows, features, d_steps, step, seed = 5, 43, 3, 11, 99
-    launch, counter = sample_triton.launcher(device), torch.tensor(step, device=device)
+    launch, counter = backend.launcher(device), torch.tensor(step, device=device)
     out = torch.full((2 * rows + 1, 64), torch.nan, device=device)
     words = (stream(Role.LATENT), stream(Role.GENERATOR_LATENT))
     sample_triton.load_normals_(
