@@ -41,16 +41,18 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
-  // loss: csrc/cpu/loss.cpp lists the forms. Values and means (of real and of fake logits) are fp32, or fp64 for fp64 logits;
-  // gradients and slopes are like the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is
-  // None where the objective looks at fake logits alone; its gradient is then undefined (None), its mean 0.
+  // loss: csrc/cpu/loss.cpp lists the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients and slopes are like
+  // the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is None where the objective looks
+  // at fake logits alone; its gradient is then undefined (None), its statistics 0.
+  // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
 #define FASTGAN_OBJECTIVE "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0, bool mean=True"
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");
   m.def("loss_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_OBJECTIVE
         ") -> (Tensor real_gradient, Tensor fake_gradient)");
   m.def("loss_slopes_(Tensor? real, Tensor fake, Tensor(a!)? real_slope, Tensor(b!) fake_slope, " FASTGAN_OBJECTIVE
-        ") -> (Tensor value, Tensor means)");
+        ") -> (Tensor value, Tensor statistics)");
+  m.def("loss_statistics(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> (Tensor value, Tensor statistics)");
 #undef FASTGAN_OBJECTIVE
   m.def("bce(Tensor x, Tensor labels, bool mean) -> Tensor");
   m.def("bce_backward(Tensor upstream, Tensor x, Tensor labels, bool mean) -> Tensor");

@@ -52,8 +52,8 @@ class Pushing(Protocol):
 
 @dataclass
 class Outcome:
-    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
-    price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
+    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits, [2] or first of more
+    statistics; then the penalties' price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
 
     value: Tensor
     means: Tensor

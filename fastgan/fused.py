@@ -18,7 +18,7 @@ from torch import Tensor
 from .chain import ALONE, Outcome, Pushing, Stack, judge
 from .distributed import World, sum_
 from .flat import FlatNetwork
-from .ops.loss import DEFAULTS, Objective
+from .ops.loss_objective import DEFAULTS, Objective
 from .ops.penalty import Form
 from .ops.sample import Masks
 from .ops.tiled import TiledProducts

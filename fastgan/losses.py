@@ -17,14 +17,13 @@ Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the 
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from .bce import BCEWithLogitsLoss, binary_cross_entropy_with_logits  # noqa: F401  a part of this module's interface
 from .ops import loss as ops
-from .ops import reference
 
 KINDS = ops.KINDS
 
@@ -69,10 +68,10 @@ def _check_pair(real: Tensor, fake: Tensor, kind: str, reduction: str) -> None:
         raise ValueError(f"real has {real.shape[0]} rows and fake {fake.shape[0]}, but {why} row by row")
 
 
-@functools.lru_cache(maxsize=128)
 def _check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale: float = 1.0) -> None:
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
+    if reduction == "mean" and label_smoothing == 0.0 and scale == 1.0:
+        return  # most callers pay for no more than this line
+    ops.check_reduction(reduction)
     if not 0.0 <= label_smoothing < 1.0:
         raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
     if label_smoothing and kind not in ops.SMOOTHED_KINDS:
@@ -106,6 +105,41 @@ def d_loss(
     return ops.d_loss(real, fake, kind=kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
 
 
+class Statistics(NamedTuple):
+    """What people log of a critic, each 0-d and without a graph: its mean logits, and the mean sign of them in [-1, 1].
+
+    The mean sign of the real logits is what StyleGAN2-ADA calls r_t (Karras et al. 2020): near 1 the critic overfits.
+    """
+
+    real_mean: Tensor
+    fake_mean: Tensor
+    real_sign: Tensor
+    fake_sign: Tensor
+
+
+def d_loss_with_statistics(
+    real: Tensor,
+    fake: Tensor,
+    kind: str = "nonsaturating",
+    *,
+    label_smoothing: float = 0.0,
+    scale: float = 1.0,
+    reduction: str = "mean",
+    backend: str = "auto",
+) -> tuple[Tensor, Statistics]:
+    """`d_loss`, and the logits' statistics from the same pass over them. Nothing waits for the device.
+
+    Arguments, derivatives and errors as in `d_loss`.
+    """
+    kind = resolve_kind(kind)
+    _check_options(kind, reduction, label_smoothing, scale)
+    _check_pair(real, fake, kind, reduction)
+    value, statistics = ops.d_loss_with_statistics(
+        real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction, backend=backend
+    )
+    return value, Statistics(*statistics.unbind())
+
+
 def g_loss(
     fake: Tensor,
     real: Tensor | None = None,
@@ -130,31 +164,28 @@ def g_loss(
     return ops.g_loss(fake, real, kind=kind, reduction=reduction, backend=backend)
 
 
-def binary_cross_entropy_with_logits(
-    input: Tensor,
-    target: Tensor | float,
-    weight: Tensor | None = None,
-    size_average: bool | None = None,
-    reduce: bool | None = None,
-    reduction: str = "mean",
-    pos_weight: Tensor | None = None,
-    *,
-    backend: str = "auto",
-) -> Tensor:
-    """torch.nn.functional.binary_cross_entropy_with_logits, and a float target (1.0 real, 0.0 fake) needs no label tensor.
+def _pair(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """One objective's losses as functions of their own, with the options of `d_loss` and `g_loss`."""
 
-    input: logits of any shape; target: a float, or a tensor of the same shape. Returns fp32 or wider, as torch does
-    under autocast. With weight, pos_weight or the deprecated size_average and reduce, torch's own function runs.
-    """
-    if weight is not None or pos_weight is not None or size_average is not None or reduce is not None:
-        labels = target if isinstance(target, Tensor) else torch.full_like(input, target)
-        return F.binary_cross_entropy_with_logits(input, labels, weight, size_average, reduce, reduction, pos_weight)
-    if isinstance(target, Tensor) and target.shape != input.shape:
-        raise ValueError(f"target size ({tuple(target.shape)}) must be the same as input size ({tuple(input.shape)})")
-    if not input.is_floating_point():
-        raise TypeError(f"input must be a tensor of floating-point logits, got {input.dtype}")
-    _check_options("nonsaturating", reduction)
-    return ops.bce_with_logits(input, target, reduction=reduction, backend=backend)
+    def d(real: Tensor, fake: Tensor, **options) -> Tensor:
+        return d_loss(real, fake, kind, **options)
+
+    def g(fake: Tensor, *, real: Tensor | None = None, **options) -> Tensor:
+        return g_loss(fake, real, kind, **options)
+
+    for function, role in ((d, "d"), (g, "g")):
+        function.__name__ = function.__qualname__ = f"{kind.replace('-', '_')}_{role}_loss"
+        function.__doc__ = f"`{role}_loss` of the {kind} objective, with its options as keywords."
+    return d, g
+
+
+minimax_d_loss, minimax_g_loss = _pair("minimax")
+nonsaturating_d_loss, nonsaturating_g_loss = _pair("nonsaturating")
+lsgan_d_loss, lsgan_g_loss = _pair("lsgan")
+wgan_d_loss, wgan_g_loss = _pair("wgan")
+hinge_d_loss, hinge_g_loss = _pair("hinge")
+relativistic_d_loss, relativistic_g_loss = _pair("relativistic")
+relativistic_average_d_loss, relativistic_average_g_loss = _pair("relativistic-average")
 
 
 class GANLoss(nn.Module):
@@ -179,19 +210,18 @@ class GANLoss(nn.Module):
 
     def d(self, real: Tensor, fake: Tensor) -> Tensor:
         """The discriminator's loss of real and fake logits."""
-        return d_loss(
-            real,
-            fake,
-            self.kind,
-            label_smoothing=self.label_smoothing,
-            scale=self.scale,
-            reduction=self.reduction,
-            backend=self.backend,
-        )
+        return d_loss(real, fake, self.kind, label_smoothing=self.label_smoothing, **self._options())
+
+    def d_with_statistics(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
+        """The same, and the statistics of the logits (`d_loss_with_statistics`)."""
+        return d_loss_with_statistics(real, fake, self.kind, label_smoothing=self.label_smoothing, **self._options())
 
     def g(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
         """The generator's loss of fake logits, and of real ones for the relativistic kinds."""
-        return g_loss(fake, real, self.kind, scale=self.scale, reduction=self.reduction, backend=self.backend)
+        return g_loss(fake, real, self.kind, **self._options())
+
+    def _options(self) -> dict[str, Any]:
+        return dict(scale=self.scale, reduction=self.reduction, backend=self.backend)
 
     def forward(self, prediction: Tensor, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
         """The image-translation call: one side at a time. With for_discriminator=False, the generator's loss of fake logits.
@@ -203,12 +233,8 @@ class GANLoss(nn.Module):
         if not for_discriminator:
             return self.g(prediction)
         _check_logits("prediction", prediction)
-        logits = reference.wide(prediction)
-        if target_is_real:
-            term = reference.real_term(logits, self.kind, self.label_smoothing, self.scale)
-        else:
-            term = reference.fake_term(logits, self.kind, self.scale)
-        return reference.reduce_terms([term], self.reduction)
+        smoothing = self.label_smoothing
+        return ops.side_loss(prediction, kind=self.kind, is_real=target_is_real, label_smoothing=smoothing, **self._options())
 
     def extra_repr(self) -> str:
         return f"{self.kind!r}, label_smoothing={self.label_smoothing}, scale={self.scale}, reduction={self.reduction!r}"

@@ -47,7 +47,7 @@ struct Objective {
 };
 
 // Both sides in one parallel loop over chunks of fixed size; their sums are added in the chunks' order.
-template <bool with_value, bool with_gradient, class Item>
+template <int wanted, class Item>
 std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64_t, 2>& counts) {
   const int64_t real_chunks = (counts[kReal] + Item::chunk - 1) / Item::chunk;
   const int64_t chunks = real_chunks + (counts[kFake] + Item::chunk - 1) / Item::chunk;
@@ -57,8 +57,8 @@ std::array<Sums, 2> run(const std::array<Item, 2>& items, const std::array<int64
       const int side = chunk < real_chunks ? kReal : kFake;
       const int64_t begin = (side == kReal ? chunk : chunk - real_chunks) * Item::chunk;
       const int64_t end = std::min(begin + Item::chunk, counts[side]);
-      if constexpr (with_value) partial[chunk] = value_pass<with_gradient>(items[side], begin, end);
-      if constexpr (with_gradient) gradient_pass(items[side], begin, end);
+      if constexpr (asks(wanted, kValue)) partial[chunk] = value_pass<asks(wanted, kStatistics)>(items[side], begin, end);
+      if constexpr (asks(wanted, kGradient)) gradient_pass(items[side], begin, end);
     }
   });
   std::array<Sums, 2> totals;
@@ -76,7 +76,7 @@ struct Batch {
   std::array<int64_t, 2> counts;
 };
 
-template <bool with_value, bool with_gradient, class Payment, class scalar>
+template <int wanted, class Payment, class scalar>
 std::array<Sums, 2> run_singles(const Batch<scalar>& batch, Two target, Two shift, Two weight, Two offset) {
   using T = wide_t<scalar>;
   const auto item = [&](int side) {
@@ -84,52 +84,52 @@ std::array<Sums, 2> run_singles(const Batch<scalar>& batch, Two target, Two shif
                                    T(weight[side]), T(offset[side])};
   };
   auto counts = batch.counts;
-  if (with_gradient && !batch.gradients[kReal]) counts[kReal] = 0;
-  return run<with_value, with_gradient>(std::array{item(kReal), item(kFake)}, counts);
+  if (asks(wanted, kGradient) && !batch.gradients[kReal]) counts[kReal] = 0;
+  return run<wanted>(std::array{item(kReal), item(kFake)}, counts);
 }
 
-template <bool with_value, bool with_gradient, bool write_real, class scalar>
+template <int wanted, bool write_real, class scalar>
 std::array<Sums, 2> run_pairs(const Batch<scalar>& batch, double target, double weight) {
   using T = wide_t<scalar>;
   const Pairs<scalar, write_real> item{batch.logits[kReal],    batch.logits[kFake],  batch.gradients[kReal],
                                        batch.gradients[kFake], Bce<T>(target, 0.0), T(weight)};
-  return run<with_value, with_gradient>(std::array{item, item}, {batch.counts[kReal], 0});
+  return run<wanted>(std::array{item, item}, {batch.counts[kReal], 0});
 }
 
 // The other side's mean logit shifts every logit, so a logit's slope also carries the other side's slopes, through the mean.
-template <bool with_value, bool with_gradient, class scalar>
+template <int wanted, class scalar>
 std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weight) {
   using T = wide_t<scalar>;
-  const auto logits = run_singles<true, false, Linear<T>>(batch, {}, {}, {}, {});
+  const auto logits = run_singles<kValue, Linear<T>>(batch, {}, {}, {}, {});
   const Two mean = {logits[kReal].value / batch.counts[kReal], logits[kFake].value / batch.counts[kFake]};
   const Two shift = {mean[kFake], mean[kReal]};
   Two offset{};
-  if constexpr (with_gradient) {
-    const auto slopes = run_singles<true, false, BceSlope<T>>(batch, target, shift, {}, {});
+  if constexpr (asks(wanted, kGradient)) {
+    const auto slopes = run_singles<kValue, BceSlope<T>>(batch, target, shift, {}, {});
     offset[kReal] = -weight[kFake] * slopes[kFake].value / batch.counts[kReal];
     offset[kFake] = -weight[kReal] * slopes[kReal].value / batch.counts[kFake];
   }
-  return run_singles<with_value, with_gradient, Bce<T>>(batch, target, shift, weight, offset);
+  return run_singles<wanted, Bce<T>>(batch, target, shift, weight, offset);
 }
 
-template <bool with_value, bool with_gradient, class scalar>
+template <int wanted, class scalar>
 std::array<Sums, 2> evaluate(const Batch<scalar>& batch, const Objective& objective, Two weight) {
   using T = wide_t<scalar>;
   const Two target = objective.target;
   switch (objective.form) {
     case kSquare:
-      return run_singles<with_value, with_gradient, Square<T>>(batch, target, {}, weight, {});
+      return run_singles<wanted, Square<T>>(batch, target, {}, weight, {});
     case kHinge:
-      return run_singles<with_value, with_gradient, Hinge<T>>(batch, target, {}, weight, {});
+      return run_singles<wanted, Hinge<T>>(batch, target, {}, weight, {});
     case kLinear:
-      return run_singles<with_value, with_gradient, Linear<T>>(batch, target, {}, weight, {});
+      return run_singles<wanted, Linear<T>>(batch, target, {}, weight, {});
     case kAverage:
-      return run_average<with_value, with_gradient>(batch, target, weight);
+      return run_average<wanted>(batch, target, weight);
     case kPaired:
-      return batch.gradients[kReal] ? run_pairs<with_value, with_gradient, true>(batch, target[kFake], weight[kReal])
-                                    : run_pairs<with_value, with_gradient, false>(batch, target[kFake], weight[kReal]);
+      return batch.gradients[kReal] ? run_pairs<wanted, true>(batch, target[kFake], weight[kReal])
+                                    : run_pairs<wanted, false>(batch, target[kFake], weight[kReal]);
     default:
-      return run_singles<with_value, with_gradient, Bce<T>>(batch, target, {}, weight, {});
+      return run_singles<wanted, Bce<T>>(batch, target, {}, weight, {});
   }
 }
 
@@ -180,7 +180,7 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
   Tensor value = at::empty({}, fake.options().dtype(wide_type(fake)));
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     const auto batch = batch_of<scalar_t>(real, fake, {}, {});
-    *value.data_ptr<wide_t<scalar_t>>() = total(evaluate<true, false>(batch, objective, {}), weights(batch, objective, 1.0));
+    *value.data_ptr<wide_t<scalar_t>>() = total(evaluate<kValue>(batch, objective, {}), weights(batch, objective, 1.0));
   });
   return value;
 }
@@ -196,9 +196,41 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
   const Tensor fake_gradient = at::empty_like(fake);
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     const auto batch = batch_of<scalar_t>(real, fake, real_gradient, fake_gradient);
-    evaluate<false, true>(batch, objective, weights(batch, objective, *upstream.const_data_ptr<wide_t<scalar_t>>()));
+    evaluate<kGradient>(batch, objective, weights(batch, objective, *upstream.const_data_ptr<wide_t<scalar_t>>()));
   });
   return {real_gradient, fake_gradient};
+}
+
+// The mean logits of real and of fake, and the mean signs of both; 0 for real where there is none.
+template <class scalar>
+Tensor statistics_of(const Batch<scalar>& batch, const std::array<Sums, 2>& sums, int64_t form, const Tensor& like) {
+  using T = wide_t<scalar>;
+  Tensor statistics = at::empty({4}, like.options());
+  T* const out = statistics.data_ptr<T>();
+  for (const int side : {kReal, kFake}) {
+    // a pair's sums stand on real's side
+    const Sums& sum = form == kPaired ? sums[kReal] : sums[side];
+    const int place = form == kPaired ? side : 0;
+    const auto mean = [&](double sum) { return batch.logits[side] ? sum / batch.counts[side] : 0.0; };
+    out[side] = mean(sum.logits[place]);
+    out[2 + side] = mean(sum.signs[place]);
+  }
+  return statistics;
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  Tensor value = at::empty({}, fake.options().dtype(wide_type(fake))), statistics;
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    const auto batch = batch_of<scalar_t>(real, fake, {}, {});
+    const auto sums = evaluate<kValue | kStatistics>(batch, objective, {});
+    *value.data_ptr<wide_t<scalar_t>>() = total(sums, weights(batch, objective, 1.0));
+    statistics = statistics_of(batch, sums, form, value);
+  });
+  return {value, statistics};
 }
 
 std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
@@ -207,8 +239,7 @@ std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
-  const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), means = at::empty({2}, scalars);
+  Tensor value = at::empty({}, fake.options().dtype(wide_type(fake))), statistics;
   const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
   const auto fits = [](const Tensor& slope, const Tensor& logits) {
     return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel();
@@ -216,17 +247,13 @@ std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const
   TORCH_CHECK(fits(fake_slope, fake) && (!real.defined() || (real_slope.defined() && fits(real_slope, real))),
               "slopes must be contiguous, and as many as the logits");
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    using T = wide_t<scalar_t>;
     const auto batch = batch_of<scalar_t>(real, fake, real_slope, fake_slope);
     const Two weight = weights(batch, objective, 1.0);
-    const auto sums = evaluate<true, true>(batch, objective, weight);
-    *value.data_ptr<T>() = total(sums, weight);
-    // a pair's sums stand on real's side
-    const double fake_logits_sum = form == kPaired ? sums[kReal].second : sums[kFake].first;
-    means.data_ptr<T>()[kReal] = real.defined() ? sums[kReal].first / batch.counts[kReal] : 0.0;
-    means.data_ptr<T>()[kFake] = fake_logits_sum / batch.counts[kFake];
+    const auto sums = evaluate<kValue | kGradient | kStatistics>(batch, objective, weight);
+    *value.data_ptr<wide_t<scalar_t>>() = total(sums, weight);
+    statistics = statistics_of(batch, sums, form, value);
   });
-  return {value, means};
+  return {value, statistics};
 }
 
 void check_labels(const Tensor& x, const Tensor& labels) {
@@ -239,7 +266,7 @@ Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
   Tensor value = at::empty({}, logits.options().dtype(wide_type(logits)));
   FASTGAN_LOGITS(logits.scalar_type(), [&] {
     const Labelled<scalar_t> item{logits.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(), nullptr, 0};
-    const double sum = run<true, false>(std::array{item, item}, {0, logits.numel()})[kFake].value;
+    const double sum = run<kValue>(std::array{item, item}, {0, logits.numel()})[kFake].value;
     *value.data_ptr<wide_t<scalar_t>>() = mean ? sum / logits.numel() : sum;
   });
   return value;
@@ -254,7 +281,7 @@ Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& label
     const T weight = *upstream.const_data_ptr<T>() / (mean ? double(logits.numel()) : 1.0);
     const Labelled<scalar_t> item{logits.const_data_ptr<scalar_t>(), targets.const_data_ptr<scalar_t>(),
                                   gradient.data_ptr<scalar_t>(), weight};
-    run<false, true>(std::array{item, item}, {0, logits.numel()});
+    run<kGradient>(std::array{item, item}, {0, logits.numel()});
   });
   return gradient;
 }
@@ -279,9 +306,12 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& re
                                          double, double, double, bool) {
   return {dense_like(real, want_real), dense_like(fake)};
 }
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
+  return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
+}
 std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&, int64_t,
                                         double, double, double, bool) {
-  return {scalar_like(fake), at::empty({2}, fake.options().dtype(wide_type(fake)))};
+  return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
 Tensor bce(const Tensor& x, const Tensor&, bool) {
   return scalar_like(x);
@@ -297,6 +327,7 @@ TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
   m.impl("loss_slopes_", &loss_slopes_);
+  m.impl("loss_statistics", &loss_statistics);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);
 }
@@ -305,6 +336,7 @@ TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
   m.impl("loss", &meta::loss);
   m.impl("loss_backward", &meta::loss_backward);
   m.impl("loss_slopes_", &meta::loss_slopes_);
+  m.impl("loss_statistics", &meta::loss_statistics);
   m.impl("bce", &meta::bce);
   m.impl("bce_backward", &meta::bce_backward);
 }

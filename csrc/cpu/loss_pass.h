@@ -19,6 +19,13 @@ constexpr int64_t kStreams = 4;  // places that a sum reads from at a time: memo
 constexpr int64_t kLanes = 32;   // sums side by side in a stream: a single one would wait for its own additions
 constexpr int64_t kFold = 1024;  // elements of a stream summed in fp32, 32 to a lane
 
+// What is asked of a pass, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
 // What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
 
 template <class T>
@@ -122,14 +129,19 @@ struct Labelled {
   void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
 };
 
+// Of the values, and of the logits that the item looks at and their signs.
 struct Sums {
-  double value = 0, first = 0, second = 0;
+  double value = 0, logits[2] = {}, signs[2] = {};
   void operator+=(const Sums& other) {
     value += other.value;
-    first += other.first;
-    second += other.second;
+    for (const int k : {0, 1}) logits[k] += other.logits[k], signs[k] += other.signs[k];
   }
 };
+
+template <class T>
+T sign(T x) {
+  return T(x > T(0)) - T(x < T(0));
+}
 
 // A sum kept in parts: short sums of T, from time to time added to long ones in fp64.
 template <class T>
@@ -153,15 +165,21 @@ struct Lanes {
   }
 };
 
-// Sums the values of elements begin to end, and their logits too if asked.
-template <bool with_logits, class Item>
+// Sums the values of elements begin to end, and their logits and signs too if asked.
+template <bool with_statistics, class Item>
 FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64_t end) {
-  Lanes<typename Item::T> value, first, second;
+  Lanes<typename Item::T> value, logits[2], signs[2];
   const auto take = [&](int64_t i, int64_t lane) {
     value.part[lane] += item.value(i);
-    if constexpr (with_logits) {
-      first.part[lane] += item.first(i);
-      second.part[lane] += item.second(i);
+    if constexpr (with_statistics) {
+      logits[0].part[lane] += item.first(i), signs[0].part[lane] += sign(item.first(i));
+      logits[1].part[lane] += item.second(i), signs[1].part[lane] += sign(item.second(i));
+    }
+  };
+  const auto fold = [&] {
+    value.fold();
+    if constexpr (with_statistics) {
+      for (const int k : {0, 1}) logits[k].fold(), signs[k].fold();
     }
   };
   const int64_t length = (end - begin) / (kStreams * kLanes) * kLanes;  // of a stream
@@ -173,16 +191,14 @@ FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64
         for (int64_t lane = 0; lane < kLanes; ++lane) take(begin + stream * length + i + lane, stream * kLanes + lane);
       }
     }
-    value.fold();
-    if constexpr (with_logits) {
-      first.fold();
-      second.fold();
-    }
+    fold();
   }
   begin += kStreams * length;
 #pragma omp simd
   for (int64_t lane = 0; lane < end - begin; ++lane) take(begin + lane, lane);
-  if constexpr (with_logits) return {value.sum(), first.sum(), second.sum()};
+  if constexpr (with_statistics) {
+    return {value.sum(), {logits[0].sum(), logits[1].sum()}, {signs[0].sum(), signs[1].sum()}};
+  }
   return {value.sum()};
 }
 

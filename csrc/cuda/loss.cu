@@ -35,36 +35,36 @@ constexpr int kInputs = 1;
 template <template <class> class Rule>
 constexpr int kInputs<Both<Rule>> = 2;
 
-template <bool with_value, bool with_gradient, class Visit, class scalar>
+template <int wanted, class Visit, class scalar>
 __global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run(const __grid_constant__ Task<scalar> task) {
   __shared__ Found found;
-  __shared__ BlockSums<kSums<with_value, with_gradient>> sums;
+  __shared__ BlockSums<kSums<wanted>> sums;
   __shared__ BlockSums<2> earlier;
   find_weight(task, found);
   if (task.logit_sums) find_shift(task, earlier.add_up_left(task.logit_sums, task.earlier_blocks), found);
   if (task.slope_sums) find_offset(task, earlier.add_up_left(task.slope_sums, task.earlier_blocks), found);
-  Visit::template visit<with_value, with_gradient>(task, found, sums);
-  if constexpr (with_value) {
+  Visit::template visit<wanted>(task, found, sums);
+  if constexpr (asks(wanted, kValue)) {
     sums.add_up();
     task.partial ? sums.leave(task.partial) : write_value(task, sums);
   }
 }
 
 // `average` in one block.
-template <bool with_value, bool with_gradient, class scalar>
+template <int wanted, class scalar>
 __global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run_average(const __grid_constant__ Task<scalar> task) {
   __shared__ Found found;
-  __shared__ BlockSums<kSums<with_value, with_gradient>> sums;
+  __shared__ BlockSums<kSums<wanted>> sums;
   __shared__ BlockSums<2> earlier;
   find_weight(task, found);
-  Sides<Identity>::visit<true, false>(task, found, earlier);
+  Sides<Identity>::visit<kValue>(task, found, earlier);
   find_shift(task, earlier.add_up(), found);
-  if constexpr (with_gradient) {
-    Sides<BceSlope>::visit<true, false>(task, found, earlier);
+  if constexpr (asks(wanted, kGradient)) {
+    Sides<BceSlope>::visit<kValue>(task, found, earlier);
     find_offset(task, earlier.add_up(), found);
   }
-  Sides<Bce>::visit<with_value, with_gradient>(task, found, sums);
-  if constexpr (with_value) write_value(task, sums.add_up());
+  Sides<Bce>::visit<wanted>(task, found, sums);
+  if constexpr (asks(wanted, kValue)) write_value(task, sums.add_up());
 }
 
 // Adds up what the blocks of a launch left.
@@ -80,10 +80,10 @@ int64_t groups_of(const Task<scalar>& task, int side) {
 }
 
 // One block where a few logits are summed, otherwise as many as the device holds at a time or as there are tiles.
-template <bool with_value, bool with_gradient, class Visit, class scalar>
+template <int wanted, class Visit, class scalar>
 int blocks_for(const Task<scalar>& task) {
-  if (with_value && task.counts[kReal] + task.counts[kFake] <= kFew) return 1;
-  const int64_t tile = kThreads * together(with_gradient, kInputs<Visit>);
+  if (asks(wanted, kValue) && task.counts[kReal] + task.counts[kFake] <= kFew) return 1;
+  const int64_t tile = kThreads * together(asks(wanted, kGradient), kInputs<Visit>);
   const int64_t fake_tiles = (groups_of(task, kFake) + tile - 1) / tile;
   return grid_for(kInputs<Visit> == 2 ? fake_tiles : fake_tiles + (groups_of(task, kReal) + tile - 1) / tile);
 }
@@ -97,62 +97,62 @@ Tensor empty_sums(int launches, int blocks, int n, const Tensor& like) {
   return at::empty({launches, blocks, n}, like.options().dtype(at::kDouble));
 }
 
-template <bool with_value, bool with_gradient, class Visit, class scalar>
+template <int wanted, class Visit, class scalar>
 void start(const Task<scalar>& task) {
   const auto stream = c10::cuda::getCurrentCUDAStream();
-  run<with_value, with_gradient, Visit><<<task.blocks, threads_for(task), 0, stream>>>(task);
+  run<wanted, Visit><<<task.blocks, threads_for(task), 0, stream>>>(task);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-template <bool with_value, bool with_gradient, class Visit, class scalar>
+template <int wanted, class Visit, class scalar>
 void launch(Task<scalar> task, const Tensor& like) {
-  constexpr int n = kSums<with_value, with_gradient>;
-  task.blocks = blocks_for<with_value, with_gradient, Visit>(task);
-  if (!with_value || task.blocks == 1) return start<with_value, with_gradient, Visit>(task);
+  constexpr int n = kSums<wanted>;
+  task.blocks = blocks_for<wanted, Visit>(task);
+  if (!asks(wanted, kValue) || task.blocks == 1) return start<wanted, Visit>(task);
   const Tensor partial = empty_sums(1, task.blocks, n, like);
   task.partial = partial.mutable_data_ptr<double>();
-  start<with_value, with_gradient, Visit>(task);
+  start<wanted, Visit>(task);
   finish<n><<<1, block_for(task.blocks), 0, c10::cuda::getCurrentCUDAStream()>>>(task);
   C10_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
-template <bool with_value, bool with_gradient, class scalar>
+template <int wanted, class scalar>
 void launch_average(Task<scalar> task, const Tensor& like) {
   Task<scalar> earlier = task;
-  earlier.blocks = blocks_for<true, false, Sides<Identity>>(task);
+  earlier.blocks = blocks_for<kValue, Sides<Identity>>(task);
   if (earlier.blocks == 1) {
-    run_average<with_value, with_gradient><<<1, threads_for(task), 0, c10::cuda::getCurrentCUDAStream()>>>(task);
+    run_average<wanted><<<1, threads_for(task), 0, c10::cuda::getCurrentCUDAStream()>>>(task);
     C10_CUDA_KERNEL_LAUNCH_CHECK();
     return;
   }
   const Tensor sums = empty_sums(2, earlier.blocks, 2, like);
   task.earlier_blocks = earlier.earlier_blocks = earlier.blocks;
   earlier.partial = sums.mutable_data_ptr<double>();
-  start<true, false, Sides<Identity>>(earlier);
+  start<kValue, Sides<Identity>>(earlier);
   task.logit_sums = earlier.logit_sums = earlier.partial;
-  if (with_gradient) {
+  if constexpr (asks(wanted, kGradient)) {
     earlier.partial += 2 * earlier.blocks;
-    start<true, false, Sides<BceSlope>>(earlier);
+    start<kValue, Sides<BceSlope>>(earlier);
     task.slope_sums = earlier.partial;
   }
-  launch<with_value, with_gradient, Sides<Bce>>(task, like);
+  launch<wanted, Sides<Bce>>(task, like);
 }
 
-template <bool with_value, bool with_gradient, class scalar>
+template <int wanted, class scalar>
 void evaluate(const Task<scalar>& task, int64_t form, const Tensor& like) {
   switch (form) {
     case kSquare:
-      return launch<with_value, with_gradient, Sides<Square>>(task, like);
+      return launch<wanted, Sides<Square>>(task, like);
     case kHinge:
-      return launch<with_value, with_gradient, Sides<Hinge>>(task, like);
+      return launch<wanted, Sides<Hinge>>(task, like);
     case kLinear:
-      return launch<with_value, with_gradient, Sides<Linear>>(task, like);
+      return launch<wanted, Sides<Linear>>(task, like);
     case kPaired:
-      return launch<with_value, with_gradient, Both<Pairs>>(task, like);
+      return launch<wanted, Both<Pairs>>(task, like);
     case kAverage:
-      return launch_average<with_value, with_gradient>(task, like);
+      return launch_average<wanted>(task, like);
     default:
-      return launch<with_value, with_gradient, Sides<Bce>>(task, like);
+      return launch<wanted, Sides<Bce>>(task, like);
   }
 }
 
@@ -217,7 +217,7 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
     task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<true, false>(task, form, fake);
+    evaluate<kValue>(task, form, fake);
   });
   return value;
 }
@@ -235,9 +235,94 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     auto task = task_of<scalar_t>(real, fake, real_gradient, fake_gradient, objective);
     task.upstream = upstream.const_data_ptr<wide_t<scalar_t>>();
-    evaluate<false, true>(task, form, fake);
+    evaluate<kGradient>(task, form, fake);
   });
   return {real_gradient, fake_gradient};
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kStatistics>(task, form, fake);
+  });
+  return {value, statistics};
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kStatistics>(task, form, fake);
+  });
+  return {value, statistics};
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kStatistics>(task, form, fake);
+  });
+  return {value, statistics};
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kStatistics>(task, form, fake);
+  });
+  return {value, statistics};
+}
+
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
+  const Objective objective{form, {real_target, fake_target}, scale, mean};
+  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
+  check(objective, real, fake);
+  const c10::cuda::CUDAGuard guard(fake.device());
+  const auto scalars = fake.options().dtype(wide_type(fake));
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
+  FASTGAN_LOGITS(fake.scalar_type(), [&] {
+    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
+    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kStatistics>(task, form, fake);
+  });
+  return {value, statistics};
 }
 
 std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
@@ -248,7 +333,7 @@ std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const
   check(objective, real, fake);
   const c10::cuda::CUDAGuard guard(fake.device());
   const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), means = at::empty({2}, scalars);
+  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
   const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
   const auto fits = [](const Tensor& slope, const Tensor& logits) {
     return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel() &&
@@ -259,10 +344,10 @@ std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     auto task = task_of<scalar_t>(real, fake, real_slope, fake_slope, objective);
     task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    task.means = means.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<true, true>(task, form, fake);
+    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
+    evaluate<kValue | kGradient | kStatistics>(task, form, fake);
   });
-  return {value, means};
+  return {value, statistics};
 }
 
 // A task's labels are in real's place, apart from its count.
@@ -287,7 +372,7 @@ Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
   FASTGAN_LOGITS(logits.scalar_type(), [&] {
     auto task = labelled<scalar_t>(logits, targets, {}, mean);
     task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    launch<true, false, Both<Labelled>>(task, logits);
+    launch<kValue, Both<Labelled>>(task, logits);
   });
   return value;
 }
@@ -300,7 +385,7 @@ Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& label
   FASTGAN_LOGITS(logits.scalar_type(), [&] {
     auto task = labelled<scalar_t>(logits, targets, gradient, mean);
     task.upstream = upstream.const_data_ptr<wide_t<scalar_t>>();
-    launch<false, true, Both<Labelled>>(task, logits);
+    launch<kGradient, Both<Labelled>>(task, logits);
   });
   return gradient;
 }
@@ -311,6 +396,11 @@ TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
   m.impl("loss_slopes_", &loss_slopes_);
+  m.impl("loss_statistics", &loss_statistics);
+  m.impl("loss_statistics", &loss_statistics);
+  m.impl("loss_statistics", &loss_statistics);
+  m.impl("loss_statistics", &loss_statistics);
+  m.impl("loss_statistics", &loss_statistics);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);
 }

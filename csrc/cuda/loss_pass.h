@@ -8,6 +8,41 @@ namespace {
 
 constexpr int kReal = 0, kFake = 1;  // the sides
 
+// What is asked of a launch, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
+// What is asked of a launch, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
+// What is asked of a launch, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
+// What is asked of a launch, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
+// What is asked of a launch, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
 // What a sweep does with numbers a and b that lie at the same place of its two inputs; b is 0 where there is one input.
 
 template <class T, class Payment>
@@ -47,23 +82,29 @@ struct Streams {
   bool aligned;
 };
 
+// Of what is owed, and of the inputs and their signs.
 struct Sums {
-  double value = 0, first = 0, second = 0;
+  double value = 0, inputs[2] = {}, signs[2] = {};
 };
 
 // Sums of one thread, of few elements.
 template <class T>
 struct Part {
   Owed<T> owed;
-  T first = 0, second = 0;
+  T inputs[2] = {};
+  int signs[2] = {};
+  __device__ void count(int input, T x) {
+    inputs[input] += x;
+    signs[input] += (x > T(0)) - (x < T(0));
+  }
   __device__ void add_to(Sums& sums) const {
     sums.value += owed.sum();
-    sums.first += first;
-    sums.second += second;
+#pragma unroll
+    for (int input = 0; input < 2; ++input) sums.inputs[input] += inputs[input], sums.signs[input] += signs[input];
   }
 };
 
-template <bool with_value, bool with_gradient, int n, class scalar, class Rule>
+template <int wanted, int n, class scalar, class Rule>
 __device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out, scalar* opposite_out,
                      const Rule& rule, Part<wide_t<scalar>>& part) {
   const Group<scalar, n> first(words[0]), second(words[Rule::inputs - 1]);
@@ -72,14 +113,14 @@ __device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::input
   for (int k = 0; k < n; ++k) {
     using T = wide_t<scalar>;
     const T a = first.at[k], b = Rule::inputs == 2 ? T(second.at[k]) : T(0);
-    if constexpr (with_value) rule.owe(a, b, part.owed);
-    if constexpr (with_value && with_gradient) part.first += a, part.second += b;
-    if constexpr (with_gradient) {
+    if constexpr (asks(wanted, kValue)) rule.owe(a, b, part.owed);
+    if constexpr (asks(wanted, kStatistics)) part.count(0, a), part.count(1, b);
+    if constexpr (asks(wanted, kGradient)) {
       const T slope = rule.slope(a, b);
       slopes.at[k] = static_cast<scalar>(slope), opposite.at[k] = static_cast<scalar>(-slope);
     }
   }
-  if constexpr (with_gradient) {
+  if constexpr (asks(wanted, kGradient)) {
     slopes.store(out);
     if (Rule::inputs == 2 && opposite_out) opposite.store(opposite_out);
   }
@@ -91,9 +132,9 @@ constexpr int together(bool with_gradient, int inputs) {
 }
 
 // Elements begin to end in groups of n: the tiles of block number `rank` of the grid.
-template <bool with_value, bool with_gradient, int n, class scalar, class Rule>
+template <int wanted, int n, class scalar, class Rule>
 __device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t begin, int64_t end, int rank, Sums& sums) {
-  constexpr int inputs = Rule::inputs, flight = together(with_gradient, inputs);
+  constexpr int inputs = Rule::inputs, flight = together(asks(wanted, kGradient), inputs);
   const int step = n * blockDim.x;
   const int64_t tile = flight * step;
   for (int64_t i = begin + rank * tile + n * threadIdx.x; i < end; i += gridDim.x * tile) {
@@ -112,20 +153,20 @@ __device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t 
     for (int u = 0; u < flight; ++u) {
       if (u * step >= left) break;
       scalar* const opposite = streams.out[1] ? streams.out[1] + i + u * step : nullptr;
-      take<with_value, with_gradient, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
+      take<wanted, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
     }
     part.add_to(sums);
   }
 }
 
-// The sums are the thread's own; those of the inputs come with values and gradients alone.
-template <bool with_value, bool with_gradient, class scalar, class Rule>
+// The sums are the thread's own.
+template <int wanted, class scalar, class Rule>
 __device__ Sums sweep(const Streams<scalar>& streams, const Rule& rule, int rank) {
   constexpr int n = kGroup<scalar>;
   const int64_t whole = streams.aligned ? streams.count / n * n : 0;
   Sums sums;
-  sweep<with_value, with_gradient, n>(streams, rule, 0, whole, rank, sums);
-  sweep<with_value, with_gradient, 1>(streams, rule, whole, streams.count, rank, sums);
+  sweep<wanted, n>(streams, rule, 0, whole, rank, sums);
+  sweep<wanted, 1>(streams, rule, whole, streams.count, rank, sums);
   return sums;
 }
 
@@ -137,16 +178,16 @@ struct Task {
   bool aligned = true;
   double target[2] = {}, weight[2] = {};     // a side's sum is multiplied by its weight in the value
   const wide_t<scalar>* upstream = nullptr;  // multiplies the slopes
-  wide_t<scalar>*value = nullptr, *means = nullptr;
+  wide_t<scalar>*value = nullptr, *statistics = nullptr;
   // what the blocks of earlier launches left for `average`, and where those of this one leave their sums, if they are several
   const double *logit_sums = nullptr, *slope_sums = nullptr;
   double* partial = nullptr;
   int earlier_blocks = 1, blocks = 1;
 };
 
-// Sums of each side's payments, and of its logits where both value and slopes are asked for.
-template <bool with_value, bool with_gradient>
-constexpr int kSums = with_value && with_gradient ? 4 : 2;
+// Sums of each side's payments, and of its logits and their signs where statistics are asked for.
+template <int wanted>
+constexpr int kSums = asks(wanted, kStatistics) ? 6 : 2;
 
 // What multiplies each side's slopes; and for `average` what is subtracted from its logits, and added to its slopes.
 struct Found {
@@ -187,27 +228,30 @@ __device__ void write_value(const Task<scalar>& task, const BlockSums<n>& sums) 
   if (threadIdx.x > 0) return;
   const double real = task.weight[kReal] == 0.0 ? 0.0 : task.weight[kReal] * sums.totals[kReal];
   *task.value = real + task.weight[kFake] * sums.totals[kFake];
-  if constexpr (n == 4) {
-    task.means[kReal] = task.logits[kReal] ? sums.totals[2 + kReal] / task.counts[kReal] : 0.0;
-    task.means[kFake] = sums.totals[2 + kFake] / task.counts[kFake];
+  if constexpr (n == kSums<kStatistics>) {
+#pragma unroll
+    for (int which = 0; which < 4; ++which) {
+      const int side = which % 2;
+      task.statistics[which] = task.logits[side] ? sums.totals[2 + which] / task.counts[side] : 0.0;
+    }
   }
 }
 
 // How a launch visits its logits: each side with its own target and shift, ...
 template <template <class> class Payment>
 struct Sides {
-  template <bool with_value, bool with_gradient, int n, class scalar>
+  template <int wanted, int n, class scalar>
   __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
     using T = wide_t<scalar>;
 #pragma unroll 1
     for (int side = kReal; side <= kFake; ++side) {
-      const bool skipped = !with_value && !task.gradients[side];
+      const bool skipped = !asks(wanted, kValue) && !task.gradients[side];
       const Streams<scalar> streams{{task.logits[side]}, {task.gradients[side]}, skipped ? 0 : task.counts[side], task.aligned};
       const Single<T, Payment<T>> rule{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
       const int rank = side == kReal ? blockIdx.x : gridDim.x - 1 - blockIdx.x;  // few tiles: other blocks for the other side
-      const Sums one = sweep<with_value, with_gradient>(streams, rule, rank);
-      if constexpr (with_value) sums.give(side, one.value);
-      if constexpr (n == 4) sums.give(2 + side, one.first);
+      const Sums one = sweep<wanted>(streams, rule, rank);
+      if constexpr (asks(wanted, kValue)) sums.give(side, one.value);
+      if constexpr (asks(wanted, kStatistics)) sums.give(2 + side, one.inputs[0]), sums.give(4 + side, one.signs[0]);
     }
   }
 };
@@ -215,16 +259,19 @@ struct Sides {
 // ... or fake logits together with what is in real's place.
 template <template <class> class Rule>
 struct Both {
-  template <bool with_value, bool with_gradient, int n, class scalar>
+  template <int wanted, int n, class scalar>
   __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
     using T = wide_t<scalar>;
     const Streams<scalar> streams{{task.logits[kFake], task.logits[kReal]},
                                   {task.gradients[kFake], task.gradients[kReal]},
                                   task.counts[kFake],
                                   task.aligned};
-    const Sums both = sweep<with_value, with_gradient>(streams, Rule<T>(task.target[kFake], found.weight[kFake]), blockIdx.x);
-    if constexpr (with_value) sums.give(kReal, 0.0), sums.give(kFake, both.value);
-    if constexpr (n == 4) sums.give(2 + kReal, both.second), sums.give(2 + kFake, both.first);
+    const Sums both = sweep<wanted>(streams, Rule<T>(task.target[kFake], found.weight[kFake]), blockIdx.x);
+    if constexpr (asks(wanted, kValue)) sums.give(kReal, 0.0), sums.give(kFake, both.value);
+    if constexpr (asks(wanted, kStatistics)) {
+      sums.give(2 + kReal, both.inputs[1]), sums.give(2 + kFake, both.inputs[0]);
+      sums.give(4 + kReal, both.signs[1]), sums.give(4 + kFake, both.signs[0]);
+    }
   }
 };
 

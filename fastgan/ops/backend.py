@@ -25,6 +25,10 @@ FORCED = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would 
 log = logging.getLogger("fastgan")
 
 
+# whether a torch.func transform is at work, which C++ operators and Triton's launches do not see through
+transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
 class BackendUnavailable(RuntimeError):
     """An implementation was asked for by name and cannot run; the message says why."""
 

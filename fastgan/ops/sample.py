@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backend import implementation, resolve
+from .backend import implementation, resolve, transforms_active
 
 
 class Role(IntEnum):
@@ -149,7 +149,7 @@ def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32, ou
 @implementation("sample.interpolate", "cpp", "cpu")
 def _interpolate_cpp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     plain = all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha))
-    if not plain or torch._C._are_functorch_transforms_active():
+    if not plain or transforms_active():
         return reference.interpolate(real, fake, alpha)
     torch.ops.fastgan.interpolate_.default(out := torch.empty_like(real), real, fake, alpha)
     return out

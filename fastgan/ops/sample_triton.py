@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import reference
-from .backend import implementation, launcher
+from .backend import implementation, launcher, transforms_active
 from .sample import Role, as_int64, stream
 
 
@@ -97,7 +97,7 @@ def _interpolate_triton(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     from ..kernels import sample as kernels
 
     plain = all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha))
-    if not plain or torch._C._are_functorch_transforms_active():
+    if not plain or transforms_active():
         return reference.interpolate(real, fake, alpha)
     out, features = torch.empty_like(real), real.shape[1:].numel()
     grid = (-(-len(real) // 8), -(-features // 128))

@@ -258,22 +258,19 @@ def test_results_do_not_depend_on_the_number_of_threads(
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("role, kind", OBJECTIVES)
-def test_one_pass_gives_value_slopes_and_mean_logits(
-    requires_extension: None, role: str, kind: str, dtype: torch.dtype
-) -> None:
+def test_one_pass_gives_value_slopes_and_statistics(requires_extension: None, role: str, kind: str, dtype: torch.dtype) -> None:
     real, fake = (logits(rows, 1, dtype=dtype).detach() for rows in rows_for(kind))
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     both = len(inputs(role, kind, real, fake)) == 2
     real_slope, fake_slope = (torch.empty_like(x) for x in (real, fake))
     arguments = (real, fake, real_slope) if both else (None, fake, None)
-    value, means = torch.ops.fastgan.loss_slopes_(*arguments, fake_slope, *(objective.arguments or ()))
-    torch.testing.assert_close(means[1], fake.to(means.dtype).mean())
+    value, statistics = torch.ops.fastgan.loss_slopes_(*arguments, fake_slope, *(objective.arguments or ()))
+    check_statistics(statistics, real if both else None, fake)
     wanted = [x.clone().requires_grad_() for x in (real, fake)]
     expected = evaluate(role, kind, *wanted, backend="cpp")
     gradients = torch.autograd.grad(expected, inputs(role, kind, *wanted))
     torch.testing.assert_close(value, expected.detach())
     if both:
-        torch.testing.assert_close(means[0], real.to(means.dtype).mean())
         torch.testing.assert_close(real_slope, gradients[0])
     torch.testing.assert_close(fake_slope, gradients[-1])
 
@@ -291,10 +288,9 @@ def test_slopes_equal_the_references_autograd(backend: str, role: str, kind: str
     copies = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
     value = evaluate(role, kind, *copies, backend="reference")
     expected = torch.autograd.grad(value, copies[alone:])
-    assert slopes.value.shape == () and slopes.value.dtype == slopes.fake.dtype == slopes.means.dtype == dtype
+    assert slopes.value.shape == () and slopes.value.dtype == slopes.fake.dtype == slopes.statistics.dtype == dtype
     check_slopes(slopes, value, expected, ULP[dtype])
-    means = [0.0 if alone else real.double().mean().item(), fake.double().mean().item()]
-    np.testing.assert_allclose(wide(slopes.means), means, rtol=0, atol=8 * ULP[dtype])
+    check_statistics(slopes.statistics, None if alone else real, fake)
     assert not any(x is not None and x.requires_grad for x in slopes)
 
 
@@ -302,15 +298,22 @@ class Slopes(NamedTuple):
     value: Tensor
     real: Tensor | None
     fake: Tensor
-    means: Tensor
+    statistics: Tensor
+
+
+def check_statistics(statistics: Tensor, real: Tensor | None, fake: Tensor) -> None:
+    """Mean logits and mean signs of both sides, of nothing 0."""
+    sides = [np.zeros(1) if x is None else wide(x) for x in (real, fake)]
+    expected = [x.mean() for x in sides] + [np.sign(x).mean() for x in sides]
+    np.testing.assert_allclose(wide(statistics), np.array(expected), rtol=0, atol=16 * ULP[statistics.dtype])
 
 
 def with_slopes(real: Tensor | None, fake: Tensor, objective: loss.Objective, backend: str) -> Slopes:
     """Slopes land in columns of their own, as a chain's seeds are."""
     places = [None if x is None else torch.full_like(x.flatten(), torch.nan) for x in (real, fake)]
-    value, means = loss.slopes_(real, fake, *places, objective, backend=backend)
+    value, statistics = loss.slopes_(real, fake, *places, objective, backend=backend)
     real_slope, fake_slope = (None if place is None else place.unsqueeze(1) for place in places)
-    return Slopes(value, real_slope, fake_slope, means)
+    return Slopes(value, real_slope, fake_slope, statistics)
 
 
 def check_slopes(slopes: Slopes, value: Tensor, expected: tuple[Tensor, ...], unit: float) -> None:
@@ -320,6 +323,36 @@ def check_slopes(slopes: Slopes, value: Tensor, expected: tuple[Tensor, ...], un
         assert slope is not None and slope.shape == exact_slope.shape
         atol = 16 * unit * exact_slope.abs().max().item()
         torch.testing.assert_close(slope.double(), exact_slope, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("rows", [1, 63, 65, 5000, 70_001])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kind", loss.KINDS)
+def test_a_loss_with_statistics(backend: str, kind: str, dtype: torch.dtype, rows: int) -> None:
+    real, fake = (
+        x.index_fill(0, torch.tensor(0), 0.0).detach() for x in (logits(rows, dtype=dtype), logits(rows, dtype=dtype))
+    )
+    real, fake = real.requires_grad_(), fake.requires_grad_()
+    value, statistics = loss.d_loss_with_statistics(real, fake, kind=kind, backend=backend)
+    alone = loss.d_loss(real, fake, kind=kind, backend=backend)
+    assert not statistics.requires_grad
+    torch.testing.assert_close(value, alone)
+    check_statistics(statistics, real, fake)
+    assert torch.equal(loss.d_loss_with_statistics(real.detach(), fake.detach(), kind=kind, backend=backend)[0], value)
+    torch.testing.assert_close(torch.autograd.grad(value, (real, fake)), torch.autograd.grad(alone, (real, fake)))
+
+
+@pytest.mark.parametrize("is_real", [True, False])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("kind", [kind for kind in loss.KINDS if kind not in loss.RELATIVISTIC_KINDS])
+def test_one_side_alone(backend: str, kind: str, reduction: str, is_real: bool) -> None:
+    x, e = logits(65, 1), 0.125 if kind in loss.SMOOTHED_KINDS else 0.0
+    value = loss.side_loss(x, kind=kind, is_real=is_real, label_smoothing=e, reduction=reduction, backend=backend)
+    pays = one_sided("d", kind, wide(x), wide(x), e)[0 if is_real else 1]
+    expected = pays if reduction == "none" else pays.mean() if reduction == "mean" else pays.sum()
+    np.testing.assert_allclose(wide(value), expected, rtol=1e-14)
+    slope = one_sided("d", kind, wide(x), wide(x), e)[2 if is_real else 3] / (65 if reduction == "mean" else 1)
+    np.testing.assert_allclose(wide(torch.autograd.grad(value.sum(), x)[0]), slope, rtol=1e-14, atol=1e-16)
 
 
 @pytest.mark.parametrize("options", [dict(label_smoothing=0.125), dict(scale=0.5)], ids=str)
@@ -337,4 +370,4 @@ def test_a_logit_that_is_not_finite_shows_in_the_means(backend: str, role: str, 
     real, fake = torch.randn(9, 1), torch.randn(9, 1).index_fill(0, torch.tensor(4), bad)
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
-    assert not with_slopes(None if alone else real, fake, objective, backend).means[1].isfinite()
+    assert not with_slopes(None if alone else real, fake, objective, backend).statistics[1].isfinite()

@@ -71,6 +71,15 @@ def test_second_derivatives_where_the_sides_are_related(role: str, kind: str) ->
         torch.testing.assert_close(second(other, "cpp"), second(other, "reference"))
 
 
+@pytest.mark.parametrize("kind", loss.KINDS)
+def test_a_loss_with_statistics_is_differentiable_again(kind: str) -> None:
+    def value(real: Tensor, fake: Tensor) -> Tensor:
+        return loss.d_loss_with_statistics(real, fake, kind=kind, backend="cpp")[0]
+
+    pair = (logits(2, 1), logits(2, 1))
+    assert torch.autograd.gradcheck(value, pair) and torch.autograd.gradgradcheck(value, pair)
+
+
 def test_a_penalty_on_the_losss_gradient_reaches_the_weights() -> None:
     critic, x = nn.Linear(4, 1).double(), torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
     results = []
@@ -96,6 +105,7 @@ def test_bce_with_labels_to_third_order() -> None:
 OPERATORS = [
     pytest.param("loss", (loss.BCE,), id="loss"),
     pytest.param("loss", (loss.AVERAGE, 1.0, 0.0, 1.0, False), id="loss-average-sum"),
+    pytest.param("loss_statistics", (loss.BCE,), id="loss_statistics"),
 ]
 
 

@@ -1,0 +1,39 @@
+"""What every fastgan operator means, in plain torch.
+
+This is the only definition. The C++ and Triton implementations are compared with it, and it runs wherever nothing faster
+exists. Written to be read: no fusion, nothing in place but what an operator is documented to update. A file for each stem.
+"""
+
+from .linear import SATURATING, activate, adjoint, fold, linear, output_slope, slope, tangent
+from .loss import (
+    KINDS,
+    PAIRED_KINDS,
+    RELATIVISTIC_KINDS,
+    SMOOTHED_KINDS,
+    bce_with_logits,
+    d_loss,
+    d_terms,
+    fake_term,
+    g_loss,
+    g_terms,
+    real_term,
+    reduce_terms,
+    side_loss,
+    softplus,
+    statistics,
+)
+from .penalty import norm_penalty, norm_push, row_norms, square_penalty, square_push
+from .precision import wide
+from .sample import (
+    WORD,
+    batch_indices,
+    dropout_scale,
+    gather_rows,
+    interpolate,
+    normals,
+    permute,
+    philox4x32,
+    random_words,
+    uniforms,
+)
+from .update import RULES, adam, is_withheld, rmsprop, sgd, update_

@@ -1,0 +1,99 @@
+"""loss in plain torch: real and fake logits -> the objective's value and its slope per logit."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .precision import wide
+
+KINDS = ("minimax", "nonsaturating", "lsgan", "wgan", "hinge", "relativistic", "relativistic-average")
+PAIRED_KINDS = ("relativistic",)  # row i of real belongs to row i of fake
+RELATIVISTIC_KINDS = ("relativistic", "relativistic-average")  # the generator's loss needs real logits
+SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # one-sided label smoothing is defined
+
+
+def softplus(x: Tensor) -> Tensor:
+    """log(1 + exp(x)) for any x. F.softplus returns x above 20, which costs 2e-9: too much in fp64."""
+    return -F.logsigmoid(-x)
+
+
+def real_term(r: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> Tensor:
+    """What the discriminator pays for each real logit; defined for the kinds that do not compare real with fake."""
+    if kind in ("minimax", "nonsaturating"):
+        # binary cross-entropy with target 1 - e: softplus(-r) + e r
+        return softplus(-r) + label_smoothing * r if label_smoothing else softplus(-r)
+    if kind == "lsgan":
+        return scale * (r - (1.0 - label_smoothing)).square()
+    return -r if kind == "wgan" else F.relu(1.0 - r)
+
+
+def fake_term(f: Tensor, kind: str, scale: float = 1.0) -> Tensor:
+    """What the discriminator pays for each fake logit; defined for the kinds that do not compare real with fake."""
+    if kind in ("minimax", "nonsaturating"):
+        return softplus(f)
+    if kind == "lsgan":
+        return scale * f.square()
+    return f if kind == "wgan" else F.relu(1.0 + f)
+
+
+def d_terms(real: Tensor, fake: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> list[Tensor]:
+    """The discriminator's objective as per-logit terms; its value is the sum of their means."""
+    if kind == "relativistic":
+        return [softplus(fake - real)]
+    if kind == "relativistic-average":
+        return [softplus(fake.mean() - real), softplus(fake - real.mean())]
+    return [real_term(real, kind, label_smoothing, scale), fake_term(fake, kind, scale)]
+
+
+def g_terms(fake: Tensor, real: Tensor | None, kind: str, scale: float = 1.0) -> list[Tensor]:
+    """The generator's objective as per-logit terms; its value is the sum of their means."""
+    if kind == "minimax":
+        return [-softplus(fake)]
+    if kind == "nonsaturating":
+        return [softplus(-fake)]
+    if kind == "lsgan":
+        return [scale * (fake - 1.0).square()]
+    if kind in ("wgan", "hinge"):
+        return [-fake]
+    assert real is not None, f"{kind} compares fake with real logits"
+    if kind == "relativistic":
+        return [softplus(real - fake)]
+    return [softplus(real.mean() - fake), softplus(real - fake.mean())]
+
+
+def reduce_terms(terms: list[Tensor], reduction: str) -> Tensor:
+    """mean: the sum of the terms' means; sum: of their sums; none: the terms added elementwise."""
+    if reduction == "none":
+        return terms[0] if len(terms) == 1 else terms[0] + terms[1]
+    parts = [term.mean() if reduction == "mean" else term.sum() for term in terms]
+    return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+
+
+def d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+    """The discriminator's loss in fp32 or wider: real, fake [rows, ...] logits -> 0-d, or [rows, ...] for "none"."""
+    return reduce_terms(d_terms(wide(real), wide(fake), kind, label_smoothing, scale), reduction)
+
+
+def g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor:
+    """The generator's loss in fp32 or wider; real logits matter to the relativistic kinds only."""
+    return reduce_terms(g_terms(wide(fake), None if real is None else wide(real), kind, scale), reduction)
+
+
+def side_loss(logits, *, kind: str, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+    """What the discriminator pays for one side alone; defined for the kinds that do not compare real with fake."""
+    x = wide(logits)
+    return reduce_terms([real_term(x, kind, label_smoothing, scale) if is_real else fake_term(x, kind, scale)], reduction)
+
+
+def statistics(real: Tensor | None, fake: Tensor) -> Tensor:
+    """What people log of a critic: mean real and fake logits, and the means of their signs, [4]; 0 for real without real."""
+    sides = [torch.zeros_like(fake) if real is None else wide(real), wide(fake)]
+    return torch.stack([side.mean() for side in sides] + [side.sign().mean() for side in sides])
+
+
+def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
+    """softplus(x) - target x, elementwise, then reduced; a float target needs no tensor of labels."""
+    x = wide(x)
+    return reduce_terms([softplus(-x) + (1.0 - target) * x], reduction)

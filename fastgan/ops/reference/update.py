@@ -1,0 +1,93 @@
+"""update in plain torch: weight gradient -> optimizer -> weight, its average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def sgd(w, g, state: list[Tensor], lr, *, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, count) -> list[Tensor]:
+    """torch.optim.SGD's formula: returns the new weight and the new state, [velocity] when momentum > 0."""
+    if weight_decay:
+        g = g + weight_decay * w
+    if not momentum:
+        return [w - lr * g]
+    velocity = torch.where(count == 1, g, momentum * state[0] + (1.0 - dampening) * g)
+    return [w - lr * (g + momentum * velocity if nesterov else velocity), velocity]
+
+
+def rmsprop(w, g, state, lr, *, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum=0.0, centered=False, count) -> list[Tensor]:
+    """torch.optim.RMSprop's formula; state: [square average, velocity if momentum, gradient average if centered]."""
+    del count
+    if weight_decay:
+        g = g + weight_decay * w
+    square = alpha * state[0] + (1.0 - alpha) * g * g
+    new, spread = [square], square
+    if centered:
+        mean = alpha * state[-1] + (1.0 - alpha) * g
+        spread = square - mean * mean
+    direction = g / (spread.sqrt() + eps)
+    if momentum:
+        direction = momentum * state[1] + direction
+        new.append(direction)
+    return [w - lr * direction, *new, *([mean] if centered else [])]
+
+
+def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, count) -> list[Tensor]:
+    """torch.optim.Adam's formula (Kingma and Ba 2015); state: [mean, square average].
+
+    count: updates so far, this one included, in fp64: 1 - beta^count loses four digits in fp32 at the first steps.
+    """
+    if weight_decay:
+        g = g + weight_decay * w
+    mean = torch.lerp(state[0], g, 1.0 - betas[0])
+    square = betas[1] * state[1] + (1.0 - betas[1]) * g * g
+    step_size = lr / (1.0 - betas[0] ** count)
+    denominator = square.sqrt() / (1.0 - betas[1] ** count).sqrt() + eps
+    return [w - step_size * (mean / denominator), mean, square]
+
+
+RULES: dict[str, Callable[..., list[Tensor]]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}
+
+
+def is_withheld(withhold: Tensor) -> Tensor:
+    """Whether any element of the last dimension is true or, of floating-point numbers, not finite: bool, without it."""
+    return ~withhold.isfinite().all(-1) if withhold.is_floating_point() else withhold.any(-1)
+
+
+def update_(
+    weight: Tensor,
+    gradient: Tensor,
+    state: list[Tensor],
+    lr: Tensor,
+    count: Tensor,
+    withhold: Tensor,
+    *,
+    rule: str,
+    options: dict,
+    clip: float = 0.0,
+    average: Tensor | None = None,
+    decay: float = 0.0,
+) -> Tensor:
+    """One optimizer step over a flat network, in place: weight, state, count and average are updated.
+
+    weight, gradient, every state and average: [P]; lr: 0-d; count: 0-d, updates done.
+    Where withhold, 0-d or [n], `is_withheld` nothing changes, the count included. A weight whose gradient is not finite
+    keeps its value and its state. clip > 0 bounds new weights; average: decay * average + (1 - decay) * weight.
+    Returns [sum of the finite gradients' squares, number of non-finite ones], in weight's dtype.
+    """
+    withhold = is_withheld(withhold)
+    finite = gradient.isfinite()
+    take = finite & ~withhold
+    clean = torch.where(finite, gradient, 0.0)
+    count += (~withhold).to(count.dtype)
+    new_weight, *new_state = RULES[rule](weight, clean, state, lr, count=count.double().clamp(min=1), **options)
+    if clip:
+        new_weight = new_weight.clamp(-clip, clip)
+    for old, new in zip([weight, *state], [new_weight, *new_state], strict=True):
+        old.copy_(torch.where(take, new, old))
+    if average is not None:
+        average.copy_(torch.where(withhold, average, torch.lerp(weight, average, decay)))
+    return torch.stack((clean.square().sum(), (~finite).sum().to(weight.dtype)))
