@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .chain import Passes, read_layers
+from .input_gradient import input_gradient, product_dtype
 from .layers import next_masks
 from .mlp import MLP, PIECEWISE_LINEAR, has_hooks
+from .ops.backend import transforms_active
 from .ops.dense import DenseProducts, Layer
 
 
@@ -24,7 +26,7 @@ class Price(Protocol):
 
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
     """The layers of a critic whose penalty at `points` has a closed form, an MLP or a Sequential like one; None for others."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or not isinstance(critic, nn.Module):
+    if torch.compiler.is_compiling() or transforms_active() or not isinstance(critic, nn.Module):
         return None
     mlp = _as_mlp(critic)
     if mlp is None or any(has_hooks(module) or module.training != critic.training for module in critic.modules()):
@@ -33,12 +35,14 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     linear = all(x.activation in PIECEWISE_LINEAR and x.negative_slope >= 0 for x in hidden)
     if not linear or last.activation != "identity" or last.dropout:
         return None
-    alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
+    alike = points.dtype in (torch.float32, torch.float64)
+    alike = alike and all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
     layers = read_layers(mlp.layers)
-    return [x if critic.training else x._replace(dropout=0.0) for x in layers] if alike and _dtype(points) else None
+    return [x if critic.training else x._replace(dropout=0.0) for x in layers] if alike else None
 
 
 def _as_mlp(critic: nn.Module) -> MLP | None:
+    critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if isinstance(critic, nn.Sequential) and type(critic).forward is nn.Sequential.forward:
         try:
             return MLP.from_sequential(critic)
@@ -46,15 +50,6 @@ def _as_mlp(critic: nn.Module) -> MLP | None:
             return None
     as_mlp = getattr(critic, "as_mlp", None)
     return as_mlp() if as_mlp else None
-
-
-def _dtype(points: Tensor) -> torch.dtype | None:
-    """What products run in, or None where there is no closed form: an input gradient can leave fp16's range."""
-    device = points.device.type
-    if points.dtype == torch.float32 and torch.is_autocast_enabled(device):
-        half = torch.get_autocast_dtype(device)
-        return half if half == torch.bfloat16 else None
-    return points.dtype if points.dtype in (torch.float32, torch.float64) else None
 
 
 def penalty(critic: Callable[[Tensor], Tensor], layers: list[Layer], points: Tensor, price: Price) -> Tensor:
@@ -69,13 +64,12 @@ def penalty(critic: Callable[[Tensor], Tensor], layers: list[Layer], points: Ten
 class _Penalty(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, critic: Any, layers: list[Layer], points: Tensor, price: Price, *parameters: Tensor) -> Tensor:
-        dtype = _dtype(points)
-        assert dtype is not None
+        dtype = product_dtype(points)
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
             passes = Passes(DenseProducts(layers, dtype), None, 1, len(rows))[:1]
             passes.load(rows)
-            passes.forward(lambda _: next_masks())
+            passes.forward(lambda _: next_masks(points.device))
             passes.seed[0].fill_(1.0)
             passes.coefficient[0].fill_(0.0)
             passes.adjoint()
@@ -111,7 +105,5 @@ def _differentiable(ctx: Any, upstream: Tensor, points: Tensor, parameters: list
     """The gradients with a graph of their own, by double backward."""
     if any(layer.dropout for layer in ctx.layers):
         raise RuntimeError('the penalty of a critic with dropout was differentiated twice: pass method="autograd"')
-    points = points.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(ctx.critic(points).sum(), points, create_graph=True)
-    value = ctx.price.value(gradient)
+    value = ctx.price.value(input_gradient(ctx.critic, points))
     return torch.autograd.grad(value, parameters, upstream, create_graph=True, materialize_grads=True)

@@ -38,21 +38,30 @@ def drawing(draws: Draws, pass_: int) -> Iterator[None]:
 def dropout_scale(like: Tensor, probability: float) -> Tensor:
     """The dropout factor for activations [B, ...], in fp32 or wider: the running pass's mask, or one from a fresh seed."""
     rows, width = like.shape[0], math.prod(like.shape[1:])
-    masks = next_masks()
+    masks = next_masks(like.device)
     counter = dict(seed=masks.seed, step=masks.step, stream=masks.streams[0], first_row=masks.first_row)
     place = dict(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
     return sample.dropout_scale(rows, width, probability, **counter, **place).view(like.shape)
 
 
-def next_masks() -> Masks:
+def next_masks(device: torch.device) -> Masks:
     """Where the next dropout layer's mask comes from: the running pass, or a fresh seed."""
     current = _current.get()
     if current is None:
-        # one draw from torch's generator, so that torch.manual_seed governs the mask as it does for nn.Dropout
-        seed = torch.randint(2**62, ())
-        return sample.masks([(Draws(seed if torch.compiler.is_compiling() else int(seed), 0), 0)], 0)
+        return sample.masks([(Draws(_fresh_seed(device), 0), 0)], 0)
     layer, current.layers = current.layers, current.layers + 1
     return sample.masks([(current.draws, current.number)], layer)
+
+
+def _fresh_seed(device: torch.device) -> int | Tensor:
+    """One draw from torch's generator, so that torch.manual_seed governs the mask as it does for nn.Dropout.
+
+    In code that is compiled or captured now and runs later it is a tensor, drawn anew each time; a number would be for ever.
+    """
+    captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if torch.compiler.is_compiling() or captured:
+        return torch.randint(2**62, (), device=device)
+    return int(torch.randint(2**62, ()))
 
 
 class FusedLinear(nn.Linear):

@@ -7,6 +7,12 @@ With g = dD/dx, one row per sample, and norms over all of a sample's dimensions:
     R1                gamma / 2 * mean |g|^2           at x = real
     R2                gamma / 2 * mean |g|^2           at x = fake
 
+A critic is any callable of rows: a module, `lambda x: critic(x, labels)` for a conditional one, and with `select` one that
+returns more than logits. Norms and values are fp32 or wider; inside autocast to bf16 the critic runs in bf16, to fp16 in fp32.
+Derivatives: any order by the critic's parameters by double backward; in closed form, which MLPs have, the first, and any where
+no dropout is on. In torch.compile, torch.func.grad and vmap, and of compiled critics, penalties are as in eager code.
+Batch norm in training mode mixes rows, so that a row's gradient is not its own: use none in a critic that is penalised.
+
 Sources: Gulrajani et al. 2017, Petzka et al. 2018 (one-sided), Kodali et al. 2017 (DRAGAN), Mescheder et al. 2018 (R1, R2).
 """
 
@@ -21,18 +27,10 @@ import torch
 from torch import Tensor
 
 from . import closed_penalty, distributed
+from .input_gradient import Critic, Select, input_gradient, under_autocast
 from .ops import penalty as ops
+from .ops.reference import wide
 from .ops.sample import Draws, interpolate
-
-Critic = Callable[[Tensor], Tensor]
-
-
-def input_gradient(critic: Critic, points: Tensor) -> Tensor:
-    """d critic / d points for every row, [B, ...], with the graph that differentiates it again."""
-    points = points.detach().requires_grad_()
-    with torch.enable_grad():
-        (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
-    return gradient
 
 
 def _require(condition: bool, message: str) -> None:
@@ -162,15 +160,19 @@ class WeightClip:
         _require(math.isfinite(self.bound) and self.bound > 0, f"bound must be a finite number > 0, got {self.bound}")
 
 
-def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str) -> Tensor:
+def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
     _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
-    if method == "auto" and (layers := closed_penalty.read(critic, points)):
+    points = under_autocast(points)
+    if method == "auto" and select is None and (layers := closed_penalty.read(critic, points)):
         return closed_penalty.penalty(critic, layers, points, spec)
-    return spec.value(input_gradient(critic, points))
+    return spec.value(input_gradient(critic, points, select))
 
 
-def _check_rows(real: Tensor, fake: Tensor) -> None:
-    _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
+def _check_rows(name: str, rows: Tensor) -> None:
+    if not isinstance(rows, Tensor) or not rows.is_floating_point():
+        what = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point rows, got {what}")
+    _require(rows.dim() > 0 and rows.numel() > 0, f"{name} has no rows, shape {tuple(rows.shape)}")
 
 
 def gradient_penalty(
@@ -183,32 +185,44 @@ def gradient_penalty(
     one_sided: bool = False,
     alpha: Tensor | None = None,
     generator: torch.Generator | None = None,
+    select: Select | None = None,
     method: str = "auto",
 ) -> Tensor:
     """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2, 0-d.
 
     real, fake: [B, ...] of one shape; alpha: one weight in [0, 1] per sample, [B] (drawn uniformly from `generator` if None).
+    select: picks the logits out of what the critic returns. method: "auto" takes the closed form where the critic has one,
+    "autograd" double backward.
     Differentiable with respect to the critic's parameters; real and fake are taken as constants. At zero gradient its
-    slope is 0, not nan. Raises ValueError for shapes that differ.
+    slope is 0, not nan. Raises ValueError (shapes that differ, no rows, an amount out of range), TypeError (no logits).
     """
-    _check_rows(real, fake)
+    _check_rows("real", real)
+    _check_rows("fake", fake)
+    _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
     if alpha is None:
-        alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=real.dtype)
+        alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=wide(real).dtype)
     rows = real.shape[0]
     one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
     _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
-    points = interpolate(real.detach(), fake.detach(), alpha.detach())
-    return _penalize(critic, points, GradientPenalty(weight, target, one_sided), method)
+    between = interpolate(real.detach(), fake.detach(), alpha.detach())
+    points = between.to(torch.promote_types(real.dtype, fake.dtype))  # alpha is fp32 where rows are half
+    return _penalize(critic, points, GradientPenalty(weight, target, one_sided), method, select)
 
 
-def r1_penalty(critic: Critic, real: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
-    """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; differentiable with respect to the critic's parameters."""
-    return _penalize(critic, real, R1(gamma), method)
+def r1_penalty(
+    critic: Critic, real: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+) -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    _check_rows("real", real)
+    return _penalize(critic, real, R1(gamma), method, select)
 
 
-def r2_penalty(critic: Critic, fake: Tensor, *, gamma: float = 10.0, method: str = "auto") -> Tensor:
-    """gamma / 2 * mean over rows of |grad D at fake|^2, 0-d; differentiable with respect to the critic's parameters."""
-    return r1_penalty(critic, fake, gamma=gamma, method=method)
+def r2_penalty(
+    critic: Critic, fake: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+) -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at fake|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    _check_rows("fake", fake)
+    return _penalize(critic, fake, R2(gamma), method, select)
 
 
 def dragan_penalty(
@@ -218,12 +232,18 @@ def dragan_penalty(
     weight: float = 10.0,
     std_scale: float = 0.5,
     generator: torch.Generator | None = None,
+    select: Select | None = None,
     method: str = "auto",
 ) -> Tensor:
-    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d."""
-    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=real.dtype)
-    points = real + std_scale * real.std() * noise
-    return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method)
+    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d.
+
+    The std is that of all elements of this process's batch. Arguments and errors as in `gradient_penalty`.
+    """
+    _check_rows("real", real)
+    rows = wide(real.detach())
+    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=rows.dtype)
+    points = (rows + std_scale * rows.std() * noise).to(real.dtype)
+    return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method, select)
 
 
 Spec = Penalty | WeightClip

@@ -12,12 +12,12 @@ from .. import losses
 from ..distributed import all_rows, sum_
 from ..flat import FlatNetwork
 from ..hardware import matmul_precision
+from ..input_gradient import input_gradient
 from ..layers import drawing
 from ..mlp import MLP
 from ..models import Network
 from ..ops import loss as loss_ops
 from ..ops.sample import Draws, Role
-from ..penalties import input_gradient
 from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Moment, mix
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -146,9 +146,7 @@ class AutogradStep:
         total = real.new_zeros(())
         for number, spec in self.game.due_penalties(moment, d_step):
             points = spec.points(real, fake, draws, number)
-            # an input gradient can leave fp16's range before a loss scale reaches it, so there the critic runs in fp32
-            precision = nullcontext() if self.scales else self._arithmetic()
-            with precision, drawing(draws, self.game.place(number, spec)):
+            with self._arithmetic(), drawing(draws, self.game.place(number, spec)):
                 gradient = input_gradient(self.game.discriminator.module, points)
             total = total + spec.every * spec.value(gradient)
         return total
