@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,3 +51,27 @@ def mnist_root() -> Path:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("cuda") and not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def run_two_processes() -> Callable[..., list[Any]]:
+    """Runs a script as two processes that find each other, and returns what each has saved as FOLDER/RANK.pt.
+
+    Its first argument is the folder; the files `modules` lie there, to be imported under their names.
+    """
+
+    def run(folder: Path, script: str, environment: dict[str, str] | None = None, **modules: Path) -> list[Any]:
+        (folder / "run.py").write_text(script)
+        for name, path in modules.items():
+            (folder / f"{name}.py").write_text(path.read_text())
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = str(probe.getsockname()[1])
+        shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+        shared |= environment or {}
+        command = [sys.executable, str(folder / "run.py"), str(folder)]
+        both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
+        assert [process.wait(timeout=240) for process in both] == [0, 0]
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return run

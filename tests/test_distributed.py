@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,19 +39,9 @@ def trainer(name: str) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def ranks(tmp_path_factory: pytest.TempPathFactory, run_two_processes: Callable[..., list]) -> list[dict]:
     """What each of two processes ends with, for every game."""
-    folder = tmp_path_factory.mktemp("ranks")
-    (folder / "run.py").write_text(SCRIPT)
-    (folder / "tests_game.py").write_text(Path(__file__).read_text())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(folder / "run.py"), str(folder)]
-    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(timeout=240) for process in both] == [0, 0]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_two_processes(tmp_path_factory.mktemp("ranks"), SCRIPT, tests_game=Path(__file__))
 
 
 @pytest.mark.parametrize("name", GAMES)

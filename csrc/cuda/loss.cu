@@ -257,74 +257,6 @@ std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, co
   return {value, statistics};
 }
 
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
-  const Objective objective{form, {real_target, fake_target}, scale, mean};
-  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
-  check(objective, real, fake);
-  const c10::cuda::CUDAGuard guard(fake.device());
-  const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
-  FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
-    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<kValue | kStatistics>(task, form, fake);
-  });
-  return {value, statistics};
-}
-
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
-  const Objective objective{form, {real_target, fake_target}, scale, mean};
-  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
-  check(objective, real, fake);
-  const c10::cuda::CUDAGuard guard(fake.device());
-  const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
-  FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
-    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<kValue | kStatistics>(task, form, fake);
-  });
-  return {value, statistics};
-}
-
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
-  const Objective objective{form, {real_target, fake_target}, scale, mean};
-  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
-  check(objective, real, fake);
-  const c10::cuda::CUDAGuard guard(fake.device());
-  const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
-  FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
-    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<kValue | kStatistics>(task, form, fake);
-  });
-  return {value, statistics};
-}
-
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
-  const Objective objective{form, {real_target, fake_target}, scale, mean};
-  const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
-  check(objective, real, fake);
-  const c10::cuda::CUDAGuard guard(fake.device());
-  const auto scalars = fake.options().dtype(wide_type(fake));
-  Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
-  FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    auto task = task_of<scalar_t>(real, fake, {}, {}, objective);
-    task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
-    task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
-    evaluate<kValue | kStatistics>(task, form, fake);
-  });
-  return {value, statistics};
-}
-
 std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
                                         const OptionalTensor& real_slopes, const Tensor& fake_slope, int64_t form,
                                         double fake_target, double real_target, double scale, bool mean) {
@@ -396,10 +328,6 @@ TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
   m.impl("loss_slopes_", &loss_slopes_);
-  m.impl("loss_statistics", &loss_statistics);
-  m.impl("loss_statistics", &loss_statistics);
-  m.impl("loss_statistics", &loss_statistics);
-  m.impl("loss_statistics", &loss_statistics);
   m.impl("loss_statistics", &loss_statistics);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);

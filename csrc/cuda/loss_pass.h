@@ -15,34 +15,6 @@ constexpr bool asks(int wanted, int what) {
   return (wanted & what) != 0;
 }
 
-// What is asked of a launch, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
-// What is asked of a launch, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
-// What is asked of a launch, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
-// What is asked of a launch, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
 // What a sweep does with numbers a and b that lie at the same place of its two inputs; b is 0 where there is one input.
 
 template <class T, class Payment>

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,25 +39,15 @@ def trainer(name: str, precision: str) -> Trainer:
     return Trainer(*networks, precision=precision, device="cpu", seed=3, **GAMES[name]).attach(data, 8)
 
 
-def test_two_processes_are_one(tmp_path: Path, device: torch.device) -> None:
+def test_two_processes_are_one(tmp_path: Path, device: torch.device, run_two_processes: Callable[..., list]) -> None:
     if device.type != "cpu":
         pytest.skip("two processes of one GPU cannot talk by NCCL")
-    (tmp_path / "run.py").write_text(SCRIPT)
-    (tmp_path / "two_processes.py").write_text(Path(__file__).read_text())
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    shared |= {"FASTGAN_BACKEND": "triton"}
-    command = [sys.executable, str(tmp_path / "run.py"), str(tmp_path)]
-    both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
-    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    ranks = run_two_processes(tmp_path, SCRIPT, {"FASTGAN_BACKEND": "triton"}, two_processes=Path(__file__))
     for name in GAMES:
         alone = trainer(name, "fp64")
         metrics = alone.step(3)
         expected = alone.state_dict()
-        for rank in range(2):
-            found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)[name]
+        for found in (rank[name] for rank in ranks):
             for network in ("generator", "discriminator"):
                 for key, value in expected[network].items():
                     torch.testing.assert_close(found["state"][network][key].double(), value, rtol=1e-4, atol=1e-5)

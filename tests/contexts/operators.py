@@ -1,0 +1,147 @@
+"""The operators that people call from their own loops, each beside plain torch, as calls of a critic on real and fake rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fastgan import losses, penalties
+from fastgan.mlp import MLP
+
+Critic = Callable[[Tensor], Tensor]
+Call = Callable[[Critic, Tensor, Tensor], Tensor]
+
+ROWS, SHAPE = 4, (2, 4, 4)
+ALPHA = torch.linspace(0.1, 0.9, ROWS, dtype=torch.float64)
+
+
+def conv_critic() -> nn.Module:
+    """Smooth units and weights that rows share: what has no closed form."""
+    return nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(12, 1))
+
+
+def mlp_critic() -> nn.Module:
+    """A chain whose penalties have a closed form."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(32, 6), nn.LeakyReLU(0.2), nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 1))
+
+
+def fused_critic() -> nn.Module:
+    """The same chain in fastgan's layers."""
+    return MLP.from_sequential(mlp_critic())
+
+
+class Operator(NamedTuple):
+    """What fastgan computes, what plain torch does, and of which critic."""
+
+    fastgan: Call
+    torch: Call
+    critic: Callable[[], nn.Module] = conv_critic
+
+
+def plain_d(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-critic(real)).mean() + F.softplus(critic(fake)).mean()
+
+
+def plain_average(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    r, f = critic(real), critic(fake)
+    return F.softplus(f.mean() - r).mean() + F.softplus(f - r.mean()).mean()
+
+
+def plain_bce(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    logits = critic(real)
+    return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+
+
+def labels(rows: Tensor) -> Tensor:
+    return torch.linspace(0, 1, len(rows), dtype=rows.dtype, device=rows.device).unsqueeze(1)
+
+
+def fastgan_labels(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    logits = critic(real)
+    return losses.binary_cross_entropy_with_logits(logits, labels(real).to(logits.dtype))
+
+
+def plain_labels(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    logits = critic(real)
+    return F.binary_cross_entropy_with_logits(logits, labels(real).to(logits.dtype))
+
+
+def plain_gradient(critic: Critic, points: Tensor) -> Tensor:
+    points = points.detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
+    return gradient.flatten(1)
+
+
+def plain_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    alpha = ALPHA.to(real).view(-1, 1, 1, 1)
+    return 10 * (plain_gradient(critic, real + alpha * (fake - real)).norm(2, dim=1) - 1).square().mean()
+
+
+def fastgan_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return penalties.gradient_penalty(critic, real, fake, alpha=ALPHA.to(real))
+
+
+def fastgan_r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return penalties.r1_penalty(critic, real, gamma=3.0)
+
+
+def plain_r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return 1.5 * plain_gradient(critic, real).square().sum(1).mean()
+
+
+def plain_layers(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """The chain by torch's own functions, on the parameters of the fused one."""
+    return critic(real).square().mean()
+
+
+OPERATORS = {
+    "d_loss": Operator(lambda c, r, f: losses.d_loss(c(r), c(f)), plain_d),
+    "g_loss": Operator(lambda c, r, f: losses.g_loss(c(f)), lambda c, r, f: F.softplus(-c(f)).mean()),
+    "d_loss, compared": Operator(lambda c, r, f: losses.d_loss(c(r), c(f), "relativistic-average"), plain_average),
+    "d_loss, sum": Operator(
+        lambda c, r, f: losses.lsgan_d_loss(c(r), c(f), reduction="sum"),
+        lambda c, r, f: (c(r) - 1).square().sum() + c(f).square().sum(),
+    ),
+    "d_loss_with_statistics": Operator(lambda c, r, f: losses.d_loss_with_statistics(c(r), c(f))[0], plain_d),
+    "GANLoss": Operator(lambda c, r, f: losses.GANLoss("lsgan")(c(r), True), lambda c, r, f: (c(r) - 1).square().mean()),
+    "bce, a float": Operator(lambda c, r, f: losses.binary_cross_entropy_with_logits(c(r), 1.0), plain_bce),
+    "bce, labels": Operator(fastgan_labels, plain_labels),
+    "BCEWithLogitsLoss": Operator(lambda c, r, f: losses.BCEWithLogitsLoss()(c(r), 1.0), plain_bce),
+    "gradient_penalty": Operator(fastgan_penalty, plain_penalty),
+    "r1_penalty": Operator(fastgan_r1, plain_r1),
+    "gradient_penalty, closed form": Operator(fastgan_penalty, plain_penalty, mlp_critic),
+    "r1_penalty, closed form": Operator(fastgan_r1, plain_r1, fused_critic),
+    "MLP": Operator(plain_layers, plain_layers, fused_critic),
+}
+
+
+def rows(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Real and fake rows."""
+    generator = torch.Generator().manual_seed(seed)
+    real, fake = (torch.randn(ROWS, *SHAPE, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))
+    return real, fake
+
+
+def critic_of(operator: Operator, dtype: torch.dtype = torch.float64) -> nn.Module:
+    """The operator's critic, the same at every call."""
+    torch.manual_seed(3)
+    return operator.critic().to(dtype)
+
+
+def plain(critic: nn.Module) -> nn.Module:
+    """The critic in torch's own modules, on the same parameters."""
+    return critic.to_sequential() if isinstance(critic, MLP) else critic
+
+
+def half(rank: int) -> tuple[Tensor, Tensor]:
+    """The rows of one of two processes: as many as a batch has, and others in each."""
+    return rows(seed=10 + rank)
+
+
+def plain_game(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """What a penalty stands beside: a loss that all of the critic's parameters take part in."""
+    return critic(fake).mean() - 0.5 * critic(real).square().mean()
