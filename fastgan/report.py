@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
-from torchvision.utils import save_image
 
 ANIMATION_FRAMES = 100
 
@@ -99,6 +98,8 @@ def write_grid(path: Path, images: Tensor) -> None:
     if images.dim() == 2:
         _scatter(path, images)
         return
+    from torchvision.utils import save_image  # it costs more time than all of fastgan: who wants a loss alone does not pay it
+
     columns = max(1, round(images.shape[0] ** 0.5))
     save_image(images.float().cpu(), path, nrow=columns, normalize=True, value_range=(-1, 1))
 

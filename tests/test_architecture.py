@@ -160,7 +160,7 @@ def test_the_command_line_library_stays_in_the_command_line() -> None:
     assert users in ([], ["fastgan.cli"])
 
 
-def test_importing_asks_for_no_device_and_no_triton() -> None:
+def test_importing_asks_for_no_device_no_triton_and_no_heavy_library() -> None:
     code = """
 import sys
 sys.modules["triton"] = None
@@ -170,6 +170,8 @@ def refuse(*arguments):
 torch.cuda.is_available = torch.cuda.device_count = torch.cuda.current_device = refuse
 import fastgan, fastgan.ops.sample, fastgan.ops.linear, fastgan.ops.loss, fastgan.ops.penalty, fastgan.ops.update
 assert not torch.cuda.is_initialized()
+heavy = {"torchvision", "sklearn", "matplotlib", "tyro", "torchmetrics"} & set(sys.modules)
+assert not heavy, heavy
 """
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fastgan.losses import binary_cross_entropy_with_logits
+from fastgan.losses import BCEWithLogitsLoss, binary_cross_entropy_with_logits
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -102,3 +102,39 @@ def test_bce_of_huge_logits_is_finite(dtype: torch.dtype) -> None:
         value = binary_cross_entropy_with_logits(x, target, reduction="sum")
         assert value.item() == pytest.approx(abs(x[0].item()), rel=1e-6)
         assert torch.autograd.grad(value, x)[0].tolist() == pytest.approx(slopes)
+
+
+def test_weighted_bce_of_half_logits_is_fp32() -> None:
+    x, target = torch.randn(4, 3).bfloat16(), torch.rand(4, 3).bfloat16()
+    for options in (dict(weight=torch.rand(4, 3)), dict(pos_weight=torch.rand(3))):
+        value = binary_cross_entropy_with_logits(x, target, **options)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value, F.binary_cross_entropy_with_logits(x.float(), target.float(), **options))
+
+
+WEIGHTS = dict(weight=torch.tensor([0.5, 2.0, 1.0]), pos_weight=torch.tensor([3.0, 1.0, 0.25]))
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("names", [(), ("weight",), ("pos_weight",), ("weight", "pos_weight")], ids=" ".join)
+def test_the_module_is_torchs(names: tuple[str, ...], reduction: str) -> None:
+    options = {name: WEIGHTS[name] for name in names}
+    ours, torchs = BCEWithLogitsLoss(reduction=reduction, **options), nn.BCEWithLogitsLoss(reduction=reduction, **options)
+    assert isinstance(ours, nn.BCEWithLogitsLoss)
+    assert ours.state_dict().keys() == torchs.state_dict().keys()
+    ours.load_state_dict(torchs.state_dict())
+    torchs.load_state_dict(ours.state_dict())
+    x, target, upstream = torch.randn(4, 3, requires_grad=True), torch.rand(4, 3), torch.rand(4, 3)
+    upstream = upstream if reduction == "none" else upstream[0, 0]
+    for label in (target, torch.ones_like(target)):
+        torch.testing.assert_close(ours(x, label), torchs(x, label))
+        slopes = [torch.autograd.grad(loss(x, label), x, upstream)[0] for loss in (ours, torchs)]
+        torch.testing.assert_close(*slopes)
+    torch.testing.assert_close(ours(x, 1.0), torchs(x, torch.ones_like(x)))
+
+
+def test_the_module_takes_torchs_deprecated_arguments() -> None:
+    with pytest.warns(UserWarning, match="size_average and reduce"):
+        loss = BCEWithLogitsLoss(size_average=False)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(loss(x, 1.0), F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="sum"))
