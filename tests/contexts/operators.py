@@ -93,6 +93,15 @@ def plain_r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     return 1.5 * plain_gradient(critic, real).square().sum(1).mean()
 
 
+def fastgan_dragan(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """Its noise is drawn, and multiplied by 0."""
+    return penalties.dragan_penalty(critic, real, weight=2.0, std_scale=0.0)
+
+
+def plain_dragan(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return 2 * (plain_gradient(critic, real).norm(2, dim=1) - 1).square().mean()
+
+
 def plain_layers(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     """The chain by torch's own functions, on the parameters of the fused one."""
     return critic(real).square().mean()
@@ -113,6 +122,7 @@ OPERATORS = {
     "BCEWithLogitsLoss": Operator(lambda c, r, f: losses.BCEWithLogitsLoss()(c(r), 1.0), plain_bce),
     "gradient_penalty": Operator(fastgan_penalty, plain_penalty),
     "r1_penalty": Operator(fastgan_r1, plain_r1),
+    "dragan_penalty": Operator(fastgan_dragan, plain_dragan),
     "gradient_penalty, closed form": Operator(fastgan_penalty, plain_penalty, mlp_critic),
     "r1_penalty, closed form": Operator(fastgan_r1, plain_r1, fused_critic),
     "MLP": Operator(plain_layers, plain_layers, fused_critic),

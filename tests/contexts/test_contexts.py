@@ -126,7 +126,7 @@ def vmap_over_critics(call: Call, critic: nn.Module, real: Tensor, fake: Tensor)
     def one(parameters: dict[str, Tensor]) -> Tensor:
         return call(lambda x: torch.func.functional_call(critic, parameters, (x,)), real, fake)
 
-    gradients, values = torch.func.vmap(torch.func.grad_and_value(one))(stacked)
+    gradients, values = torch.func.vmap(torch.func.grad_and_value(one), randomness="same")(stacked)
     return values[1], [gradient[1] for gradient in gradients.values()]
 
 
