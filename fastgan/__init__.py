@@ -27,7 +27,7 @@ def _bridge_kernels() -> None:
 
 _bridge_kernels()
 
-from . import data, layers, losses, mlp, models, optim, penalties  # noqa: E402
+from . import data, layers, losses, mlp, models, optim, penalties, testing  # noqa: E402
 from .models import Discriminator, Generator  # noqa: E402
 from .trainer import Trainer  # noqa: E402
 
@@ -43,4 +43,5 @@ __all__ = [
     "models",
     "optim",
     "penalties",
+    "testing",
 ]

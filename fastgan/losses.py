@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from .bce import BCEWithLogitsLoss, binary_cross_entropy_with_logits  # noqa: F401  a part of this module's interface
@@ -116,6 +117,10 @@ class Statistics(NamedTuple):
     real_sign: Tensor
     fake_sign: Tensor
 
+    def numbers(self) -> dict[str, float]:
+        """As floats by their names, for a log; waits for the device once."""
+        return dict(zip(self._fields, torch.stack(self).tolist(), strict=True))
+
 
 def d_loss_with_statistics(
     real: Tensor,
@@ -167,11 +172,12 @@ def g_loss(
 def _pair(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """One objective's losses as functions of their own, with the options of `d_loss` and `g_loss`."""
 
-    def d(real: Tensor, fake: Tensor, **options) -> Tensor:
-        return d_loss(real, fake, kind, **options)
+    def d(real: Tensor, fake: Tensor, *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
+        smoothing = label_smoothing
+        return d_loss(real, fake, kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
 
-    def g(fake: Tensor, *, real: Tensor | None = None, **options) -> Tensor:
-        return g_loss(fake, real, kind, **options)
+    def g(fake: Tensor, *, real: Tensor | None = None, scale=1.0, reduction="mean", backend="auto") -> Tensor:
+        return g_loss(fake, real, kind, scale=scale, reduction=reduction, backend=backend)
 
     for function, role in ((d, "d"), (g, "g")):
         function.__name__ = function.__qualname__ = f"{kind.replace('-', '_')}_{role}_loss"
@@ -226,11 +232,14 @@ class GANLoss(nn.Module):
     def forward(self, prediction: Tensor, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
         """The image-translation call: one side at a time. With for_discriminator=False, the generator's loss of fake logits.
 
-        The relativistic kinds compare both sides and have no such form: ValueError.
+        Raises ValueError for the relativistic kinds, which compare both sides and have no such form, and for a generator that
+        is to be told from real.
         """
         if self.kind in ops.RELATIVISTIC_KINDS:
             raise ValueError(f"{self.kind} compares real with fake logits: use .d(real, fake) and .g(fake, real)")
         if not for_discriminator:
+            if not target_is_real:
+                raise ValueError("a generator's logits are to be real: call with target_is_real=True, or .g(fake)")
             return self.g(prediction)
         _check_logits("prediction", prediction)
         smoothing = self.label_smoothing

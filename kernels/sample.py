@@ -1,7 +1,7 @@
 """sample: Philox latents, dropout numbers, batches gathered from a data set and interpolates, each a function of (seed, step).
 
-A random number's counter is (block, row, step, stream), its key the seed; ops/reference/sample.py defines all of them. The step is
-read from the device, so that a captured launch draws new numbers at each replay.
+A random number's counter is (block, row, step, stream), its key the seed; ops/reference/sample.py defines all of them. The step
+is read from the device, so that a captured launch draws new numbers at each replay.
 """
 
 from __future__ import annotations

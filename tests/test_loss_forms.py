@@ -72,6 +72,12 @@ def test_statistics_come_with_the_loss(kind: str, dtype: torch.dtype, shape: tup
     assert torch.equal(again, value) and all(map(torch.equal, also, seen))
 
 
+def test_statistics_as_numbers() -> None:
+    real, fake = torch.tensor([2.0, 1.0, -1.5, 0.0]), torch.tensor([-4.0])
+    numbers = d_loss_with_statistics(real, fake)[1].numbers()
+    assert numbers == dict(real_mean=0.375, fake_mean=-4.0, real_sign=0.25, fake_sign=-1.0)
+
+
 def test_statistics_of_rows_that_differ_in_number_or_are_not_reduced() -> None:
     real, fake = logits(5, 1), logits(3, 1)
     seen = d_loss_with_statistics(real, fake, "hinge")[1]
@@ -102,6 +108,11 @@ def test_compiling_says_nothing() -> None:
     compiled = torch.compile(lambda r, f: loss.d(r, f) + loss(f, True) + loss.g(f), fullgraph=True, backend="eager")
     real, fake = logits(5, 1), logits(5, 1)
     torch.testing.assert_close(compiled(real, fake), loss.d(real, fake) + loss(fake, True) + loss.g(fake))
+
+
+def test_a_generator_is_never_to_be_told_from_real() -> None:
+    with pytest.raises(ValueError, match="target_is_real=True"):
+        GANLoss("hinge")(logits(3), False, for_discriminator=False)
 
 
 @pytest.mark.parametrize("is_real", [True, False])
