@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -33,15 +32,6 @@ def drawing(draws: Draws, pass_: int) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
-
-
-def dropout_scale(like: Tensor, probability: float) -> Tensor:
-    """The dropout factor for activations [B, ...], in fp32 or wider: the running pass's mask, or one from a fresh seed."""
-    rows, width = like.shape[0], math.prod(like.shape[1:])
-    masks = next_masks(like.device)
-    counter = dict(seed=masks.seed, step=masks.step, stream=masks.streams[0], first_row=masks.first_row)
-    place = dict(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
-    return sample.dropout_scale(rows, width, probability, **counter, **place).view(like.shape)
 
 
 def next_masks(device: torch.device) -> Masks:
@@ -92,12 +82,9 @@ class FusedLinear(nn.Linear):
         self.activation, self.negative_slope, self.dropout = activation, negative_slope, dropout
 
     def forward(self, input: Tensor) -> Tensor:
-        scale = None
-        if self.training and self.dropout:
-            shape = (*input.shape[:-1], self.out_features)
-            scale = dropout_scale(input.new_empty((), dtype=input.dtype).expand(shape), self.dropout)
+        dropout = ops.Dropout(self.dropout, next_masks(input.device)) if self.training and self.dropout else None
         act, slope = self.activation, self.negative_slope
-        return ops.linear(input, self.weight, self.bias, activation=act, negative_slope=slope, scale=scale)
+        return ops.linear(input, self.weight, self.bias, activation=act, negative_slope=slope, dropout=dropout)
 
     def extra_repr(self) -> str:
         slope = f", negative_slope={self.negative_slope}" if self.activation == "leaky_relu" else ""

@@ -8,15 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import reference
+from . import linear_cpp  # noqa: F401  registers what it has
 from .backend import implementation, resolve
 from .dense import DenseProducts, Layer, Products
+from .linear_dropout import Dropout, linear_by_reference
 from .packed import PackedProducts
 from .tiled import INPUT_PRECISION, TiledProducts
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
-
-implementation("linear.linear", "reference")(reference.linear)
 
 
 def linear(
@@ -26,15 +25,15 @@ def linear(
     *,
     activation: str = "identity",
     negative_slope: float = 0.2,
-    scale: Tensor | None = None,
+    dropout: Dropout | None = None,
     backend: str = "auto",
 ) -> Tensor:
-    """scale * act(x W^T + b): x [..., in], weight [out, in], bias [out] -> [..., out]; differentiable to any order.
+    """dropout(act(x W^T + b)): x [..., in], weight [out, in], bias [out] -> [..., out]; differentiable to any order.
 
-    activation: one of ACTIVATIONS; negative_slope: LeakyReLU's; scale: a dropout factor [..., out] or None.
+    activation: one of ACTIVATIONS; negative_slope: LeakyReLU's. A mask's rows are those of x's first dimension.
     """
-    run = reference.linear if torch.compiler.is_compiling() else resolve("linear.linear", x.device.type, backend)
-    return run(x, weight, bias, activation=activation, negative_slope=negative_slope, scale=scale)
+    run = linear_by_reference if torch.compiler.is_compiling() else resolve("linear.linear", x.device.type, backend)
+    return run(x, weight, bias, activation=activation, negative_slope=negative_slope, dropout=dropout)
 
 
 @implementation("linear.products", "reference")

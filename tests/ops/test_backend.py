@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from fastgan import losses
-from fastgan.ops import backend, loss, reference, update  # noqa: F401
+from fastgan.ops import backend, loss, penalty, reference, update  # noqa: F401
 from fastgan.ops.backend import BackendUnavailable, resolve
 
 
 def test_auto_takes_the_fastest_that_can_run(requires_extension: None) -> None:
     assert resolve("loss.d_loss", "cpu") is not reference.d_loss
-    assert resolve("linear.linear", "cpu") is reference.linear, "nothing faster is written"
+    assert resolve("penalty.norm_penalty", "cpu") is reference.norm_penalty, "nothing faster is written"
     assert resolve("loss.d_loss", "meta") is reference.d_loss, "nothing faster for this device"
 
 
@@ -27,15 +27,15 @@ def test_the_environment_leaves_operators_alone_that_it_does_not_have(
     requires_extension: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "FORCED", "cpp")
-    assert resolve("linear.linear", "cpu") is reference.linear
+    assert resolve("penalty.norm_penalty", "cpu") is reference.norm_penalty
 
 
 def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.zeros(4)
     with pytest.raises(ValueError, match="reference, cpp, triton"):
         losses.d_loss(logits, logits, backend="cuda")
-    with pytest.raises(BackendUnavailable, match=r"linear\.linear has no cpp implementation|not built"):
-        resolve("linear.linear", "cpu", "cpp")
+    with pytest.raises(BackendUnavailable, match=r"norm_penalty has no cpp implementation|not built"):
+        resolve("penalty.norm_penalty", "cpu", "cpp")
     with pytest.raises(BackendUnavailable, match="triton"):
         losses.d_loss(logits, logits, backend="triton")
 

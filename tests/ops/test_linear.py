@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastgan.ops import backend, reference, sample
 from fastgan.ops.dense import Layer
-from fastgan.ops.linear import ACTIVATIONS, linear
+from fastgan.ops.linear import ACTIVATIONS, Dropout, linear
 from fastgan.ops.sample import Masks
 
 SLOPE = 0.2
@@ -64,12 +64,38 @@ def test_linear_is_the_formula(activation: str, with_bias: bool) -> None:
     torch.testing.assert_close(y, by_hand(x, weight, bias, activation), rtol=1e-12, atol=1e-12)
 
 
+@pytest.fixture(params=["reference", "cpp"])
+def backend_(request: pytest.FixtureRequest) -> str:
+    if request.param == "cpp":
+        request.getfixturevalue("requires_extension")
+    return request.param
+
+
+def dropout(probability: float = 0.5) -> Dropout:
+    return Dropout(probability, Masks(COUNTER["seed"], COUNTER["step"], STREAMS[:1], COUNTER["first_row"]))
+
+
+def drawn(rows: int, columns: int, probability: float = 0.5) -> Tensor:
+    """The mask of `dropout` as the reference draws it."""
+    return reference.dropout_scale(rows, columns, probability, dtype=torch.float64, stream=STREAMS[0], **COUNTER)
+
+
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no-bias"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_dropout_scale_multiplies_what_the_activation_returns(activation: str) -> None:
-    x, weight, bias, scale = normal(6, 4), normal(5, 4), normal(5), keep_mask(6, 5)
-    y = linear(x, weight, bias, activation=activation, negative_slope=SLOPE, scale=scale)
+def test_dropout_multiplies_what_the_activation_returns(backend_: str, activation: str, with_bias: bool) -> None:
+    x, weight, bias, scale = normal(6, 4), normal(50, 4), normal(50) if with_bias else None, drawn(6, 50)
+    y = linear(x, weight, bias, activation=activation, negative_slope=SLOPE, dropout=dropout(), backend=backend_)
     torch.testing.assert_close(y, by_hand(x, weight, bias, activation, scale), rtol=1e-12, atol=1e-12)
-    assert (y[scale == 0] == 0).all()
+    assert (y[scale == 0] == 0).all() and 50 < (y == 0).sum() < 250
+
+
+@pytest.mark.parametrize("shape", [(0, 7), (1, 7), (7,), (2, 3, 7)], ids=str)
+def test_dropout_of_any_shape(backend_: str, shape: tuple[int, ...]) -> None:
+    x, weight, bias = normal(*shape), normal(9, 7), normal(9)
+    y = linear(x, weight, bias, activation="relu", dropout=dropout(0.25), backend=backend_)
+    expected = linear(x, weight, bias, activation="relu", dropout=dropout(0.25), backend="reference")
+    assert y.shape == (*shape[:-1], 9)
+    torch.testing.assert_close(y, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -120,19 +146,47 @@ def test_a_saturated_unit_of_half_precision_still_learns(activation: str, dtype:
 def test_an_fp32_scale_leaves_half_precision_as_it_was() -> None:
     x, weight = normal(8, 16, dtype=torch.bfloat16), normal(4, 16, dtype=torch.bfloat16)
     scale = keep_mask(8, 4, probability=0.3, dtype=torch.float32)
-    y = linear(x, weight, None, scale=scale)
+    y = reference.linear(x, weight, None, scale=scale)
     assert y.dtype == torch.bfloat16
     expected = (F.linear(x, weight).double() * scale.double()).to(torch.bfloat16)
     torch.testing.assert_close(y, expected, rtol=2**-8, atol=0)
 
 
+@pytest.mark.parametrize("dropped", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-def test_first_and_second_derivatives(activation: str) -> None:
-    scale = keep_mask(3, 2)
-    arguments = [value.requires_grad_() for value in (normal(3, 4), normal(2, 4), normal(2))]
-    run = partial(linear, activation=activation, negative_slope=SLOPE, scale=scale)
+def test_derivatives_to_third_order(backend_: str, activation: str, dropped: bool) -> None:
+    arguments = [value.requires_grad_() for value in (normal(2, 3), normal(4, 3), normal(4))]
+    how = dropout() if dropped else None
+    run = partial(linear, activation=activation, negative_slope=SLOPE, dropout=how, backend=backend_)
+
+    def slopes(*arguments: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(run(*arguments).square().sum(), arguments, create_graph=True)
+
     assert torch.autograd.gradcheck(run, arguments)
     assert torch.autograd.gradgradcheck(run, arguments)
+    assert torch.autograd.gradgradcheck(slopes, arguments)
+
+
+@pytest.mark.parametrize("needed", [(0,), (1,), (2,), (0, 2)], ids=str)
+def test_derivatives_by_some_arguments(backend_: str, needed: tuple[int, ...]) -> None:
+    x, weight, bias = normal(4, 3), normal(5, 3), normal(5)
+    expected = by_hand(x, weight, bias, "relu", drawn(4, 5))
+    arguments = [value.requires_grad_(number in needed) for number, value in enumerate((x, weight, bias))]
+    y = linear(*arguments, activation="relu", dropout=dropout(), backend=backend_)
+    upstream = normal(5, 4).t()
+    found = torch.autograd.grad(y, [arguments[number] for number in needed], upstream)
+    m = 2.0 * (expected > 0) * upstream
+    exact = (m @ weight, m.t() @ x, m.sum(0))
+    for gradient, number in zip(found, needed, strict=True):
+        torch.testing.assert_close(gradient, exact[number].detach(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_result_changed_before_the_backward_pass_is_noticed(requires_extension: None) -> None:
+    y = linear(normal(4, 3), normal(5, 3).requires_grad_(), None, activation="relu", dropout=dropout(), backend="cpp")
+    with torch.no_grad():
+        y.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
 
 
 @pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
