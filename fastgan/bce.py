@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .ops import loss as ops
+from .ops.backend import BackendUnavailable
 from .ops.reference import wide
 
 
@@ -31,6 +32,10 @@ def binary_cross_entropy_with_logits(
     if not input.is_floating_point():
         raise TypeError(f"input must be a tensor of floating-point logits, got {input.dtype}")
     if weight is not None or pos_weight is not None or size_average is not None or reduce is not None:
+        if backend not in ("auto", "reference"):
+            raise BackendUnavailable(
+                f"backend {backend!r} cannot run: no kernel takes weight, pos_weight, size_average or reduce"
+            )
         labels = wide(target) if isinstance(target, Tensor) else torch.full_like(wide(input), target)
         return F.binary_cross_entropy_with_logits(wide(input), labels, weight, size_average, reduce, reduction, pos_weight)
     if isinstance(target, Tensor) and target.shape != input.shape:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn import functional as F
 
 from .chain import Passes, read_layers
-from .input_gradient import input_gradient, product_dtype
+from .input_gradient import product_dtype
 from .layers import next_masks
-from .mlp import MLP, PIECEWISE_LINEAR, has_hooks
+from .mlp import MLP, PIECEWISE_LINEAR, is_patched
 from .ops.backend import transforms_active
 from .ops.dense import DenseProducts, Layer
+from .ops.linear import Dropout, linear_by_reference
+from .ops.sample import Masks
 
 
 class Price(Protocol):
@@ -26,23 +30,24 @@ class Price(Protocol):
 
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
     """The layers of a critic whose penalty at `points` has a closed form, an MLP or a Sequential like one; None for others."""
-    if torch.compiler.is_compiling() or transforms_active() or not isinstance(critic, nn.Module):
+    critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
+    if _is_transformed() or not isinstance(critic, nn.Module):
         return None
     mlp = _as_mlp(critic)
-    if mlp is None or any(has_hooks(module) or module.training != critic.training for module in critic.modules()):
+    if mlp is None or any(is_patched(module) or module.training != critic.training for module in critic.modules()):
         return None
-    *hidden, last = mlp.layers
-    linear = all(x.activation in PIECEWISE_LINEAR and x.negative_slope >= 0 for x in hidden)
-    if not linear or last.activation != "identity" or last.dropout:
+    if not (_is_piecewise_linear(mlp) and _takes(mlp, points)):
         return None
-    alike = points.dtype in (torch.float32, torch.float64)
-    alike = alike and all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
     layers = read_layers(mlp.layers)
-    return [x if critic.training else x._replace(dropout=0.0) for x in layers] if alike else None
+    return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
+
+
+def _is_transformed() -> bool:
+    """Whether somebody watches what runs here: a compiler, a torch.func transform, or forward-mode derivatives."""
+    return torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0
 
 
 def _as_mlp(critic: nn.Module) -> MLP | None:
-    critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if isinstance(critic, nn.Sequential) and type(critic).forward is nn.Sequential.forward:
         try:
             return MLP.from_sequential(critic)
@@ -52,58 +57,100 @@ def _as_mlp(critic: nn.Module) -> MLP | None:
     return as_mlp() if as_mlp else None
 
 
-def penalty(critic: Callable[[Tensor], Tensor], layers: list[Layer], points: Tensor, price: Price) -> Tensor:
-    """price.value of the critic's input gradient at points [B, ...], 0-d; differentiable by its parameters.
+def _is_piecewise_linear(mlp: MLP) -> bool:
+    *hidden, last = mlp.layers
+    linear = all(layer.activation in PIECEWISE_LINEAR and layer.negative_slope >= 0 for layer in hidden)
+    return linear and last.activation == "identity" and not last.dropout
 
-    Once, and again where no dropout is on. Biases only move kinks: their gradient is 0, as autograd has it.
+
+def _takes(mlp: MLP, points: Tensor) -> bool:
+    """Whether the rows are the network's, and of its dtype, on its device."""
+    known = points.dtype in (torch.float32, torch.float64) and torch.amp.is_autocast_available(points.device.type)
+    alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
+    return known and alike and (mlp.flatten or points.dim() == 2)
+
+
+def penalty(layers: list[Layer], points: Tensor, price: Price) -> Tensor:
+    """price.value of the input gradient at points [B, ...] of a critic of these layers, 0-d; differentiable to any order.
+
+    The first derivative, by the weights, is made at once, so that nothing else of the passes is kept. Biases only move kinks:
+    their gradient is 0, as autograd has it.
     """
     biases = [layer.bias for layer in layers[:-1] if layer.bias is not None]
-    return _Penalty.apply(critic, layers, points.detach(), price, *(layer.weight for layer in layers), *biases)
+    parameters = [*(layer.weight for layer in layers), *biases]
+    wanted = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
+    return _Penalty.apply(layers, points.detach(), price, wanted, *parameters)
+
+
+class _Unit(NamedTuple):
+    """A hidden layer apart from its parameters."""
+
+    negative_slope: float
+    bias: bool
+    dropout: Dropout | None
+
+
+def _units(layers: list[Layer], masks: list[Masks]) -> list[_Unit]:
+    drawn = iter(masks)
+    dropouts = [Dropout(layer.dropout, next(drawn)) if layer.dropout else None for layer in layers]
+    pairs = zip(layers[:-1], dropouts[:-1], strict=True)
+    return [_Unit(layer.negative_slope, layer.bias is not None, dropout) for layer, dropout in pairs]
 
 
 class _Penalty(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, critic: Any, layers: list[Layer], points: Tensor, price: Price, *parameters: Tensor) -> Tensor:
-        dtype = product_dtype(points)
+    def forward(ctx: Any, layers: list[Layer], points: Tensor, price: Price, wanted: bool, *parameters: Tensor) -> Tensor:
+        masks = [next_masks(points.device) for layer in layers if layer.dropout]
+        ctx.units, ctx.price, ctx.dtype = _units(layers, masks), price, product_dtype(points)
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
-            passes = Passes(DenseProducts(layers, dtype), None, 1, len(rows))[:1]
+            passes = Passes(DenseProducts(layers, ctx.dtype), None, 1, len(rows))[:1]
             passes.load(rows)
-            passes.forward(lambda _: next_masks(points.device))
+            passes.forward(masks.__getitem__)
             passes.seed[0].fill_(1.0)
             passes.coefficient[0].fill_(0.0)
             passes.adjoint()
             value, push = price.push(passes.input_gradient()[0])
-        ctx.save_for_backward(points, *parameters)
-        ctx.critic, ctx.layers, ctx.price, ctx.passes, ctx.push = critic, layers, price, passes, push
-        ctx.gradients = None
+            gradients = _gradients(passes, push, rows) if wanted else []
+        ctx.save_for_backward(points, *parameters, *gradients)
         return value
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        points, *parameters = ctx.saved_tensors
+        count = len(ctx.needs_input_grad) - 4
+        points, parameters, gradients = ctx.saved_tensors[0], ctx.saved_tensors[1 : 1 + count], ctx.saved_tensors[1 + count :]
         if torch.is_grad_enabled():
             return None, None, None, None, *_differentiable(ctx, upstream, points, parameters)
-        if ctx.gradients is None:  # tangents take the place of activations, so this is done once
-            ctx.gradients = _gradients(ctx.passes, ctx.push, points.flatten(1))
-            ctx.passes = ctx.push = None
-        weights = torch._foreach_mul(ctx.gradients, upstream)
+        weights = torch._foreach_mul(list(gradients), upstream)
         biases = [torch.zeros_like(bias) for bias in parameters[len(weights) :]]
         return None, None, None, None, *weights, *biases
 
 
 def _gradients(passes: Passes, push: Tensor, rows: Tensor) -> list[Tensor]:
-    layers = passes.products.layers
-    with torch.autocast(rows.device.type, enabled=False):
-        passes.tangent(push, rows)
-        gradients = [torch.empty_like(layer.weight) for layer in layers]
-        passes.gradients([(gradient, None) for gradient in gradients])
+    passes.tangent(push, rows)
+    gradients = [torch.empty_like(layer.weight) for layer in passes.products.layers]
+    passes.gradients([(gradient, None) for gradient in gradients])
     return gradients
 
 
-def _differentiable(ctx: Any, upstream: Tensor, points: Tensor, parameters: list[Tensor]) -> tuple[Tensor, ...]:
-    """The gradients with a graph of their own, by double backward."""
-    if any(layer.dropout for layer in ctx.layers):
-        raise RuntimeError('the penalty of a critic with dropout was differentiated twice: pass method="autograd"')
-    value = ctx.price.value(input_gradient(ctx.critic, points))
-    return torch.autograd.grad(value, parameters, upstream, create_graph=True, materialize_grads=True)
+def _differentiable(ctx: Any, upstream: Tensor, points: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients with a graph of their own, by double backward through the same units."""
+    # a weight that two layers share has a derivative in each
+    aliases, wanted = [p.view_as(p) for p in parameters], ctx.needs_input_grad[4:]
+    points = points.clone().requires_grad_()
+    with torch.autocast(points.device.type, torch.bfloat16, enabled=ctx.dtype == torch.bfloat16):
+        logits = _logits(ctx.units, points.flatten(1), aliases)
+        (gradient,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
+    targets = [alias for alias, want in zip(aliases, wanted, strict=True) if want]
+    value = ctx.price.value(gradient)
+    found = iter(torch.autograd.grad(value, targets, upstream, create_graph=True, materialize_grads=True))
+    return tuple(next(found) if want else None for want in wanted)
+
+
+def _logits(units: list[_Unit], x: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """What the critic returns, up to its last bias."""
+    weights, biases = parameters[: len(units) + 1], iter(parameters[len(units) + 1 :])
+    for (negative_slope, has_bias, dropout), weight in zip(units, weights[:-1], strict=True):
+        bias = next(biases) if has_bias else None
+        x = linear_by_reference(x, weight, bias, activation="leaky_relu", negative_slope=negative_slope, dropout=dropout)
+    return F.linear(x, weights[-1])

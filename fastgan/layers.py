@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .ops import linear as ops
 from .ops import sample
+from .ops.backend import transforms_active
 from .ops.sample import Draws, Masks
 
 
@@ -46,10 +47,11 @@ def next_masks(device: torch.device) -> Masks:
 def _fresh_seed(device: torch.device) -> int | Tensor:
     """One draw from torch's generator, so that torch.manual_seed governs the mask as it does for nn.Dropout.
 
-    In code that is compiled or captured now and runs later it is a tensor, drawn anew each time; a number would be for ever.
+    It is a tensor where a number would be for ever, in code that is compiled or captured now and runs later, and under
+    torch.func transforms, which know whether each of many has its own.
     """
     captured = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    if torch.compiler.is_compiling() or captured:
+    if torch.compiler.is_compiling() or captured or transforms_active():
         return torch.randint(2**62, (), device=device)
     return int(torch.randint(2**62, ()))
 

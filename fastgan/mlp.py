@@ -62,8 +62,9 @@ class MLP(nn.Module):
         return x
 
     def as_mlp(self) -> MLP | None:
-        """This module as the chain it is; None for a subclass that computes something else."""
-        return self if type(self).forward is MLP.forward else None
+        """This module as the chain it is; None where it, or one of its layers, may compute something else."""
+        itself = type(self).forward is MLP.forward and all(type(layer) is FusedLinear for layer in self.layers)
+        return self if itself else None
 
     @classmethod
     def from_sequential(cls, module: nn.Sequential) -> MLP:
@@ -120,22 +121,25 @@ def _flattens_rows(module: nn.Module) -> bool:
     return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module runs more than its forward."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks)
+def is_patched(module: nn.Module) -> bool:
+    """Whether calling the module runs something besides its class's forward, or on tensors that are no parameters."""
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    # not module.weight: reading it computes it, where it is parametrized
+    computed = isinstance(module, nn.Linear) and not isinstance(module._parameters.get("weight"), nn.Parameter)
+    return bool(hooks) or computed or "forward" in vars(module)
 
 
 def _check_plain(module: nn.Module) -> None:
     """A hook would not run in the fused layer; spectral and weight norm by hooks keep their weight elsewhere."""
-    if has_hooks(module):
-        raise ValueError(f"{type(module).__name__} has hooks, which a fused layer would not run")
+    if is_patched(module):
+        raise ValueError(f"{type(module).__name__} has hooks, or a forward or a weight that are not its own")
 
 
 def _read_chain(modules: Iterable[nn.Module], start: int) -> Iterator[tuple[int, FusedLinear]]:
     link: _Link | None = None
     for position, module in enumerate(modules, start):
         _check_plain(module)
-        if isinstance(module, FusedLinear) or type(module) is nn.Linear:
+        if isinstance(module, nn.Linear) and type(module) in (FusedLinear, nn.Linear):
             if link:
                 yield link.position, link.fuse()
             link = _Link(position, module)
@@ -151,7 +155,7 @@ def _append(link: _Link | None, module: nn.Module) -> None:
     name = type(module).__name__
     if link is None:
         raise ValueError(f"{name} comes before the first Linear")
-    if isinstance(module, nn.Dropout) and not link.dropout:
+    if type(module) is nn.Dropout and not link.dropout:
         link.dropout = module.p
     elif type(module) in _ACTIVATIONS and link.activation == "identity":
         link.activation = _ACTIVATIONS[type(module)]

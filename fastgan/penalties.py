@@ -9,8 +9,9 @@ With g = dD/dx, one row per sample, and norms over all of a sample's dimensions:
 
 A critic is any callable of rows: a module, `lambda x: critic(x, labels)` for a conditional one, and with `select` one that
 returns more than logits. Norms and values are fp32 or wider; inside autocast to bf16 the critic runs in bf16, to fp16 in fp32.
-Derivatives: any order by the critic's parameters by double backward; in closed form, which MLPs have, the first, and any where
-no dropout is on. In torch.compile, torch.func.grad and vmap, and of compiled critics, penalties are as in eager code.
+Derivatives: any order by the critic's parameters, by double backward; MLPs have a closed form, without it, for the first.
+In torch.compile, torch.func.grad and vmap, and of compiled critics, penalties are as in eager code. A compiled penalty takes no
+`generator`, and no critic that writes in place: batch norm in training mode, spectral norm by hooks (parametrized, it is fine).
 Batch norm in training mode mixes rows, so that a row's gradient is not its own: use none in a critic that is penalised.
 
 Sources: Gulrajani et al. 2017, Petzka et al. 2018 (one-sided), Kodali et al. 2017 (DRAGAN), Mescheder et al. 2018 (R1, R2).
@@ -162,9 +163,9 @@ class WeightClip:
 
 def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
     _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
-    points = under_autocast(points)
+    points = under_autocast(critic, points)
     if method == "auto" and select is None and (layers := closed_penalty.read(critic, points)):
-        return closed_penalty.penalty(critic, layers, points, spec)
+        return closed_penalty.penalty(layers, points, spec)
     return spec.value(input_gradient(critic, points, select))
 
 
@@ -173,6 +174,14 @@ def _check_rows(name: str, rows: Tensor) -> None:
         what = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
         raise TypeError(f"{name} must be a tensor of floating-point rows, got {what}")
     _require(rows.dim() > 0 and rows.numel() > 0, f"{name} has no rows, shape {tuple(rows.shape)}")
+
+
+def _uniforms(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), fp32 or wider."""
+    device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
+    if generator is None:  # an overload of its own: the other one keeps torch.compile from shapes that it does not know
+        return torch.rand(shape, device=device, dtype=dtype)
+    return torch.rand(shape, generator=generator, device=device, dtype=dtype)
 
 
 def gradient_penalty(
@@ -200,7 +209,7 @@ def gradient_penalty(
     _check_rows("fake", fake)
     _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
     if alpha is None:
-        alpha = torch.rand(real.shape[0], generator=generator, device=real.device, dtype=wide(real).dtype)
+        alpha = _uniforms(real.shape[:1], real, generator)
     rows = real.shape[0]
     one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
     _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
@@ -241,8 +250,7 @@ def dragan_penalty(
     """
     _check_rows("real", real)
     rows = wide(real.detach())
-    noise = torch.rand(real.shape, generator=generator, device=real.device, dtype=rows.dtype)
-    points = (rows + std_scale * rows.std() * noise).to(real.dtype)
+    points = (rows + std_scale * rows.std() * _uniforms(real.shape, real, generator)).to(real.dtype)
     return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method, select)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan.losses import BCEWithLogitsLoss, binary_cross_entropy_with_logits
+from fastgan.ops.backend import BackendUnavailable
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -138,3 +139,12 @@ def test_the_module_takes_torchs_deprecated_arguments() -> None:
         loss = BCEWithLogitsLoss(size_average=False)
     x = torch.randn(4, 3)
     torch.testing.assert_close(loss(x, 1.0), F.binary_cross_entropy_with_logits(x, torch.ones_like(x), reduction="sum"))
+
+
+def test_weights_have_no_kernel_to_ask_for() -> None:
+    with pytest.raises(BackendUnavailable, match="no kernel takes weight"):
+        binary_cross_entropy_with_logits(torch.randn(3), 1.0, pos_weight=torch.ones(3), backend="cpp")
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: binary_cross_entropy_with_logits(x, 1.0, backend="cuda"), backend="eager")
+    with pytest.raises(Exception, match="unknown backend 'cuda'"):
+        compiled(torch.randn(3))

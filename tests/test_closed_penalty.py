@@ -7,9 +7,10 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from fastgan import closed_penalty, penalties
-from fastgan.layers import drawing
+from fastgan.layers import FusedLinear, drawing
 from fastgan.mlp import MLP
 from fastgan.models import Discriminator
 from fastgan.ops.sample import Draws
@@ -116,21 +117,63 @@ def test_the_masks_of_a_running_pass_are_taken() -> None:
     torch.testing.assert_close(*values, rtol=1e-12, atol=0)
 
 
-def test_it_is_differentiable_again_where_no_dropout_is_on() -> None:
-    critic = critics()["MLP"].double()
-    weight = critic.layers[1].weight
-    results = []
+def both_orders(call: Callable[..., Tensor], weights: list[Tensor]) -> list[tuple[Tensor | None, ...]]:
+    """First and second derivatives, in closed form and by autograd, under the same masks."""
+    found = []
     for method in ("auto", "autograd"):
-        (slope,) = torch.autograd.grad(CALLS["R1"](critic, *rows(critic), method=method), weight, create_graph=True)
-        results.append(torch.autograd.grad(slope.square().sum(), weight)[0])
-    torch.testing.assert_close(*results, rtol=1e-11, atol=1e-14)
+        torch.manual_seed(6)
+        first = torch.autograd.grad(call(method=method), weights, create_graph=True, allow_unused=True)
+        second = sum(g.square().sum() for g in first if g is not None)
+        found.append((*first, *torch.autograd.grad(second, weights, allow_unused=True)))
+    return found
 
 
-def test_twice_under_dropout_is_refused() -> None:
-    critic = critics()["MLP with dropout"].double()
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("name", ["MLP", "MLP with dropout", "Sequential", "no biases", "Discriminator"])
+def test_it_is_differentiable_again(name: str, call: str) -> None:
+    critic = critics()[name].double()
+    weights = [p for p in critic.parameters() if p.dim() == 2]
+    ours, theirs = both_orders(lambda method: CALLS[call](critic, *rows(critic), method=method), weights)
+    # dropout may leave a row without a gradient, where the norm has a slope, 0, but no second one
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
+
+
+def test_layers_that_share_their_weights() -> None:
+    shared = nn.Linear(FEATURES, FEATURES)
+    critic = nn.Sequential(shared, nn.LeakyReLU(0.2), shared, nn.ReLU(), nn.Linear(FEATURES, 1)).double()
+    ours, theirs = both_orders(lambda method: CALLS["R1"](critic, *rows(critic), method=method), [shared.weight])
+    assert closed_penalty.read(critic, rows(critic)[0])
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("frozen", ["0.weight", "2.bias", "5.weight"])
+def test_parameters_that_are_frozen(frozen: str) -> None:
+    critic = sequential().double()
+    critic.get_parameter(frozen).requires_grad_(False)
+    weights = [p for p in critic.parameters() if p.requires_grad and p.dim() == 2]
+    ours, theirs = both_orders(lambda method: CALLS["R1"](critic, *rows(critic), method=method), weights)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_a_critic_that_changes_its_mode_before_the_backward_pass() -> None:
+    critic = critics()["MLP with dropout"].double().eval()
+    weight = critic.layers[0].weight
+    value, expected = (CALLS["R1"](critic, *rows(critic), method=method) for method in ("auto", "autograd"))
+    critic.train()
+    for create_graph in (False, True):
+        ours, theirs = (torch.autograd.grad(x, weight, create_graph=create_graph, retain_graph=True) for x in (value, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-13)
+
+
+def test_nothing_is_kept_after_the_backward_pass() -> None:
+    """A penalty in somebody's log holds no gradients."""
+    critic = critics()["MLP"].double()
     value = CALLS["R1"](critic, *rows(critic))
-    with pytest.raises(RuntimeError, match='method="autograd"'):
-        torch.autograd.grad(value, critic.layers[0].weight, create_graph=True)
+    value.backward()
+    with pytest.raises(RuntimeError, match="after they have already been freed"):
+        _ = value.grad_fn.saved_tensors
+    held = [x for x in vars(value.grad_fn).values() if isinstance(x, Tensor)]
+    assert not held
 
 
 def test_under_autocast_it_errs_no_more_than_autograd() -> None:
@@ -158,6 +201,49 @@ def hooked() -> nn.Module:
     return critic
 
 
+def patched(critic: nn.Module, layer: nn.Module | None = None) -> nn.Module:
+    target = layer or critic
+    forward = target.forward
+    target.forward = lambda x: forward(2 * x)
+    return critic
+
+
+def patched_layer() -> nn.Module:
+    critic = MLP((FEATURES, 4, 1))
+    return patched(critic, critic.layers[0])
+
+
+class Tripled(FusedLinear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
+class Halved(nn.Dropout):
+    def forward(self, input: Tensor) -> Tensor:
+        return 0.5 * input
+
+
+def with_layer_of_its_own() -> nn.Module:
+    critic = MLP((FEATURES, 4, 1))
+    critic.add_module("0", Tripled(FEATURES, 4))
+    return critic
+
+
+def normalized(critic: nn.Module, layer: nn.Module) -> nn.Module:
+    nn.utils.parametrizations.weight_norm(layer)
+    return critic
+
+
+def normalized_mlp() -> nn.Module:
+    critic = MLP((FEATURES, 4, 1))
+    return normalized(critic, critic.layers[0])
+
+
+def normalized_sequential() -> nn.Module:
+    critic = nn.Sequential(FusedLinear(FEATURES, 4), nn.Linear(4, 1))
+    return normalized(critic, critic[0])
+
+
 class Doubled(MLP):
     def forward(self, x: Tensor) -> Tensor:
         return 2 * super().forward(x)
@@ -174,6 +260,14 @@ class Doubled(MLP):
         ),
         pytest.param(hooked, id="a hook"),
         pytest.param(lambda: Doubled((FEATURES, 4, 1)), id="a subclass"),
+        pytest.param(lambda: patched(sequential()), id="a forward of its own"),
+        pytest.param(lambda: patched(MLP((FEATURES, 4, 1))), id="an MLP with a forward of its own"),
+        pytest.param(patched_layer, id="a layer with a forward of its own"),
+        pytest.param(with_layer_of_its_own, id="a subclass of FusedLinear in an MLP"),
+        pytest.param(lambda: nn.Sequential(Tripled(FEATURES, 4), nn.Linear(4, 1)), id="a subclass of FusedLinear"),
+        pytest.param(lambda: nn.Sequential(nn.Linear(FEATURES, 4), Halved(), nn.Linear(4, 1)), id="a subclass of Dropout"),
+        pytest.param(normalized_mlp, id="weight norm in an MLP"),
+        pytest.param(normalized_sequential, id="weight norm of a FusedLinear"),
     ],
 )
 def test_other_critics_take_double_backward(make: Callable[[], nn.Module]) -> None:
@@ -184,6 +278,49 @@ def test_other_critics_take_double_backward(make: Callable[[], nn.Module]) -> No
     critic.eval()  # spectral norm's estimate moves in training mode
     values = [CALLS["gradient penalty"](critic, real, fake, method=method) for method in ("auto", "autograd")]
     torch.testing.assert_close(*values)
+
+
+def test_rows_that_the_critic_takes_otherwise() -> None:
+    """A Sequential without Flatten sees the last dimension alone; a closed form would have flattened the rows."""
+    critic, tokens = sequential().double(), torch.randn(ROWS, 3, FEATURES, dtype=torch.float64)
+    values = [penalties.r1_penalty(critic, tokens, method=method) for method in ("auto", "autograd")]
+    torch.testing.assert_close(*values)
+    wide = nn.Sequential(nn.Linear(3 * FEATURES, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        penalties.r1_penalty(wide, tokens)
+
+
+@pytest.mark.parametrize("name", ["MLP", "Sequential"])
+def test_parameters_that_are_given_for_one_call(name: str) -> None:
+    """As in an average's or an inner loop's penalty: the derivative is by the given ones."""
+    game, real = Penalised(critics()[name].double()), rows(critics()[name])[0]
+    given = {name: (1.5 * p).detach().requires_grad_() for name, p in game.named_parameters()}
+    weights = [p for p in given.values() if p.dim() == 2]
+    ours, theirs = both_orders(lambda method: torch.func.functional_call(game, given, (real, method)), weights)
+    torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
+
+
+def test_forward_mode_derivatives_take_autograd() -> None:
+    critic = critics()["MLP"].double()
+    real = rows(critic)[0]
+    with forward_ad.dual_level():
+        weight = critic.layers[0].weight
+        dual = forward_ad.make_dual(weight.detach(), torch.ones_like(weight))
+        value = torch.func.functional_call(Penalised(critic), {"critic.0.weight": dual}, (real,))
+        tangent = forward_ad.unpack_dual(value).tangent
+    (slope,) = torch.autograd.grad(penalties.r1_penalty(critic, real), weight)
+    torch.testing.assert_close(tangent, slope.sum())
+
+
+class Penalised(nn.Module):
+    """R1 of a critic, as a module."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, real: Tensor, method: str = "auto") -> Tensor:
+        return penalties.r1_penalty(self.critic, real, method=method)
 
 
 def test_a_plain_function_is_a_critic_too() -> None:

@@ -2,8 +2,7 @@
 
 An operator has a reference (always) and may have a C++ and a Triton implementation. The keyword
 ``backend`` of a public operator chooses one, then the environment variable FASTGAN_BACKEND (as it is when this module is
-imported); "auto" takes
-the fastest that is available for the device. An explicit choice that is impossible raises.
+imported); "auto" takes the fastest that is available for the device. An explicit choice that is impossible raises.
 """
 
 from __future__ import annotations
@@ -118,10 +117,15 @@ def why_not(operator: str, backend: str, device: str) -> str | None:
     return _problem(backend, device)
 
 
-@functools.cache
-def _resolve(operator: str, backend: str, device: str, explicit: bool) -> Callable:
+def check_name(backend: str) -> None:
+    """ValueError that lists them all for an unknown one."""
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
+
+
+@functools.cache
+def _resolve(operator: str, backend: str, device: str, explicit: bool) -> Callable:
+    check_name(backend)
     if backend != "auto" and (reason := _problem(backend, device)):
         raise BackendUnavailable(f"backend {backend!r} cannot run: {reason}")
     if explicit and (reason := why_not(operator, backend, device)):

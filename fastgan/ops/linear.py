@@ -11,7 +11,7 @@ from torch import Tensor
 from . import linear_cpp  # noqa: F401  registers what it has
 from .backend import implementation, resolve
 from .dense import DenseProducts, Layer, Products
-from .linear_dropout import Dropout, linear_by_reference
+from .linear_reference import Dropout, linear_by_reference
 from .packed import PackedProducts
 from .tiled import INPUT_PRECISION, TiledProducts
 

@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from . import reference
 from .backend import implementation, resolve, transforms_active
 from .dense import Layer
-from .linear_dropout import Dropout, linear_by_reference
+from .linear_reference import Dropout, linear_by_reference
 
 SLOPES = {"identity": 1.0, "relu": 0.0}  # negative ones
 

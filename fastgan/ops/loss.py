@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from . import loss_cpp, reference  # noqa: F401  loss_cpp registers what it has
-from .backend import implementation, resolve
+from .backend import check_name, implementation, resolve
 from .loss_objective import AVERAGE, BCE, HINGE, LINEAR, PAIRED, SQUARE, Objective, d_objective, g_objective  # noqa: F401
 
 KINDS, PAIRED_KINDS = reference.KINDS, reference.PAIRED_KINDS
@@ -46,6 +46,7 @@ def check_reduction(reduction: str) -> None:
 
 def _choose(operator: str, x: Tensor, backend: str) -> Callable[..., Any]:
     if torch.compiler.is_compiling():
+        check_name(backend)
         return _REFERENCES[operator]
     # is_cpu and is_cuda are flags; device.type makes two objects, for 0.3 us
     return resolve(operator, "cpu" if x.is_cpu else "cuda" if x.is_cuda else x.device.type, backend)

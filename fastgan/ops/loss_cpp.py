@@ -106,13 +106,13 @@ def _alike(x: Tensor, like: Tensor) -> bool:
     return type(x) is Tensor and x.dtype is like.dtype
 
 
-def _arguments(real: Tensor | None, fake: Tensor, objective: Objective) -> tuple | None:
+def _kernel_arguments(real: Tensor | None, fake: Tensor, objective: Objective) -> tuple | None:
     """What the kernels take of an objective; None where the reference has to run."""
     return objective.arguments if _plain(fake) and (real is None or _alike(real, fake)) else None
 
 
 def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
-    if (arguments := _arguments(real, fake, objective)) is None:
+    if (arguments := _kernel_arguments(real, fake, objective)) is None:
         return objective.define(real, fake)
     if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
         return _Loss.apply(real, fake, objective)
@@ -127,7 +127,7 @@ def _cpp_d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduct
 @implementation("loss.d_loss_with_statistics", "cpp", "cpu", "cuda")
 def _cpp_d_loss_with_statistics(real, fake, *, kind, label_smoothing=0.0, scale=1.0, reduction="mean") -> tuple[Tensor, Tensor]:
     objective = d_objective(kind, label_smoothing, scale, reduction)
-    if (arguments := _arguments(real, fake, objective)) is None:
+    if (arguments := _kernel_arguments(real, fake, objective)) is None:
         return objective.define(real, fake), reference.statistics(real.detach(), fake.detach())
     if torch.is_grad_enabled() and (fake.requires_grad or real.requires_grad):
         return _LossWithStatistics.apply(real, fake, objective)

@@ -35,7 +35,7 @@ FORMS = {
 DEFAULTS = (0.0, 1.0, 1.0, True)  # of the kernels' arguments after the form
 
 
-def _arguments(form: int, fake_target: float, real_target: float, scale: float, reduction: str) -> tuple | None:
+def _packed(form: int, fake_target: float, real_target: float, scale: float, reduction: str) -> tuple | None:
     if reduction == "none":
         return None
     values = (fake_target, real_target, scale, reduction == "mean")
@@ -51,7 +51,7 @@ def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, red
     def define(real: Tensor, fake: Tensor) -> Tensor:
         return reference.d_loss(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
-    arguments = _arguments(FORMS[kind], 0.0, 1.0 - smoothing, scale if kind == "lsgan" else 1.0, reduction)
+    arguments = _packed(FORMS[kind], 0.0, 1.0 - smoothing, scale if kind == "lsgan" else 1.0, reduction)
     return Objective(arguments, define)
 
 
@@ -63,10 +63,10 @@ def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objec
         return reference.g_loss(fake, real, kind=kind, scale=scale, reduction=reduction)
 
     if kind == "minimax":
-        return Objective(_arguments(BCE, 0.0, 1.0, -1.0, reduction), define)  # minus what the discriminator pays
+        return Objective(_packed(BCE, 0.0, 1.0, -1.0, reduction), define)  # minus what the discriminator pays
     form = LINEAR if kind == "hinge" else FORMS[kind]
     real_target = 0.0 if kind in reference.RELATIVISTIC_KINDS else 1.0
-    return Objective(_arguments(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction), define)
+    return Objective(_packed(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction), define)
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,7 +80,7 @@ def side_objective(kind: str, is_real: bool, label_smoothing: float, scale: floa
         )
 
     target = 1.0 - label_smoothing if is_real else 0.0
-    return Objective(_arguments(FORMS[kind], target, 1.0, scale if kind == "lsgan" else 1.0, reduction), define)
+    return Objective(_packed(FORMS[kind], target, 1.0, scale if kind == "lsgan" else 1.0, reduction), define)
 
 
 @functools.lru_cache(maxsize=64)
@@ -90,4 +90,4 @@ def bce_objective(target: float, reduction: str = "mean") -> Objective:
     def define(real: None, fake: Tensor) -> Tensor:
         return reference.bce_with_logits(fake, target, reduction=reduction)
 
-    return Objective(_arguments(BCE, float(target), 1.0, 1.0, reduction), define)
+    return Objective(_packed(BCE, float(target), 1.0, 1.0, reduction), define)

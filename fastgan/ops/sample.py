@@ -104,7 +104,7 @@ def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32)
 def _normals_cpp(rows: int, columns: int, *, device, **counter) -> Tensor:
     if (words := _counter_words(**counter)) is None:
         return reference.normals(rows, columns, device=device, **counter)
-    torch.ops.fastgan.normals_.default(out := torch.empty(rows, columns, device=device), *words)
+    torch.ops.fastgan.normals_.default(out := torch.empty(rows, columns, device=device, dtype=torch.float32), *words)
     return out
 
 
@@ -112,7 +112,7 @@ def _normals_cpp(rows: int, columns: int, *, device, **counter) -> Tensor:
 def _uniforms_cpp(rows: int, columns: int, *, device, **counter) -> Tensor:
     if (words := _counter_words(**counter)) is None:
         return reference.uniforms(rows, columns, device=device, **counter)
-    torch.ops.fastgan.uniforms_.default(out := torch.empty(rows, columns, device=device), *words)
+    torch.ops.fastgan.uniforms_.default(out := torch.empty(rows, columns, device=device, dtype=torch.float32), *words)
     return out
 
 
@@ -121,7 +121,9 @@ def _dropout_scale_cpp(rows: int, columns: int, probability: float, *, device, *
     if (words := _counter_words(**counter)) is None:
         return reference.dropout_scale(rows, columns, probability, device=device, **counter)
     threshold, scale = round(probability * 65536), 1.0 / (1.0 - probability)
-    torch.ops.fastgan.dropout_scale_.default(out := torch.empty(rows, columns, device=device), threshold, scale, *words)
+    torch.ops.fastgan.dropout_scale_.default(
+        out := torch.empty(rows, columns, device=device, dtype=torch.float32), threshold, scale, *words
+    )
     return out
 
 
@@ -141,7 +143,7 @@ def _gather_rows_cpp(images: Tensor, indices: Tensor, *, dtype=torch.float32, ou
     if not plain or not dense:
         return reference.gather_rows(images, indices, dtype=dtype, out=out)
     if out is None:
-        out = torch.empty(len(indices), images.shape[1:].numel(), device=images.device)
+        out = torch.empty(len(indices), images.shape[1:].numel(), device=images.device, dtype=dtype)
     torch.ops.fastgan.gather_rows_.default(out, images, indices)
     return out
 

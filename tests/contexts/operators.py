@@ -16,7 +16,6 @@ Critic = Callable[[Tensor], Tensor]
 Call = Callable[[Critic, Tensor, Tensor], Tensor]
 
 ROWS, SHAPE = 4, (2, 4, 4)
-ALPHA = torch.linspace(0.1, 0.9, ROWS, dtype=torch.float64)
 
 
 def conv_critic() -> nn.Module:
@@ -70,6 +69,10 @@ def plain_labels(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     return F.binary_cross_entropy_with_logits(logits, labels(real).to(logits.dtype))
 
 
+def alphas(rows: Tensor) -> Tensor:
+    return torch.linspace(0.1, 0.9, len(rows), dtype=rows.dtype, device=rows.device)
+
+
 def plain_gradient(critic: Critic, points: Tensor) -> Tensor:
     points = points.detach().requires_grad_()
     (gradient,) = torch.autograd.grad(critic(points).sum(), points, create_graph=True)
@@ -77,12 +80,16 @@ def plain_gradient(critic: Critic, points: Tensor) -> Tensor:
 
 
 def plain_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
-    alpha = ALPHA.to(real).view(-1, 1, 1, 1)
+    alpha = alphas(real).view(-1, 1, 1, 1)
     return 10 * (plain_gradient(critic, real + alpha * (fake - real)).norm(2, dim=1) - 1).square().mean()
 
 
 def fastgan_penalty(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
-    return penalties.gradient_penalty(critic, real, fake, alpha=ALPHA.to(real))
+    return penalties.gradient_penalty(critic, real, fake, alpha=alphas(real))
+
+
+def fastgan_r2(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return penalties.r2_penalty(critic, fake, gamma=3.0)
 
 
 def fastgan_r1(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
@@ -102,15 +109,43 @@ def plain_dragan(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
     return 2 * (plain_gradient(critic, real).norm(2, dim=1) - 1).square().mean()
 
 
-def plain_layers(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
-    """The chain by torch's own functions, on the parameters of the fused one."""
+def squared(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """Of layers: fastgan's own or torch's, whichever the critic is made of."""
     return critic(real).square().mean()
+
+
+def fastgan_rows(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    """A loss for each row, whose derivatives have weights of their own."""
+    return (labels(real) * losses.d_loss(critic(real), critic(fake), "hinge", reduction="none")).sum()
+
+
+def plain_rows(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    return (labels(real) * (F.relu(1 - critic(real)) + F.relu(1 + critic(fake)))).sum()
+
+
+def fastgan_weighted(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    weights = labels(real)
+    return losses.binary_cross_entropy_with_logits(critic(real), 0.9, weights, pos_weight=weights[:1] + 2)
+
+
+def plain_weighted(critic: Critic, real: Tensor, fake: Tensor) -> Tensor:
+    logits, weights = critic(real), labels(real)
+    target = torch.full_like(logits, 0.9)
+    return F.binary_cross_entropy_with_logits(logits, target, weights, pos_weight=weights[:1] + 2)
 
 
 OPERATORS = {
     "d_loss": Operator(lambda c, r, f: losses.d_loss(c(r), c(f)), plain_d),
     "g_loss": Operator(lambda c, r, f: losses.g_loss(c(f)), lambda c, r, f: F.softplus(-c(f)).mean()),
     "d_loss, compared": Operator(lambda c, r, f: losses.d_loss(c(r), c(f), "relativistic-average"), plain_average),
+    "d_loss, paired": Operator(
+        lambda c, r, f: losses.d_loss(c(r), c(f), "relativistic"), lambda c, r, f: F.softplus(c(f) - c(r)).mean()
+    ),
+    "d_loss, smoothed": Operator(
+        lambda c, r, f: losses.d_loss(c(r), c(f), label_smoothing=0.1),
+        lambda c, r, f: (F.softplus(-c(r)) + 0.1 * c(r)).mean() + F.softplus(c(f)).mean(),
+    ),
+    "d_loss, rows": Operator(fastgan_rows, plain_rows),
     "d_loss, sum": Operator(
         lambda c, r, f: losses.lsgan_d_loss(c(r), c(f), reduction="sum"),
         lambda c, r, f: (c(r) - 1).square().sum() + c(f).square().sum(),
@@ -119,13 +154,15 @@ OPERATORS = {
     "GANLoss": Operator(lambda c, r, f: losses.GANLoss("lsgan")(c(r), True), lambda c, r, f: (c(r) - 1).square().mean()),
     "bce, a float": Operator(lambda c, r, f: losses.binary_cross_entropy_with_logits(c(r), 1.0), plain_bce),
     "bce, labels": Operator(fastgan_labels, plain_labels),
+    "bce, weights": Operator(fastgan_weighted, plain_weighted),
     "BCEWithLogitsLoss": Operator(lambda c, r, f: losses.BCEWithLogitsLoss()(c(r), 1.0), plain_bce),
     "gradient_penalty": Operator(fastgan_penalty, plain_penalty),
     "r1_penalty": Operator(fastgan_r1, plain_r1),
+    "r2_penalty": Operator(fastgan_r2, lambda c, r, f: plain_r1(c, f, r)),
     "dragan_penalty": Operator(fastgan_dragan, plain_dragan),
     "gradient_penalty, closed form": Operator(fastgan_penalty, plain_penalty, mlp_critic),
     "r1_penalty, closed form": Operator(fastgan_r1, plain_r1, fused_critic),
-    "MLP": Operator(plain_layers, plain_layers, fused_critic),
+    "MLP": Operator(squared, squared, fused_critic),
 }
 
 

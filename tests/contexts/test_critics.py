@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fastgan import penalties
+from fastgan import losses, penalties
+from fastgan.layers import FusedLinear
+from fastgan.mlp import MLP
 
 from .operators import OPERATORS, Critic, conv_critic, critic_of, mlp_critic, plain_gradient, plain_penalty, rows
 
@@ -174,3 +178,76 @@ def test_what_a_penalty_refuses(call: str, method: str) -> None:
         CALLS[call](conv_critic(), real.long(), fake.long(), method=method)
     with pytest.raises(ValueError, match="no rows"):
         CALLS[call](conv_critic(), real[:0], fake[:0], method=method)
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_a_compiled_penalty_takes_batches_of_any_size(call: str) -> None:
+    """The last batch of an epoch is smaller; what is random is drawn anew in each call."""
+    torch._dynamo.reset()
+    critic = critic_of(OPERATORS["d_loss"])
+    compiled = torch.compile(lambda real, fake: CALLS[call](critic, real, fake), fullgraph=True, backend="aot_eager")
+    real, fake = torch.randn(2, 9, 2, 4, 4, dtype=torch.float64)
+    for rows_ in (9, 5, 7):
+        values = [compiled(real[:rows_], fake[:rows_]).item() for _ in range(2)]
+        assert all(value > 0 for value in values)
+        assert (values[0] != values[1]) == (call in ("gradient penalty", "DRAGAN"))
+
+
+def test_threads_that_overlap_leave_the_compiler_as_it_was() -> None:
+    """Two penalties of compiled critics, the first to begin being the first to end."""
+    torch._dynamo.reset()
+    critic, (real, _) = compiled_function(), rows()
+    critic(real)
+    inside, go = threading.Barrier(2), threading.Event()
+    values: list[Tensor] = []
+
+    def slow(x: Tensor) -> Tensor:
+        inside.wait(timeout=60)
+        assert go.wait(timeout=60)
+        return critic(x)
+
+    def fast(x: Tensor) -> Tensor:
+        inside.wait(timeout=60)
+        return critic(x)
+
+    first = threading.Thread(target=lambda: values.append(penalties.r1_penalty(fast, real)))
+    second = threading.Thread(target=lambda: values.append(penalties.r1_penalty(slow, real)))
+    first.start(), second.start()
+    first.join()
+    go.set()
+    second.join()
+    torch.testing.assert_close(*values)
+    graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    torch.compile(lambda x: x.sin() + 1, backend="aot_eager")(real)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs + 1, "what is new is compiled again"
+
+
+def test_penalties_without_numbers() -> None:
+    """On the meta device, where a model is laid out before it has weights."""
+    critic, real = conv_critic().to("meta"), torch.empty(4, 2, 4, 4, device="meta")
+    for value in (penalties.gradient_penalty(critic, real, real), penalties.r1_penalty(mlp_critic().to("meta"), real)):
+        assert value.shape == () and value.device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_another_default_dtype(dtype: torch.dtype) -> None:
+    layer = MLP((6, 8, 1), dropout=0.5)
+    real = torch.randn(4, 6)
+    torch.set_default_dtype(dtype)
+    try:
+        value = (
+            penalties.gradient_penalty(layer, real, -real) + losses.d_loss(layer(real), layer(-real)) + layer(real[None]).sum()
+        )
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert value.dtype == torch.float32 and value.isfinite()
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+def test_masks_under_vmap(randomness: str) -> None:
+    layer, x = FusedLinear(6, 64, dropout=0.5, bias=False), torch.ones(3, 2, 6)
+    y = torch.func.vmap(layer, randomness=randomness)(x)
+    plain = F.linear(x, layer.weight)
+    kept = y != 0
+    torch.testing.assert_close(y[kept], 2 * plain[kept])
+    assert 0.3 < kept.float().mean() < 0.7 and torch.equal(kept[0], kept[1]) == (randomness == "same")

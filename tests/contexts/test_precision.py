@@ -106,3 +106,25 @@ def test_a_critic_in_half_precision(half: torch.dtype) -> None:
         value.backward()
         assert value.dtype == torch.float32 and value.isfinite()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in critic.parameters())
+
+
+@pytest.mark.parametrize("half", HALVES)
+def test_a_critic_in_half_precision_inside_autocast(half: torch.dtype) -> None:
+    operator = OPERATORS["gradient_penalty"]
+    critic, (real, fake) = critic_of(operator, half), rows(dtype=half)
+    with torch.autocast("cpu", half):
+        value = operator.fastgan(critic, real, fake)
+    assert value.dtype == torch.float32 and value.isfinite()
+
+
+def test_what_else_a_critic_takes_is_to_be_fp32_inside_autocast_to_fp16() -> None:
+    labels, features = nn.Linear(2, 32), nn.Linear(32, 1)
+    real = torch.randn(4, 32)
+    with torch.autocast("cpu", torch.float16):
+        condition = labels(torch.ones(4, 2))
+        with pytest.raises(RuntimeError, match="dtype|scalar type") as caught:
+            penalties.r1_penalty(lambda x: features(x) + (x[:, None] @ condition[:, :, None])[:, 0], real)
+        assert any(".float()" in note for note in caught.value.__notes__)
+        wide = condition.float()
+        value = penalties.r1_penalty(lambda x: features(x) + (x[:, None] @ wide[:, :, None])[:, 0], real)
+    assert value.isfinite()

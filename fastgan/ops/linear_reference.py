@@ -1,4 +1,4 @@
-"""linear's dropout: where a layer's mask comes from, and the layer by the reference."""
+"""linear by the reference, and the dropout of a layer: its mask is drawn where the layer runs."""
 
 from __future__ import annotations
 
