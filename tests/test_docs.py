@@ -1,4 +1,4 @@
-"""Every block of code in README.md and docs/, run as it stands; the pairs of docs/migration.md, compared; its numbers, seen."""
+"""Every block of code in README.md and docs/, run as it stands; the pairs of docs/migration.md, compared; its slopes, seen."""
 
 from __future__ import annotations
 

@@ -85,6 +85,7 @@ OF_PENALTIES = {
     "slope not finite at zero gradient": "Use torch.linalg.vector_norm, or sqrt(sum + eps): the slope of sqrt(0) is infinite.",
     "requires_grad switched on in the caller's tensors": "Detach first: x = real.detach().requires_grad_().",
     "the caller's tensors are modified": "Compute new tensors instead of in-place operations on real and fake.",
+    "the critic is changed": "Leave weights, requires_grad and training mode alone, or put them back.",
     ".grad of the critic's parameters filled": "Use torch.autograd.grad with respect to the points instead of backward().",
     "value in half precision inside autocast": "Take norms of gradient.float() inside torch.autocast(enabled=False).",
 }

@@ -275,9 +275,9 @@ CHECKS = (
     Check(one_tensor, STOP | {OVERWRITES}),
     Check(two_losses, STOP | {OVERWRITES}),
     Check(broadcast, FIRST),
-    Check(half_precision, frozenset({RAISES, NOT_ONE_NUMBER})),
     Check(large_logits, STOP),
 )
+IN_HALF = (Check(half_precision, frozenset({RAISES, NOT_ONE_NUMBER})),)
 
 
 def _resolve(kind: str, scale: float, label_smoothing: float = 0.0) -> str:
@@ -292,36 +292,54 @@ def _resolve(kind: str, scale: float, label_smoothing: float = 0.0) -> str:
 
 
 def diagnose_d_loss(
-    loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0, label_smoothing: float = 0.0
+    loss: Callable[..., Tensor],
+    kind: str = "nonsaturating",
+    *,
+    scale: float = 1.0,
+    label_smoothing: float = 0.0,
+    half_precision: bool = False,
 ) -> tuple[Fault, ...]:
     """The faults of loss(real, fake), the discriminator's loss of that kind; () if there is none.
 
     loss: any callable that takes logits [N, ...] of one shape and returns a 0-d tensor. It runs on a CPU in fp64 (in fp32
-    where it cannot), fp32, bf16 and fp16. scale: 0.5 for lsgan's halved convention; label_smoothing e: real labels of 1 - e.
+    where it cannot), fp32 and bf16. scale: 0.5 for lsgan's halved convention; label_smoothing e: real labels of 1 - e;
+    half_precision: whether logits in half precision are to have a value in fp32, which torch's own losses do not give.
     Raises ValueError for an unknown kind, and for options that it does not have.
     """
     formula, mistakes = d_objective(_resolve(kind, scale, label_smoothing), label_smoothing, scale)
-    return collect(CHECKS, Subject(loss, formula, mistakes, sides=2, differentiated=2))
+    return collect(CHECKS + IN_HALF * half_precision, Subject(loss, formula, mistakes, sides=2, differentiated=2))
 
 
-def diagnose_g_loss(loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0) -> tuple[Fault, ...]:
+def diagnose_g_loss(
+    loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0, half_precision: bool = False
+) -> tuple[Fault, ...]:
     """The faults of loss(fake), the generator's loss of that kind, or of loss(fake, real) for the relativistic kinds.
 
-    Slopes by real logits are not looked at. Shapes, dtypes and errors as in `diagnose_d_loss`.
+    Slopes by real logits are not looked at. Shapes, dtypes, options and errors as in `diagnose_d_loss`.
     """
     kind = _resolve(kind, scale)
     formula, mistakes = g_objective(kind, scale)
-    return collect(CHECKS, Subject(loss, formula, mistakes, sides=1 + (kind in RELATIVISTIC), differentiated=1))
+    subject = Subject(loss, formula, mistakes, sides=1 + (kind in RELATIVISTIC), differentiated=1)
+    return collect(CHECKS + IN_HALF * half_precision, subject)
 
 
 def check_d_loss(
-    loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0, label_smoothing: float = 0.0
+    loss: Callable[..., Tensor],
+    kind: str = "nonsaturating",
+    *,
+    scale: float = 1.0,
+    label_smoothing: float = 0.0,
+    half_precision: bool = False,
 ) -> None:
     """Raises ConformanceError if `diagnose_d_loss` finds any fault."""
-    found = diagnose_d_loss(loss, kind, scale=scale, label_smoothing=label_smoothing)
+    options = dict(scale=scale, label_smoothing=label_smoothing)
+    found = diagnose_d_loss(loss, kind, half_precision=half_precision, **options)
     require_none(f"discriminator's {resolve_kind(kind)} loss", found)
 
 
-def check_g_loss(loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0) -> None:
+def check_g_loss(
+    loss: Callable[..., Tensor], kind: str = "nonsaturating", *, scale: float = 1.0, half_precision: bool = False
+) -> None:
     """Raises ConformanceError if `diagnose_g_loss` finds any fault."""
-    require_none(f"generator's {resolve_kind(kind)} loss", diagnose_g_loss(loss, kind, scale=scale))
+    found = diagnose_g_loss(loss, kind, scale=scale, half_precision=half_precision)
+    require_none(f"generator's {resolve_kind(kind)} loss", found)

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -113,6 +113,7 @@ class Subject:
     formula: Formula
     mistakes: tuple[Mistake, ...]
     where: Where
+    half_precision: bool
     unit: float = 1.0  # a gradient norm that the formula is sensitive to
     dtype: torch.dtype = torch.float64
 
@@ -228,9 +229,9 @@ def zero_gradient(subject: Subject) -> Iterator[Fault]:
 
 
 def half_precision(subject: Subject) -> Iterator[Fault]:
-    """Asks inside autocast, with rows of fp32 and with rows that a layer inside autocast made, unless they are refused."""
+    """Asks inside autocast, with rows of fp32 and, if asked for, with rows that a layer inside autocast made."""
     known = PiecewiseLinear(SHAPES[1], subject.unit, torch.float32)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + subject.half_precision]:
         pair = [x.to(dtype) for x in _pair(subject, SHAPES[1])]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             value = unless_refused(lambda pair=pair: subject.price(known.critic, *pair))  # type: ignore[misc]
@@ -239,7 +240,7 @@ def half_precision(subject: Subject) -> Iterator[Fault]:
 
 
 def side_effects(subject: Subject) -> Iterator[Fault]:
-    """Looks at what the call leaves behind in the caller's tensors and in the critic."""
+    """Looks at what the call leaves behind in the caller's tensors and in the critic's parameters and mode."""
     known = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype)
     real, fake = _pair(subject, SHAPES[1])
     given = {"real": real.clone(), "fake": fake.clone()}
@@ -251,9 +252,25 @@ def side_effects(subject: Subject) -> Iterator[Fault]:
         if x.requires_grad:
             shown = f"expected {name}.requires_grad False as before, got True"
             yield fault("requires_grad switched on in the caller's tensors", shown)
+    yield from _changes_of_critic(subject)
     filled = [name for name, p in known.critic.named_parameters() if p.grad is not None]
     if filled:
         yield fault(".grad of the critic's parameters filled", f"expected None as before, got a tensor for {', '.join(filled)}")
+
+
+def _changes_of_critic(subject: Subject) -> Iterator[Fault]:
+    critic = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype).critic.train()
+
+    def state() -> list[tuple[str, Any]]:
+        modes = [(f"{name or 'critic'}.training", module.training) for name, module in critic.named_modules()]
+        wanted = [(f"{name}.requires_grad", p.requires_grad) for name, p in critic.named_parameters()]
+        return [*modes, *wanted, *((name, p.detach().tolist()) for name, p in critic.named_parameters())]
+
+    before = state()
+    subject.call(critic, *_pair(subject, SHAPES[1]))
+    changed = [name for (name, old), (_, new) in zip(before, state(), strict=True) if old != new]
+    if changed:
+        yield fault("the critic is changed", f"expected its weights and modes as before, changed: {', '.join(changed)}")
 
 
 STOP = frozenset({RAISES, NOT_ONE_NUMBER, NOT_ASKED})
@@ -267,59 +284,71 @@ CHECKS = (
 )
 
 
-def _norm_subject(call: Call, where: Where, weight: float, target: float, one_sided: bool) -> Subject:
+def _norm_subject(call: Call, where: Where, weight: float, target: float, one_sided: bool, half_precision: bool) -> Subject:
     sides = {False: _two_sided(target), True: _one_sided(target)}
     names = ("one-sided where two-sided was asked", "two-sided where one-sided was asked")
     other = Mistake(names[one_sided], {"price": sides[not one_sided]})
-    return Subject(call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, target or 1.0)
+    return Subject(
+        call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, half_precision, target or 1.0
+    )
 
 
-def _square_subject(call: Call, gamma: float) -> Subject:
-    return Subject(call, Formula(gamma, _squares, factor=0.5), SQUARE_MISTAKES, points.at_rows)
+def _square_subject(call: Call, gamma: float, half_precision: bool) -> Subject:
+    return Subject(call, Formula(gamma, _squares, factor=0.5), SQUARE_MISTAKES, points.at_rows, half_precision)
 
 
 def diagnose_gradient_penalty(
-    penalty: Call, *, weight: float = 10.0, target: float = 1.0, one_sided: bool = False
+    penalty: Call, *, weight: float = 10.0, target: float = 1.0, one_sided: bool = False, half_precision: bool = False
 ) -> tuple[Fault, ...]:
     """The faults of penalty(critic, real, fake), a gradient penalty with these options; () if there is none.
 
     penalty: any callable that takes a critic [B, C, H, W] -> [B, 1] and two batches [B, C, H, W] and returns a 0-d tensor.
-    It runs on a CPU in fp64, in fp32 where it cannot. Raises ValueError for a weight that is not above 0.
+    It runs on a CPU in fp64, in fp32 where it cannot. half_precision: whether rows in half precision, inside autocast, are to
+    have a value in fp32. Raises ValueError for a weight that is not above 0.
     """
-    return collect(CHECKS, _norm_subject(penalty, points.between, weight, target, one_sided))
+    return collect(CHECKS, _norm_subject(penalty, points.between, weight, target, one_sided, half_precision))
 
 
-def diagnose_dragan_penalty(penalty: Call, *, weight: float = 10.0, std_scale: float = 0.5) -> tuple[Fault, ...]:
+def diagnose_dragan_penalty(
+    penalty: Call, *, weight: float = 10.0, std_scale: float = 0.5, half_precision: bool = False
+) -> tuple[Fault, ...]:
     """The faults of penalty(critic, real), DRAGAN with these options; shapes and errors as in `diagnose_gradient_penalty`."""
     around = partial(points.around_real, std_scale=std_scale)
-    return collect(CHECKS, _norm_subject(lambda critic, real, _: penalty(critic, real), around, weight, 1.0, False))
+    return collect(
+        CHECKS, _norm_subject(lambda critic, real, _: penalty(critic, real), around, weight, 1.0, False, half_precision)
+    )
 
 
-def diagnose_r1_penalty(penalty: Call, *, gamma: float = 10.0) -> tuple[Fault, ...]:
+def diagnose_r1_penalty(penalty: Call, *, gamma: float = 10.0, half_precision: bool = False) -> tuple[Fault, ...]:
     """The faults of penalty(critic, real), R1 with this gamma; shapes and errors as in `diagnose_gradient_penalty`."""
-    return collect(CHECKS, _square_subject(lambda critic, real, _: penalty(critic, real), gamma))
+    return collect(CHECKS, _square_subject(lambda critic, real, _: penalty(critic, real), gamma, half_precision))
 
 
-def diagnose_r2_penalty(penalty: Call, *, gamma: float = 10.0) -> tuple[Fault, ...]:
+def diagnose_r2_penalty(penalty: Call, *, gamma: float = 10.0, half_precision: bool = False) -> tuple[Fault, ...]:
     """The faults of penalty(critic, fake), R2 with this gamma; shapes and errors as in `diagnose_gradient_penalty`."""
-    return collect(CHECKS, _square_subject(lambda critic, _, fake: penalty(critic, fake), gamma))
+    return collect(CHECKS, _square_subject(lambda critic, _, fake: penalty(critic, fake), gamma, half_precision))
 
 
-def check_gradient_penalty(penalty: Call, *, weight: float = 10.0, target: float = 1.0, one_sided: bool = False) -> None:
+def check_gradient_penalty(
+    penalty: Call, *, weight: float = 10.0, target: float = 1.0, one_sided: bool = False, half_precision: bool = False
+) -> None:
     """Raises ConformanceError if `diagnose_gradient_penalty` finds any fault."""
-    require_none("gradient penalty", diagnose_gradient_penalty(penalty, weight=weight, target=target, one_sided=one_sided))
+    options = dict(weight=weight, target=target)
+    found = diagnose_gradient_penalty(penalty, one_sided=one_sided, half_precision=half_precision, **options)
+    require_none("gradient penalty", found)
 
 
-def check_dragan_penalty(penalty: Call, *, weight: float = 10.0, std_scale: float = 0.5) -> None:
+def check_dragan_penalty(penalty: Call, *, weight: float = 10.0, std_scale: float = 0.5, half_precision: bool = False) -> None:
     """Raises ConformanceError if `diagnose_dragan_penalty` finds any fault."""
-    require_none("DRAGAN penalty", diagnose_dragan_penalty(penalty, weight=weight, std_scale=std_scale))
+    found = diagnose_dragan_penalty(penalty, weight=weight, std_scale=std_scale, half_precision=half_precision)
+    require_none("DRAGAN penalty", found)
 
 
-def check_r1_penalty(penalty: Call, *, gamma: float = 10.0) -> None:
+def check_r1_penalty(penalty: Call, *, gamma: float = 10.0, half_precision: bool = False) -> None:
     """Raises ConformanceError if `diagnose_r1_penalty` finds any fault."""
-    require_none("R1 penalty", diagnose_r1_penalty(penalty, gamma=gamma))
+    require_none("R1 penalty", diagnose_r1_penalty(penalty, gamma=gamma, half_precision=half_precision))
 
 
-def check_r2_penalty(penalty: Call, *, gamma: float = 10.0) -> None:
+def check_r2_penalty(penalty: Call, *, gamma: float = 10.0, half_precision: bool = False) -> None:
     """Raises ConformanceError if `diagnose_r2_penalty` finds any fault."""
-    require_none("R2 penalty", diagnose_r2_penalty(penalty, gamma=gamma))
+    require_none("R2 penalty", diagnose_r2_penalty(penalty, gamma=gamma, half_precision=half_precision))

@@ -122,7 +122,7 @@ def test_what_else_a_critic_takes_is_to_be_fp32_inside_autocast_to_fp16() -> Non
     real = torch.randn(4, 32)
     with torch.autocast("cpu", torch.float16):
         condition = labels(torch.ones(4, 2))
-        with pytest.raises(RuntimeError, match="dtype|scalar type") as caught:
+        with pytest.raises(RuntimeError, match=r"dtype|scalar type") as caught:
             penalties.r1_penalty(lambda x: features(x) + (x[:, None] @ condition[:, :, None])[:, 0], real)
         assert any(".float()" in note for note in caught.value.__notes__)
         wide = condition.float()

@@ -296,8 +296,8 @@ SMOOTHED_LOSSES: dict[str, Case] = {
 
 @pytest.mark.parametrize("kind", losses.KINDS)
 def test_fastgans_losses_conform(kind: str) -> None:
-    assert testing.diagnose_d_loss(partial(losses.d_loss, kind=kind), kind) == ()
-    assert testing.diagnose_g_loss(partial(losses.g_loss, kind=kind), kind) == ()
+    assert testing.diagnose_d_loss(partial(losses.d_loss, kind=kind), kind, half_precision=True) == ()
+    assert testing.diagnose_g_loss(partial(losses.g_loss, kind=kind), kind, half_precision=True) == ()
     module = losses.GANLoss(kind)
     testing.check_d_loss(module.d, kind)
     testing.check_g_loss(module.g, kind)
@@ -346,16 +346,17 @@ def test_a_dtype_may_be_refused() -> None:
 
     assert testing.diagnose_d_loss(in_fp32) == ()
     assert testing.diagnose_d_loss(by(Softplus)) == ()
+    assert testing.diagnose_d_loss(lambda r, f: F.softplus(-r).mean() + F.softplus(f).mean()) == (), "half in, half out"
 
 
 @pytest.mark.parametrize(("expected", "kind", "loss"), D_LOSSES.values(), ids=D_LOSSES)
 def test_a_discriminator_losss_mistake_has_a_name(expected: set[str], kind: str, loss: Call) -> None:
-    assert names(testing.diagnose_d_loss(loss, kind)) == expected
+    assert names(testing.diagnose_d_loss(loss, kind, half_precision=True)) == expected
 
 
 @pytest.mark.parametrize(("expected", "kind", "loss"), G_LOSSES.values(), ids=G_LOSSES)
 def test_a_generator_losss_mistake_has_a_name(expected: set[str], kind: str, loss: Call) -> None:
-    assert names(testing.diagnose_g_loss(loss, kind)) == expected
+    assert names(testing.diagnose_g_loss(loss, kind, half_precision=True)) == expected
 
 
 @pytest.mark.parametrize(("expected", "kind", "loss"), SMOOTHED_LOSSES.values(), ids=SMOOTHED_LOSSES)

@@ -133,6 +133,22 @@ def from_both_batches(critic: Call, real: Tensor, fake: Tensor) -> Tensor:
     return compose(critic, torch.cat([real, fake]), fake, points=lambda x, _: x)
 
 
+def in_evaluation(penalty: Call) -> Call:
+    return lambda critic, real, fake: penalty(critic.eval() if isinstance(critic, torch.nn.Module) else critic, real, fake)
+
+
+def frozen(penalty: Call) -> Call:
+    """Freezes the biases and forgets to put them back."""
+
+    def call(critic: Call, real: Tensor, fake: Tensor) -> Tensor:
+        value = penalty(critic, real, fake)
+        for parameter in critic.parameters() if isinstance(critic, torch.nn.Module) else ():
+            parameter.requires_grad_(parameter.dim() > 1)
+        return value
+
+    return call
+
+
 GRADIENT_PENALTIES: dict[str, Case] = {
     "torch.norm of all": ({"norm over the whole batch"}, gp(size=lambda g: g.norm(2))),
     "norm(2, dim=1) of images": ({"norm over the channels only"}, gp(size=lambda g: wide(g).norm(2, dim=1))),
@@ -165,6 +181,8 @@ GRADIENT_PENALTIES: dict[str, Case] = {
     "detached norm": ({"wrong gradient by the critic's parameters"}, gp(price=half_detached)),
     "sqrt of 0": ({"slope not finite at zero gradient"}, gp(size=lambda g: squares(g).sqrt())),
     "in place": ({"the caller's tensors are modified"}, mixes_in_place),
+    "eval": ({"the critic is changed"}, in_evaluation(gp())),
+    "frozen": ({"the critic is changed"}, frozen(gp())),
     "backward": ({".grad of the critic's parameters filled"}, gp(gradient=via_backward)),
     "einsum": ({"value in half precision inside autocast"}, gp(size=lambda g: (by_einsum(g) + 1e-12).sqrt())),
     "bf16 rows": (
@@ -231,7 +249,7 @@ DRAGAN_PENALTIES: dict[str, Case] = {
 @pytest.mark.parametrize("options", [{}, {"weight": 0.3}, {"target": 0.0}, {"target": 750.0}, {"one_sided": True}], ids=str)
 def test_fastgans_gradient_penalty_conforms(options: dict[str, Any], method: str) -> None:
     penalty = partial(penalties.gradient_penalty, method=method, **options)
-    assert testing.diagnose_gradient_penalty(penalty, **options) == ()
+    assert testing.diagnose_gradient_penalty(penalty, half_precision=True, **options) == ()
     testing.check_gradient_penalty(penalty, **options)
 
 
@@ -287,7 +305,7 @@ def test_right_penalties_of_one_batch_conform() -> None:
 @pytest.mark.filterwarnings("ignore:Using backward")
 @pytest.mark.parametrize(("expected", "penalty"), GRADIENT_PENALTIES.values(), ids=GRADIENT_PENALTIES)
 def test_a_gradient_penaltys_mistake_has_a_name(expected: set[str], penalty: Call) -> None:
-    assert names(testing.diagnose_gradient_penalty(penalty)) == expected
+    assert names(testing.diagnose_gradient_penalty(penalty, half_precision=True)) == expected
 
 
 def test_two_sided_where_one_sided_was_asked() -> None:
@@ -298,13 +316,13 @@ def test_two_sided_where_one_sided_was_asked() -> None:
 @pytest.mark.parametrize("diagnose", [testing.diagnose_r1_penalty, testing.diagnose_r2_penalty], ids=["r1", "r2"])
 @pytest.mark.parametrize(("expected", "penalty"), SQUARED_PENALTIES.values(), ids=SQUARED_PENALTIES)
 def test_a_squared_penaltys_mistake_has_a_name(expected: set[str], penalty: Call, diagnose: Call) -> None:
-    assert names(diagnose(penalty)) == expected
+    assert names(diagnose(penalty, half_precision=True)) == expected
 
 
 @pytest.mark.filterwarnings("ignore:std")  # of one row
 @pytest.mark.parametrize(("expected", "penalty"), DRAGAN_PENALTIES.values(), ids=DRAGAN_PENALTIES)
 def test_a_dragan_penaltys_mistake_has_a_name(expected: set[str], penalty: Call) -> None:
-    assert names(testing.diagnose_dragan_penalty(penalty)) == expected
+    assert names(testing.diagnose_dragan_penalty(penalty, half_precision=True)) == expected
 
 
 def test_every_name_has_a_mistake_here() -> None:
