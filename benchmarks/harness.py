@@ -9,6 +9,7 @@ A benchmark makes a `Bench`, hands it candidates that do the same work, checks t
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import platform
@@ -91,14 +92,17 @@ def _sample(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(candidates: dict[str, Callable[[], Any]], *, quick: bool = False) -> dict[str, list[float]]:
-    """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine meets them all."""
+def measure(candidates: dict[str, Callable[[], Any]], *, patience: float) -> dict[str, list[float]]:
+    """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine meets them all.
+
+    patience: seconds for each candidate, as far as there are samples to take.
+    """
     for function in candidates.values():
         _sample(function, 3)
     once = {name: _sample(function, 1) for name, function in candidates.items()}
     calls = {name: max(1, int(SAMPLE / seconds)) for name, seconds in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    stop = time.perf_counter() + PATIENCE[quick] * len(candidates)
+    stop = time.perf_counter() + patience * len(candidates)
     for round_ in range(SAMPLES[1]):
         if round_ >= SAMPLES[0] and time.perf_counter() > stop:
             break
@@ -108,11 +112,21 @@ def measure(candidates: dict[str, Callable[[], Any]], *, quick: bool = False) ->
     return {name: sorted(values) for name, values in samples.items()}
 
 
+def parser(description: str) -> argparse.ArgumentParser:
+    """What every benchmark of operators can be told."""
+    given = argparse.ArgumentParser(description=description.splitlines()[0])
+    given.add_argument("--quick", action="store_true", help="few sizes and a tenth of the time")
+    given.add_argument("--only", default="", help="cases whose label contains this")
+    given.add_argument("--no-rows", action="store_true", help="print the table, keep no rows")
+    return given
+
+
 class Bench:
     """One benchmark: compares candidates case by case, prints a table, and appends rows to results/<machine>.jsonl."""
 
-    def __init__(self, benchmark: str, *, quick: bool = False, keep: bool = True) -> None:
-        self.benchmark, self.quick, self.keep = benchmark, quick, keep
+    def __init__(self, benchmark: str, *, quick: bool = False, keep: bool = True, patience: float | None = None) -> None:
+        self.benchmark, self.keep = benchmark, keep
+        self.patience = PATIENCE[quick] if quick or patience is None else patience
         self.common = circumstances(quick)
         self.rows: list[dict[str, Any]] = []
 
@@ -132,7 +146,7 @@ class Bench:
         peer: the first candidate unless named; bytes_moved: what the work must move at least, for GB/s.
         """
         check()
-        times = measure(candidates, quick=self.quick)
+        times = measure(candidates, patience=self.patience)
         peer = peer or next(iter(candidates))
         ratios = {name: statistics.median(times[peer]) / statistics.median(values) for name, values in times.items()}
         for name, values in times.items():
