@@ -34,6 +34,15 @@ def _poisoned_memory(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For tiny tensors, whose threads would only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def requires_extension() -> None:
     """Skips without the C++ extension, saying why; fails when FASTGAN_REQUIRE_EXT=1 promises one."""
     if reason := backend.extension_problem():

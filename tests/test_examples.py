@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import runpy
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,19 +15,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 FEW = ["--steps", "4", "--batch", "8", "--log-every", "2", "--device", "cpu"]
 
 pytestmark = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Batches of eight are quickest on one thread, which waits for no busy core."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def load(path: Path) -> ModuleType:

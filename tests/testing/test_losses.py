@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,18 +15,11 @@ from torch.nn import functional as F
 from fastgan import losses, testing
 from fastgan.testing.faults import OF_BOTH, OF_LOSSES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Call = Callable[..., Tensor]
 Case = tuple[set[str], str, Call]
 AVERAGE = "relativistic-average"
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def names(faults: tuple[testing.Fault, ...]) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,11 @@ from fastgan import closed_penalty, penalties, testing
 from fastgan.testing.critics import PiecewiseLinear
 from fastgan.testing.faults import OF_BOTH, OF_PENALTIES
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Call = Callable[..., Tensor]
 Case = tuple[set[str], Call]
 BOTH_METHODS = pytest.mark.parametrize("method", ["auto", "autograd"])
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """The tensors are tiny: threads would only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def names(faults: tuple[testing.Fault, ...]) -> set[str]:
