@@ -46,7 +46,8 @@ TORCH_LIBRARY(fastgan, m) {
   // at fake logits alone; its gradient is then undefined (None), its statistics 0.
   // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
-#define FASTGAN_OBJECTIVE "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0, bool mean=True"
+#define FASTGAN_FORM "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0"
+#define FASTGAN_OBJECTIVE FASTGAN_FORM ", bool mean=True"
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");
   m.def("loss_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_OBJECTIVE
         ") -> (Tensor real_gradient, Tensor fake_gradient)");
@@ -54,6 +55,13 @@ TORCH_LIBRARY(fastgan, m) {
         ") -> (Tensor value, Tensor statistics)");
   m.def("loss_statistics(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> (Tensor value, Tensor statistics)");
 #undef FASTGAN_OBJECTIVE
+  // Without a reduction: values and upstream gradients are like the logits, but wide. Not for `average`.
+  m.def("loss_rows(Tensor? real, Tensor fake, " FASTGAN_FORM ") -> Tensor");
+  m.def("loss_rows_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_FORM
+        ") -> (Tensor real_gradient, Tensor fake_gradient)");
+#undef FASTGAN_FORM
+  m.def("bce_rows(Tensor x, Tensor labels) -> Tensor");
+  m.def("bce_rows_backward(Tensor upstream, Tensor x, Tensor labels) -> Tensor");
   m.def("bce(Tensor x, Tensor labels, bool mean) -> Tensor");
   m.def("bce_backward(Tensor upstream, Tensor x, Tensor labels, bool mean) -> Tensor");
 

@@ -70,7 +70,7 @@ def _check_pair(real: Tensor, fake: Tensor, kind: str, reduction: str) -> None:
 
 
 def _check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale: float = 1.0) -> None:
-    if reduction == "mean" and label_smoothing == 0.0 and scale == 1.0:
+    if label_smoothing == 0.0 and scale == 1.0 and reduction in ops.REDUCTIONS:
         return  # most callers pay for no more than this line
     ops.check_reduction(reduction)
     if not 0.0 <= label_smoothing < 1.0:

@@ -13,38 +13,22 @@
 // Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
 // fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
+#include "loss_operator.h"
 #include "loss_pass.h"
 
-#include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
 #include <array>
-#include <optional>
 #include <tuple>
 #include <vector>
 
 namespace {
 
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using Two = std::array<double, 2>;  // one number for each side
-
-constexpr int64_t kGrain = 2;        // chunks that are worth a thread
-constexpr int kReal = 0, kFake = 1;  // the sides
-
-enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
-
-struct Objective {
-  int64_t form;
-  Two target;
-  double scale;
-  bool mean;
-};
+constexpr int64_t kGrain = 2;  // chunks that are worth a thread
 
 // Both sides in one parallel loop over chunks of fixed size; their sums are added in the chunks' order.
 template <int wanted, class Item>
@@ -131,24 +115,6 @@ std::array<Sums, 2> evaluate(const Batch<scalar>& batch, const Objective& object
     default:
       return run_singles<wanted, Bce<T>>(batch, target, {}, weight, {});
   }
-}
-
-#define FASTGAN_LOGITS(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "fastgan::loss", __VA_ARGS__)
-
-at::ScalarType wide_type(const Tensor& logits) {
-  return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-Tensor dense(const OptionalTensor& logits) {
-  return logits.has_value() && logits->defined() ? logits->contiguous() : Tensor();
-}
-
-void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
-  const bool compares = objective.form == kPaired || objective.form == kAverage;
-  TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
-  TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
-  TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
-  TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");
 }
 
 template <class scalar>

@@ -36,7 +36,7 @@ def _differentiable_gradients(
 def _slopes_in_one_pass(
     real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
-    assert objective.arguments is not None, "the mean of every objective has a kernel"
+    assert objective.arguments is not None and not objective.rows, "the mean of every objective has a kernel"
     return _operator("loss_slopes_")(real, fake, real_slope, fake_slope, *objective.arguments)
 
 
@@ -47,7 +47,7 @@ class _Loss(torch.autograd.Function):
     def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
         ctx.save_for_backward(real, fake)
         ctx.objective = objective
-        return _operator("loss")(real, fake, *objective.arguments)  # type: ignore[misc]
+        return _operator("loss_rows" if objective.rows else "loss")(real, fake, *objective.arguments)  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
@@ -56,7 +56,8 @@ class _Loss(torch.autograd.Function):
         if torch.is_grad_enabled():
             define = ctx.objective.define
             return *_differentiable_gradients(define, upstream, (real, fake), (want_real, want_fake)), None
-        return *_operator("loss_backward")(upstream, real, fake, want_real, *ctx.objective.arguments), None
+        backward = _operator("loss_rows_backward" if ctx.objective.rows else "loss_backward")
+        return *backward(upstream, real, fake, want_real, *ctx.objective.arguments), None
 
 
 class _LossWithStatistics(torch.autograd.Function):
@@ -79,20 +80,29 @@ class _Bce(torch.autograd.Function):
     """Binary cross-entropy with a tensor of labels, which has no gradient here."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, labels: Tensor, mean: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, labels: Tensor, reduction: str) -> Tensor:
         ctx.save_for_backward(x, labels)
-        ctx.mean = mean
-        return _operator("bce")(x, labels, mean)
+        ctx.reduction = reduction
+        return _bce(x, labels, reduction)
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, labels = ctx.saved_tensors
         if torch.is_grad_enabled():
-            define = functools.partial(reference.bce_with_logits, reduction="mean" if ctx.mean else "sum")
+            define = functools.partial(reference.bce_with_logits, reduction=ctx.reduction)
             return *_differentiable_gradients(define, upstream, (x, labels), (True, False)), None
-        return _operator("bce_backward")(upstream, x, labels, ctx.mean), None, None
+        if ctx.reduction == "none":
+            return _operator("bce_rows_backward")(upstream, x, labels), None, None
+        return _operator("bce_backward")(upstream, x, labels, ctx.reduction == "mean"), None, None
 
 
+def _bce(x: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return _operator("bce_rows")(x, labels)
+    return _operator("bce")(x, labels, reduction == "mean")
+
+
+FEW = 1024  # rows that cost less than a call of Python
 _WIDE = (torch.float32, torch.float64)
 _DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 
@@ -108,15 +118,17 @@ def _alike(x: Tensor, like: Tensor) -> bool:
 
 def _kernel_arguments(real: Tensor | None, fake: Tensor, objective: Objective) -> tuple | None:
     """What the kernels take of an objective; None where the reference has to run."""
-    return objective.arguments if _plain(fake) and (real is None or _alike(real, fake)) else None
+    seen = _plain(fake) and (real is None or _alike(real, fake)) and (fake.is_cpu or not objective.rows)
+    return objective.arguments if seen else None
 
 
 def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
     if (arguments := _kernel_arguments(real, fake, objective)) is None:
         return objective.define(real, fake)
     if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
-        return _Loss.apply(real, fake, objective)
-    return _operator("loss")(real, fake, *arguments)
+        brief = objective.rows and objective.brief and fake.numel() < FEW and fake.dtype in _WIDE
+        return objective.define(real, fake) if brief else _Loss.apply(real, fake, objective)
+    return _operator("loss_rows" if objective.rows else "loss")(real, fake, *arguments)
 
 
 @implementation("loss.d_loss", "cpp", "cpu", "cuda")
@@ -127,8 +139,8 @@ def _cpp_d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduct
 @implementation("loss.d_loss_with_statistics", "cpp", "cpu", "cuda")
 def _cpp_d_loss_with_statistics(real, fake, *, kind, label_smoothing=0.0, scale=1.0, reduction="mean") -> tuple[Tensor, Tensor]:
     objective = d_objective(kind, label_smoothing, scale, reduction)
-    if (arguments := _kernel_arguments(real, fake, objective)) is None:
-        return objective.define(real, fake), reference.statistics(real.detach(), fake.detach())
+    if objective.rows or (arguments := _kernel_arguments(real, fake, objective)) is None:
+        return _value(real, fake, objective), reference.statistics(real.detach(), fake.detach())
     if torch.is_grad_enabled() and (fake.requires_grad or real.requires_grad):
         return _LossWithStatistics.apply(real, fake, objective)
     return _operator("loss_statistics")(real, fake, *arguments)
@@ -163,9 +175,9 @@ def _cpp_side_loss(logits, *, kind, is_real: bool, label_smoothing=0.0, scale=1.
 def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
     if not isinstance(target, Tensor):
         return _value(None, x, bce_objective(target, reduction))
-    kernel = reduction != "none" and _plain(x) and _alike(target, x) and not target.requires_grad and target.shape == x.shape
-    if not kernel:
+    kernel = _plain(x) and _alike(target, x) and not target.requires_grad and target.shape == x.shape
+    if not kernel or (reduction == "none" and not x.is_cpu):
         return reference.bce_with_logits(x, target, reduction=reduction)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Bce.apply(x, target, reduction == "mean")
-    return _operator("bce")(x, target, reduction == "mean")
+        return _Bce.apply(x, target, reduction)
+    return _bce(x, target, reduction)

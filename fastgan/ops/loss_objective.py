@@ -16,10 +16,14 @@ class Objective(NamedTuple):
 
     arguments: (form, fake target, real target, scale, mean), without the trailing ones that have their default value;
     a target of 1 pulls that side's logits up, 0 pushes them down. None where no kernel is made for it.
+    rows: whether the kernel is the one that gives each row a value; brief: whether torch composes these of one or two
+    operations, which cost less than a kernel whose backward is Python's where there are few rows.
     """
 
     arguments: tuple | None
     define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
+    rows: bool = False
+    brief: bool = False
 
 
 BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = range(6)
@@ -35,12 +39,22 @@ FORMS = {
 DEFAULTS = (0.0, 1.0, 1.0, True)  # of the kernels' arguments after the form
 
 
-def _packed(form: int, fake_target: float, real_target: float, scale: float, reduction: str) -> tuple | None:
-    if reduction == "none":
-        return None
-    values = (fake_target, real_target, scale, reduction == "mean")
+def _objective(
+    define: Callable[[Any, Any], Tensor],
+    reduction: str,
+    form: int,
+    fake_target: float = 0.0,
+    real_target: float = 1.0,
+    scale: float = 1.0,
+    *,
+    brief: bool = False,
+) -> Objective:
+    rows = reduction == "none"
+    if rows and form == AVERAGE:
+        return Objective(None, define)  # a row depends on the others
+    values = (fake_target, real_target, scale, reduction != "sum")
     used = max((i + 1 for i, (value, default) in enumerate(zip(values, DEFAULTS, strict=True)) if value != default), default=0)
-    return form, *values[:used]
+    return Objective((form, *values[:used]), define, rows, brief)
 
 
 @functools.lru_cache(maxsize=64)
@@ -51,8 +65,9 @@ def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, red
     def define(real: Tensor, fake: Tensor) -> Tensor:
         return reference.d_loss(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
-    arguments = _packed(FORMS[kind], 0.0, 1.0 - smoothing, scale if kind == "lsgan" else 1.0, reduction)
-    return Objective(arguments, define)
+    factor = scale if kind == "lsgan" else 1.0
+    brief = kind in ("wgan", "relativistic")
+    return _objective(define, reduction, FORMS[kind], 0.0, 1.0 - smoothing, factor, brief=brief)
 
 
 @functools.lru_cache(maxsize=64)
@@ -62,25 +77,24 @@ def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objec
     def define(real: Tensor | None, fake: Tensor) -> Tensor:
         return reference.g_loss(fake, real, kind=kind, scale=scale, reduction=reduction)
 
-    if kind == "minimax":
-        return Objective(_packed(BCE, 0.0, 1.0, -1.0, reduction), define)  # minus what the discriminator pays
+    if kind == "minimax":  # minus what the discriminator pays
+        return _objective(define, reduction, BCE, 0.0, 1.0, -1.0, brief=True)
     form = LINEAR if kind == "hinge" else FORMS[kind]
     real_target = 0.0 if kind in reference.RELATIVISTIC_KINDS else 1.0
-    return Objective(_packed(form, 1.0, real_target, scale if kind == "lsgan" else 1.0, reduction), define)
+    return _objective(define, reduction, form, 1.0, real_target, scale if kind == "lsgan" else 1.0, brief=True)
 
 
 @functools.lru_cache(maxsize=64)
 def side_objective(kind: str, is_real: bool, label_smoothing: float, scale: float, reduction: str) -> Objective:
     """The discriminator's objective for one side, whose logits are in fake's place."""
+    options = label_smoothing, scale, reduction
 
     def define(real: None, fake: Tensor) -> Tensor:
-        smoothing = label_smoothing
-        return reference.side_loss(
-            fake, kind=kind, is_real=is_real, label_smoothing=smoothing, scale=scale, reduction=reduction
-        )
+        return reference.side_loss(fake, kind, is_real, *options)
 
     target = 1.0 - label_smoothing if is_real else 0.0
-    return Objective(_packed(FORMS[kind], target, 1.0, scale if kind == "lsgan" else 1.0, reduction), define)
+    factor = scale if kind == "lsgan" else 1.0
+    return _objective(define, reduction, FORMS[kind], target, 1.0, factor, brief=not label_smoothing)
 
 
 @functools.lru_cache(maxsize=64)
@@ -90,4 +104,4 @@ def bce_objective(target: float, reduction: str = "mean") -> Objective:
     def define(real: None, fake: Tensor) -> Tensor:
         return reference.bce_with_logits(fake, target, reduction=reduction)
 
-    return Objective(_packed(BCE, float(target), 1.0, 1.0, reduction), define)
+    return _objective(define, reduction, BCE, float(target))

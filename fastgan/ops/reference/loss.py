@@ -15,8 +15,8 @@ SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # one-sided label smooth
 
 
 def softplus(x: Tensor) -> Tensor:
-    """log(1 + exp(x)) for any x. F.softplus returns x above 20, which costs 2e-9: too much in fp64."""
-    return -F.logsigmoid(-x)
+    """log(1 + exp(x)) for any x. F.softplus returns x above 20: right in fp32, and 2e-9 off, which is too much, in fp64."""
+    return -F.logsigmoid(-x) if x.dtype == torch.float64 else F.softplus(x)
 
 
 def real_term(r: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> Tensor:
@@ -81,7 +81,7 @@ def g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor
     return reduce_terms(g_terms(wide(fake), None if real is None else wide(real), kind, scale), reduction)
 
 
-def side_loss(logits, *, kind: str, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+def side_loss(logits, kind: str, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
     """What the discriminator pays for one side alone; defined for the kinds that do not compare real with fake."""
     x = wide(logits)
     return reduce_terms([real_term(x, kind, label_smoothing, scale) if is_real else fake_term(x, kind, scale)], reduction)
