@@ -29,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = {False: 1.0, True: 0.1}  # seconds for each candidate, full and quick
 SAMPLE = 1e-3  # seconds that one sample takes at least, so that the clock costs nothing
 SAMPLES = (7, 200)  # at least and at most
+WARM = 0.1  # seconds of a call after which no other is needed to warm up
 
 
 def machine() -> str:
@@ -98,7 +99,9 @@ def measure(candidates: dict[str, Callable[[], Any]], *, patience: float) -> dic
     patience: seconds for each candidate, as far as there are samples to take.
     """
     for function in candidates.values():
-        _sample(function, 3)
+        for _ in range(3):
+            if _sample(function, 1) > WARM:
+                break
     once = {name: _sample(function, 1) for name, function in candidates.items()}
     calls = {name: max(1, int(SAMPLE / seconds)) for name, seconds in once.items()}
     samples: dict[str, list[float]] = {name: [] for name in candidates}

@@ -107,7 +107,7 @@ CASES = (
     *(_d(kind, losses.d_loss_with_statistics, kind, _logged(peer), "statistics") for kind, peer in D.items()),
 )
 SIZES, QUICK_SIZES = (64, 4096, 65536, 1 << 20, 1 << 24), (64, 65536)
-PATIENCE = 0.4  # seconds for each candidate
+PATIENCE = 0.25  # seconds for each candidate
 # torch composes in the logits' dtype, so a bf16 peer's own rounding is allowed for; fastgan's is held to fp32's
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2e-2}
 FEW = ("d nonsaturating",)  # how labels begin that are compiled in a quick run
@@ -120,7 +120,9 @@ def gate(candidates: dict[str, Callable], exact: tuple[Tensor, ...], values: int
             is_value = place < values
             tolerance = 1e-5 if name == "fastgan" and is_value else TOLERANCE[dtype]
             scale = 1.0 if is_value else expected.abs().max().item()
-            torch.testing.assert_close(result.double(), expected, rtol=tolerance, atol=tolerance * scale)
+            # assert_close takes seconds for millions of numbers
+            excess = (result - expected).abs_().sub_(expected.abs(), alpha=tolerance).max().item()
+            assert excess <= tolerance * scale, f"{name}, output {place}: {excess:.3g} beyond {tolerance} of it"
 
 
 def draw(case: Case, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
