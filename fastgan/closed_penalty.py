@@ -39,7 +39,8 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     if not (_is_piecewise_linear(mlp) and _takes(mlp, points)):
         return None
     layers = read_layers(mlp.layers)
-    return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
+    layers = layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
+    return layers if _pays(layers, points) else None
 
 
 def _is_transformed() -> bool:
@@ -68,6 +69,12 @@ def _takes(mlp: MLP, points: Tensor) -> bool:
     known = points.dtype in (torch.float32, torch.float64) and torch.amp.is_autocast_available(points.device.type)
     alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
     return known and alike and (mlp.flatten or points.dim() == 2)
+
+
+def _pays(layers: list[Layer], points: Tensor) -> bool:
+    """Whether the closed form is the faster way: in bf16 it rounds the weights anew, which costs more than few rows."""
+    few = 64 if any(layer.dropout for layer in layers) else 128
+    return len(points) >= few or product_dtype(points) != torch.bfloat16
 
 
 def penalty(layers: list[Layer], points: Tensor, price: Price) -> Tensor:

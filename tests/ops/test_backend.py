@@ -10,9 +10,16 @@ from fastgan.ops import backend, loss, penalty, reference, update  # noqa: F401
 from fastgan.ops.backend import BackendUnavailable, resolve
 
 
-def test_auto_takes_the_fastest_that_can_run(requires_extension: None) -> None:
+@pytest.fixture
+def unwritten(monkeypatch: pytest.MonkeyPatch) -> str:
+    """An operator that has a reference alone."""
+    monkeypatch.setitem(backend._implementations, "loss.unwritten", {"reference": {"any": reference.d_loss}})
+    return "loss.unwritten"
+
+
+def test_auto_takes_the_fastest_that_can_run(requires_extension: None, unwritten: str) -> None:
     assert resolve("loss.d_loss", "cpu") is not reference.d_loss
-    assert resolve("penalty.norm_penalty", "cpu") is reference.norm_penalty, "nothing faster is written"
+    assert resolve(unwritten, "cpu") is reference.d_loss, "nothing faster is written"
     assert resolve("loss.d_loss", "meta") is reference.d_loss, "nothing faster for this device"
 
 
@@ -24,18 +31,18 @@ def test_the_keyword_goes_before_the_environment(requires_extension: None, monke
 
 
 def test_the_environment_leaves_operators_alone_that_it_does_not_have(
-    requires_extension: None, monkeypatch: pytest.MonkeyPatch
+    requires_extension: None, unwritten: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend, "FORCED", "cpp")
-    assert resolve("penalty.norm_penalty", "cpu") is reference.norm_penalty
+    assert resolve(unwritten, "cpu") is reference.d_loss
 
 
-def test_an_impossible_choice_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_impossible_choice_says_why(unwritten: str) -> None:
     logits = torch.zeros(4)
     with pytest.raises(ValueError, match="reference, cpp, triton"):
         losses.d_loss(logits, logits, backend="cuda")
-    with pytest.raises(BackendUnavailable, match=r"norm_penalty has no cpp implementation|not built"):
-        resolve("penalty.norm_penalty", "cpu", "cpp")
+    with pytest.raises(BackendUnavailable, match=r"unwritten has no cpp implementation|not built"):
+        resolve(unwritten, "cpu", "cpp")
     with pytest.raises(BackendUnavailable, match="triton"):
         losses.d_loss(logits, logits, backend="triton")
 
