@@ -31,7 +31,7 @@ class Price(Protocol):
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
     """The layers of a critic whose penalty at `points` has a closed form, an MLP or a Sequential like one; None for others."""
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
-    if _is_transformed() or not isinstance(critic, nn.Module):
+    if _is_transformed() or not isinstance(critic, nn.Module) or not _pays(critic, points):
         return None
     mlp = _as_mlp(critic)
     if mlp is None or any(is_patched(module) or module.training != critic.training for module in critic.modules()):
@@ -39,13 +39,20 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     if not (_is_piecewise_linear(mlp) and _takes(mlp, points)):
         return None
     layers = read_layers(mlp.layers)
-    layers = layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
-    return layers if _pays(layers, points) else None
+    return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
 
 
 def _is_transformed() -> bool:
     """Whether somebody watches what runs here: a compiler, a torch.func transform, or forward-mode derivatives."""
     return torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0
+
+
+def _pays(critic: nn.Module, points: Tensor) -> bool:
+    """Whether the closed form is the faster way: in bf16 it rounds the weights anew, which costs more than few rows."""
+    if points.dim() == 0 or len(points) >= 128 or product_dtype(points) != torch.bfloat16:
+        return True
+    dropouts = (getattr(module, "p", 0.0) or getattr(module, "dropout", 0.0) for module in critic.modules())
+    return len(points) >= 64 and critic.training and any(dropouts)
 
 
 def _as_mlp(critic: nn.Module) -> MLP | None:
@@ -69,12 +76,6 @@ def _takes(mlp: MLP, points: Tensor) -> bool:
     known = points.dtype in (torch.float32, torch.float64) and torch.amp.is_autocast_available(points.device.type)
     alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
     return known and alike and (mlp.flatten or points.dim() == 2)
-
-
-def _pays(layers: list[Layer], points: Tensor) -> bool:
-    """Whether the closed form is the faster way: in bf16 it rounds the weights anew, which costs more than few rows."""
-    few = 64 if any(layer.dropout for layer in layers) else 128
-    return len(points) >= few or product_dtype(points) != torch.bfloat16
 
 
 def penalty(layers: list[Layer], points: Tensor, price: Price) -> Tensor:

@@ -56,6 +56,14 @@ def _fresh_seed(device: torch.device) -> int | Tensor:
     return int(torch.randint(2**62, ()))
 
 
+def check_options(activation: str, dropout: float) -> None:
+    """ValueError for an activation that a layer does not have, or a dropout that would leave nothing."""
+    if activation not in ops.ACTIVATIONS:
+        raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ops.ACTIVATIONS)}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+
+
 class FusedLinear(nn.Linear):
     """dropout(act(x W^T + b)) in one operator; its state dict interchanges with nn.Linear's.
 
@@ -76,10 +84,7 @@ class FusedLinear(nn.Linear):
         device=None,
         dtype=None,
     ) -> None:
-        if activation not in ops.ACTIVATIONS:
-            raise ValueError(f"unknown activation {activation!r}; choose one of {', '.join(ops.ACTIVATIONS)}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), got {dropout}")
+        check_options(activation, dropout)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.activation, self.negative_slope, self.dropout = activation, negative_slope, dropout
 

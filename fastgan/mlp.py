@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .layers import FusedLinear
+from .layers import FusedLinear, check_options
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {
     nn.ReLU: "relu",
@@ -104,16 +104,13 @@ class _Link:
     dropout: float = 0.0
 
     def fuse(self) -> FusedLinear:
-        layer = FusedLinear(
-            self.linear.in_features,
-            self.linear.out_features,
-            self.linear.bias is not None,
-            activation=self.activation,
-            negative_slope=self.negative_slope,
-            dropout=self.dropout,
-            device="meta",
-        )
+        """The fused layer on the same parameters. It is not constructed: to draw weights for nothing takes most of the time."""
+        check_options(self.activation, self.dropout)
+        layer = FusedLinear.__new__(FusedLinear)
+        nn.Module.__init__(layer)
+        layer.in_features, layer.out_features = self.linear.in_features, self.linear.out_features
         layer.weight, layer.bias = self.linear.weight, self.linear.bias
+        layer.activation, layer.negative_slope, layer.dropout = self.activation, self.negative_slope, self.dropout
         return layer
 
 

@@ -1,10 +1,10 @@
 // linear: what follows a product of matrices in a chain of layers, in one pass over its result.
 
 #include "masks.h"
-#include "threads.h"
 #include "vector_math.h"
 
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
@@ -58,8 +58,13 @@ void check(const Tensor& rows) {
   TORCH_CHECK(rows.dim() == 2 && rows.is_contiguous(), "rows must be contiguous, [rows, width]");
 }
 
-int64_t grain(const Tensor& rows) {
-  return std::max<int64_t>(1, kWork / std::max<int64_t>(1, rows.size(1)));
+// visit(row) for every row, on torch's own threads: a product of torch's comes next, and other threads would be in its way.
+template <class Visit>
+void for_each_row(const Tensor& rows, const Visit& visit) {
+  const int64_t grain = std::max<int64_t>(1, kWork / std::max<int64_t>(1, rows.size(1)));
+  at::parallel_for(0, rows.size(0), grain, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) visit(row);
+  });
 }
 
 void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::IntArrayRef streams, int64_t threshold,
@@ -75,7 +80,7 @@ void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::I
     const T* const b = bias.has_value() ? bias->const_data_ptr<T>() : nullptr;
     TORCH_CHECK(!b || (bias->is_contiguous() && bias->numel() == width), "bias must be contiguous, [width]");
     scalar_t* const values = pre.mutable_data_ptr<scalar_t>();
-    fastgan::share(rows, grain(pre), [&](int64_t row) {
+    for_each_row(pre, [&](int64_t row) {
       scalar_t* const line = values + row * width;
       fold_row<scalar_t>(line, b, width, T(negative_slope));
       uint16_t numbers[Masks::kTileColumns];
@@ -98,7 +103,7 @@ void slope_(Tensor& adjoints, const Tensor& activations, double negative_slope, 
     using T = wide_t<scalar_t>;
     scalar_t* const u = adjoints.mutable_data_ptr<scalar_t>();
     const scalar_t* const a = activations.const_data_ptr<scalar_t>();
-    fastgan::share(adjoints.size(0), grain(adjoints), [&](int64_t row) {
+    for_each_row(adjoints, [&](int64_t row) {
       slope_row<scalar_t>(u + row * width, a + row * width, width, T(scale), T(negative_slope * scale));
     });
   });

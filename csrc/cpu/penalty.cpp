@@ -18,7 +18,8 @@ namespace {
 
 using at::Tensor;
 
-constexpr int64_t kWork = 1 << 14;  // elements worth a thread
+// Elements worth a thread. A helper spins for a while after its work, on a core that the matrix product after it could use.
+constexpr int64_t kWork = 1 << 18;
 constexpr int64_t kFold = 1024;     // elements whose squares are summed in the gradient's type
 
 template <class T>

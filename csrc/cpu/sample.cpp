@@ -307,7 +307,8 @@ void interpolate_(Tensor& out, const Tensor& real, const Tensor& fake, const Ten
   TORCH_CHECK(alpha.is_contiguous() && alpha.scalar_type() == at::kFloat, "alpha must be contiguous fp32");
   const float *a = alpha.const_data_ptr<float>(), *r = real.const_data_ptr<float>(), *f = fake.const_data_ptr<float>();
   float* mixed = out.mutable_data_ptr<float>();
-  const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, width));
+  // a helper spins for a while after its work, on a core that the matrix product after it could use
+  const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, width));
   fastgan::share(rows, grain, [&](int64_t i) { mix(mixed + i * width, r + i * width, f + i * width, a[i], width); });
 }
 
