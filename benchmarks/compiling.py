@@ -9,11 +9,11 @@ compiling again is an error.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch._dynamo.config
 from torch import Tensor
 
 Function = Callable[..., Any]  # tensors -> a tensor, or a tuple that begins with the one that is differentiated
@@ -34,6 +34,8 @@ def run_both(function: Function, inputs: Sequence[Tensor], wanted: Sequence[Tens
 
 def compiled(function: Function) -> Function:
     """The function as one region; gradients do not pass through it."""
+    import torch._dynamo.config  # not before: who has imported it is asked at every penalty whether a critic is compiled
+
     torch._dynamo.config.error_on_recompile = True
     return torch.compile(function, fullgraph=True, dynamic=False)
 
@@ -55,7 +57,8 @@ def compiled_both(function: Function, wanted: Sequence[int]) -> Function:
 
 def forget() -> None:
     """Drops every region, so that caches and the guards of one function do not grow from case to case."""
-    torch.compiler.reset()
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
