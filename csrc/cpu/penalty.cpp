@@ -1,9 +1,9 @@
 // penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and push in one visit.
 
-#include "threads.h"
 #include "vector_math.h"
 
 #include <ATen/Dispatch.h>
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -18,8 +18,7 @@ namespace {
 
 using at::Tensor;
 
-// Elements worth a thread. A helper spins for a while after its work, on a core that the matrix product after it could use.
-constexpr int64_t kWork = 1 << 18;
+constexpr int64_t kWork = 1 << 18;  // elements worth a thread
 constexpr int64_t kFold = 1024;     // elements whose squares are summed in the gradient's type
 
 template <class T>
@@ -52,10 +51,13 @@ std::tuple<Tensor, Tensor> visit_rows(const Tensor& given, const Price& price, c
     const scalar_t* const g = gradient.const_data_ptr<scalar_t>();
     scalar_t* const out = push.mutable_data_ptr<scalar_t>();
     std::vector<double> prices(rows);
-    fastgan::share(rows, std::max<int64_t>(1, kWork / std::max<int64_t>(1, width)), [&](int64_t row) {
-      const double squares = sum_of_squares(g + row * width, width);
-      prices[row] = price(squares);
-      scale_row(g + row * width, out + row * width, width, static_cast<scalar_t>(factor(squares)));
+    // on torch's own threads: its operators come next, and other threads would be in their way
+    at::parallel_for(0, rows, std::max<int64_t>(1, kWork / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        const double squares = sum_of_squares(g + row * width, width);
+        prices[row] = price(squares);
+        scale_row(g + row * width, out + row * width, width, static_cast<scalar_t>(factor(squares)));
+      }
     });
     double total = 0;
     for (const double each : prices) total += each;
