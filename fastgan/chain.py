@@ -52,8 +52,8 @@ class Pushing(Protocol):
 
 @dataclass
 class Outcome:
-    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits, [2] or first of more
-    statistics; then the penalties' price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
+    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
+    price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
 
     value: Tensor
     means: Tensor
@@ -284,14 +284,18 @@ def judge(
 ) -> Outcome:
     """The objective of all processes' logits; writes the slopes of this one's rows."""
     if world.size == 1:
-        return Outcome(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
+        return _outcome(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
     all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
     assert all_fake is not None
     all_real_slope = None if all_real is None else torch.empty_like(all_real)
     all_fake_slope = torch.empty_like(all_fake)
-    outcome = Outcome(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
+    outcome = _outcome(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
     own = slice(world.rank * len(fake_slope), (world.rank + 1) * len(fake_slope))
     fake_slope.copy_(all_fake_slope[own])
     if real_slope is not None and all_real_slope is not None:
         real_slope.copy_(all_real_slope[own])
     return outcome
+
+
+def _outcome(value: Tensor, statistics: Tensor) -> Outcome:
+    return Outcome(value, statistics[:2])

@@ -138,7 +138,7 @@ class FusedPasses(Stack):
             logits[sides[0]] if real else None, logits[fake], slopes[sides[0]] if real else None, slopes[fake], objective, world
         )
         record[VALUE].copy_(outcome.value)
-        record[2:4].copy_(outcome.means[:2])
+        record[2:4].copy_(outcome.means)
         for side, is_priced in zip(sides, priced if real else priced[1:], strict=True):
             for kind in (INPUT, OTHERS):
                 self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_priced else slopes[side])
