@@ -7,14 +7,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from .chain import Passes, read_layers
 from .input_gradient import product_dtype
 from .layers import next_masks
 from .mlp import MLP, PIECEWISE_LINEAR, is_patched
-from .ops.backend import transforms_active
+from .ops.backend import is_transformed
 from .ops.dense import DenseProducts, Layer
 from .ops.linear import Dropout, linear_by_reference
 from .ops.sample import Masks
@@ -31,7 +30,9 @@ class Price(Protocol):
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
     """The layers of a critic whose penalty at `points` has a closed form, an MLP or a Sequential like one; None for others."""
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
-    if _is_transformed() or not isinstance(critic, nn.Module) or not _pays(critic, points):
+    if torch.compiler.is_compiling() or is_transformed() or not isinstance(critic, nn.Module):
+        return None
+    if not _pays(critic, points):
         return None
     mlp = _as_mlp(critic)
     if mlp is None or any(is_patched(module) or module.training != critic.training for module in critic.modules()):
@@ -40,11 +41,6 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
         return None
     layers = read_layers(mlp.layers)
     return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
-
-
-def _is_transformed() -> bool:
-    """Whether somebody watches what runs here: a compiler, a torch.func transform, or forward-mode derivatives."""
-    return torch.compiler.is_compiling() or transforms_active() or forward_ad._current_level >= 0
 
 
 def _pays(critic: nn.Module, points: Tensor) -> bool:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 PREFERENCE = ("triton", "cpp", "reference")
@@ -26,6 +27,11 @@ log = logging.getLogger("fastgan")
 
 # whether a torch.func transform is at work, which C++ operators and Triton's launches do not see through
 transforms_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
+
+
+def is_transformed() -> bool:
+    """Whether a torch.func transform or forward-mode derivatives are at work, for which an autograd function has no rule."""
+    return transforms_active() or forward_ad._current_level >= 0
 
 
 class BackendUnavailable(RuntimeError):

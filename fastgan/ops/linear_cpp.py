@@ -6,10 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import reference
-from .backend import implementation, resolve, transforms_active
+from .backend import implementation, is_transformed, resolve
 from .dense import Layer
 from .linear_reference import Dropout, linear_by_reference
 
@@ -49,7 +48,7 @@ def _plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     alike = all(
         type(each) in (Tensor, torch.nn.Parameter) and each.dtype == x.dtype for each in (x, weight, bias) if each is not None
     )
-    alone = not transforms_active() and forward_ad._current_level < 0 and not torch.is_autocast_enabled("cpu")
+    alone = not is_transformed() and not torch.is_autocast_enabled("cpu")
     return known and alike and alone and (bias is None or bias.is_contiguous())
 
 

@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import reference
-from .backend import implementation, transforms_active
+from .backend import implementation, is_transformed
 from .loss_objective import Objective, bce_objective, d_objective, g_objective, side_objective
 
 
@@ -109,7 +108,7 @@ _DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64
 
 def _plain(x: Tensor) -> bool:
     """Whether a kernel sees all there is to x: no tensor subclass, no torch.func transform, no forward-mode derivative."""
-    return type(x) is Tensor and x.dtype in _DTYPES and not transforms_active() and forward_ad._current_level < 0
+    return type(x) is Tensor and x.dtype in _DTYPES and not is_transformed()
 
 
 def _alike(x: Tensor, like: Tensor) -> bool:

@@ -6,10 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from . import reference
-from .backend import implementation, resolve, transforms_active
+from .backend import implementation, is_transformed, resolve
 
 for _name in ("norm_penalty", "square_penalty"):
     implementation(f"penalty.{_name}", "reference")(getattr(reference, _name))
@@ -110,7 +109,7 @@ def _price_by_reference(gradient: Tensor, form: Form) -> Tensor:
 
 def _price(gradient: Tensor, form: Form) -> Tensor:
     gradient = reference.wide(gradient)
-    if type(gradient) is not Tensor or transforms_active() or forward_ad._current_level >= 0 or gradient.dim() == 0:
+    if type(gradient) is not Tensor or is_transformed() or gradient.dim() == 0:
         return _price_by_reference(gradient, form)
     if torch.is_grad_enabled() and gradient.requires_grad:
         return _Price.apply(gradient, form)
