@@ -22,6 +22,9 @@ Critic = Callable[[Tensor], Any]
 Select = Callable[[Any], Tensor]
 
 HALVES = (torch.float16, torch.bfloat16)
+DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla")
+# found out here, because the compiler cannot trace the question before torch 2.14
+WITH_AUTOCAST = frozenset(device for device in DEVICES if torch.amp.is_autocast_available(device))
 
 
 def input_gradient(critic: Critic, points: Tensor, select: Select | None = None) -> Tensor:
@@ -56,7 +59,7 @@ def _differentiate(total: Tensor, points: Tensor) -> Tensor:
 
 def _autocast_dtype(device: str) -> torch.dtype | None:
     """What autocast makes of fp32 on a device type; None where it is off, or not known there."""
-    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    on = device in WITH_AUTOCAST and torch.is_autocast_enabled(device)
     return torch.get_autocast_dtype(device) if on else None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -23,21 +24,31 @@ class _Pass:
 
 
 _current: ContextVar[_Pass | None] = ContextVar("fastgan_pass", default=None)
+_running = 0  # passes in all threads: before torch 2.14 the compiler reads no ContextVar, and without a pass it needs none
+_counting = Lock()
 
 
 @contextmanager
 def drawing(draws: Draws, pass_: int) -> Iterator[None]:
     """Inside, dropout masks are those of `draws` for this pass: layer 0, 1, ... in the order they run."""
+    _count(1)
     token = _current.set(_Pass(draws, pass_))
     try:
         yield
     finally:
         _current.reset(token)
+        _count(-1)
+
+
+def _count(more: int) -> None:
+    global _running
+    with _counting:
+        _running += more
 
 
 def next_masks(device: torch.device) -> Masks:
     """Where the next dropout layer's mask comes from: the running pass, or a fresh seed."""
-    current = _current.get()
+    current = _current.get() if _running else None
     if current is None:
         return sample.masks([(Draws(_fresh_seed(device), 0), 0)], 0)
     layer, current.layers = current.layers, current.layers + 1

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 import torch
@@ -77,7 +77,8 @@ class Penalty:
         return cls.push is not Penalty.push or cls.form is not Penalty.form
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
+        for name in (field.name for field in fields(self)):
+            value = getattr(self, name)
             if name == "every":
                 _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")
             elif name != "one_sided":

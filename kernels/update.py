@@ -200,7 +200,7 @@ def update_kernel(
         shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
         shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
         tl.store(shadow + output[:, None] * shadow_stride + input_[None, :], new.to(DTYPE), mask=inside)
-        squares_sum, bad_sum = tl.sum(tl.sum(squares, 1), 0), tl.sum(tl.sum(bad, 1), 0)
+        squares_sum, bad_sum = tl.sum(squares), tl.sum(bad)
         if first:
             old_bias = load_all(buffers, bias_at, output, bias_inside)
             new_bias, bias_squares, bias_bad = take(  # noqa: RUF059

@@ -121,7 +121,9 @@ def both_orders(call: Callable[..., Tensor], weights: list[Tensor]) -> list[tupl
     """First and second derivatives, in closed form and by autograd, under the same masks."""
     found = []
     for method in ("auto", "autograd"):
-        torch.manual_seed(6)
+        torch.manual_seed(
+            34
+        )  # by which dropout leaves every row a gradient: the norm's slope is 0 without one, and has no slope
         first = torch.autograd.grad(call(method=method), weights, create_graph=True, allow_unused=True)
         second = sum(g.square().sum() for g in first if g is not None)
         found.append((*first, *torch.autograd.grad(second, weights, allow_unused=True)))
@@ -134,8 +136,7 @@ def test_it_is_differentiable_again(name: str, call: str) -> None:
     critic = critics()[name].double()
     weights = [p for p in critic.parameters() if p.dim() == 2]
     ours, theirs = both_orders(lambda method: CALLS[call](critic, *rows(critic), method=method), weights)
-    # dropout may leave a row without a gradient, where the norm has a slope, 0, but no second one
-    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10, equal_nan=True)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
 
 
 def test_layers_that_share_their_weights() -> None:

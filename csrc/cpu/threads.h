@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <thread>
 
@@ -42,7 +43,7 @@ class Helpers {
     next_.store(0, std::memory_order_relaxed);
     number_ = (number_ + kLoop) & kLoops;
     state_.store(kOpen | number_, std::memory_order_release);
-    state_.notify_all();
+    wake();
     take();
     state_.fetch_and(~kOpen, std::memory_order_acq_rel);
     for (int spins = 0; state_.load(std::memory_order_acquire) & kInside; ++spins)
@@ -59,12 +60,21 @@ class Helpers {
     for (int64_t unit = next_++; unit < units_; unit = next_++) call_(work_, unit);
   }
 
+  // Helpers sleep once they have waited for long. Torch before 2.13 compiles as C++17, which cannot wait for a change: naps then.
+#ifdef __cpp_lib_atomic_wait
+  void wake() { state_.notify_all(); }
+  void sleep(uint32_t seen) { state_.wait(seen, std::memory_order_acquire); }
+#else
+  void wake() {}
+  void sleep(uint32_t) { std::this_thread::sleep_for(std::chrono::microseconds(200)); }
+#endif
+
   void help() {
     uint32_t last = kLoops + 1;
     for (;;) {
       uint32_t state = state_.load(std::memory_order_acquire);
       for (int spins = 0; !(state & kOpen) || (state & kLoops) == last; ++spins) {
-        spins < kPatience ? relax() : state_.wait(state, std::memory_order_acquire);
+        spins < kPatience ? relax() : sleep(state);
         state = state_.load(std::memory_order_acquire);
       }
       if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;

@@ -180,6 +180,9 @@ def test_what_a_penalty_refuses(call: str, method: str) -> None:
         CALLS[call](conv_critic(), real[:0], fake[:0], method=method)
 
 
+@pytest.mark.xfail(
+    torch.__version__ < (2, 14), reason="older: no double backward of a convolution of symbolic sizes", strict=False
+)
 @pytest.mark.parametrize("call", CALLS)
 def test_a_compiled_penalty_takes_batches_of_any_size(call: str) -> None:
     """The last batch of an epoch is smaller; what is random is drawn anew in each call."""
