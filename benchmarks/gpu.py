@@ -1,193 +1,76 @@
 """Proves and measures everything on a machine with a GPU: python -m benchmarks.gpu [--parts build tests ...] [--minutes 8].
 
 Parts: build (the extension, in place), tests (all of them), sanitizer (compute-sanitizer on eager steps), profile (the launches
-of a captured step), bench (the step against its peers, then single operators). A part that fails does not stop the others, and
-what does not fit into the minutes is left out, and said to be. Needs no network and installs nothing.
+of a captured step), micro (nodes, barriers, memory, cuBLASLt), bench (the step against its peers, then single operators). Two
+more run when they are named: tune (writes kernels/tiles.json), article (its 100 epochs on the digits in FASTGAN_TEST_MNIST).
+A part that fails does not stop the others, and what does not fit into the minutes is left out, and said to be. Needs no network
+and installs nothing.
 
-One folder holds what they found: summary.txt, environment.json, tests.txt, tests.xml, profile.txt, rows.jsonl and, of all
-other commands, commands.txt. The exit code is 1 where a test or the sanitizer found an error, 2 where another part failed.
+One folder holds what they found: summary.txt, environment.json, tests.txt, tests.xml, profile.txt, rows.jsonl, what else was
+measured and drawn and, of all other commands, commands.txt. The exit code is 1 where a test or the sanitizer found an error, 2
+where another part failed.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
-import re
-import shutil
 import subprocess
 import sys
 import time
-import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.harness import ROOT, commit, machine
-from benchmarks.shell import TAIL, Outcome, Shell, of_code, python, tail
+from benchmarks.gpu_parts import MARGIN, NAMED, PARTS
+from benchmarks.harness import ROOT, commit, machine, results
+from benchmarks.shell import Outcome, Shell
 
 LIBRARIES = ("torch", "triton", "jax", "numpy", "pytest", "pytest-xdist", "ninja")
-MARGIN = 10.0  # seconds kept for the summary
-WORKERS = 4  # of the tests: they share one device
-MORE = ("256", "1024", "8192")  # batch sizes after the first one, as time allows
-TOOLS = ("memcheck", "racecheck")
 LIMIT = 15 << 20  # bytes of a file
+LEAST = 20.0  # seconds that a part must have to begin
 
 
-def architecture() -> str:
-    major, minor = torch.cuda.get_device_capability()
-    return f"{major}.{minor}"
+class NewRows:
+    """The rows that are added to this machine's from now on."""
 
+    def __init__(self) -> None:
+        self.path = results(machine())
+        self.begin = self.path.stat().st_size if self.path.exists() else 0
 
-def build(shell: Shell, seconds: float) -> Outcome:
-    """The C++ and CUDA extension in place, for the device that is here."""
-    command = python("setup.py", "build_ext", "--inplace")
-    settings = dict(TORCH_CUDA_ARCH_LIST=architecture(), MAX_JOBS=str(os.cpu_count() or 4), FASTGAN_REQUIRE_EXT="1")
-    code, text = shell.run("commands.txt", command, seconds, **settings)
-    if code == 0:
-        code, text = shell.run("commands.txt", python("-c", _ASK), 60.0)
-    return of_code(code, text)
+    def text(self) -> str:
+        if not self.path.exists():
+            return ""
+        with self.path.open() as file:
+            file.seek(self.begin)
+            return file.read()
 
-
-_ASK = """
-from fastgan.ops import backend
-import fastgan.ops.loss
-problem = backend.extension_problem() or backend.cuda_problem()
-assert problem is None, problem
-print("fastgan._C is there, with CUDA")
-"""
-
-
-def tests(shell: Shell, seconds: float) -> Outcome:
-    """The whole suite, in a few processes where pytest-xdist is there."""
-    command = python("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={shell.folder / 'tests.xml'}")
-    settings = dict(FASTGAN_REQUIRE_EXT="1") if any((ROOT / "fastgan").glob("_C*.so")) else {}
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(WORKERS), "--dist", "loadfile"]
-        settings["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or WORKERS) // WORKERS))
-    code, text = shell.run("tests.txt", command, seconds, **settings)
-    failed = re.findall(r"^(?:FAILED|ERROR) .*", text, re.MULTILINE)
-    counts = _counts(shell.folder / "tests.xml") or next(iter(tail(text, 1)), "")
-    lines = [counts, *(line[:220] for line in failed[:40])]
-    if code == 0:
-        return Outcome("ok", lines)
-    if code is None:
-        return Outcome("failed" if failed else "skipped", ["out of time, some tests have not run", *lines])
-    return Outcome("failed", lines if failed else [*lines, *tail(text)])
-
-
-def _counts(path: Path) -> str:
-    """tests, failures, errors and skips of a JUnit file, "" without one."""
-    try:
-        suites = list(ElementTree.parse(path).getroot().iter("testsuite"))
-    except (OSError, ElementTree.ParseError):
-        return ""
-    names = ("tests", "failures", "errors", "skipped")
-    return ", ".join(f"{sum(int(suite.get(name, 0)) for suite in suites)} {name}" for name in names)
-
-
-def sanitizer(shell: Shell, seconds: float) -> Outcome:
-    """compute-sanitizer's checks of memory and of races, on eager steps of tiny networks."""
-    script = python("-m", "benchmarks.sanitize")
-    settings = dict(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    code, text = shell.run("commands.txt", script, seconds / 2, **settings)  # compiles the kernels, too
-    if code != 0:
-        return of_code(code, text)
-    if not shutil.which("compute-sanitizer"):
-        return Outcome("skipped", ["there is no compute-sanitizer on the PATH; the steps alone ran"])
-    outcomes = []
-    for tool in TOOLS:
-        share = max(1.0, min(seconds / 2, shell.left() - MARGIN))
-        options = ["--tool", tool, "--error-exitcode", "86", "--target-processes", "application-only", "--print-limit", "20"]
-        code, text = shell.run("commands.txt", ["compute-sanitizer", *options, *script], share, **settings)
-        outcomes.append(judge_sanitizer(tool, code, text))
-    state = next((s for s in ("failed", "ok") if any(outcome.state == s for outcome in outcomes)), "skipped")
-    return Outcome(state, [line for outcome in outcomes for line in outcome.lines])
-
-
-def judge_sanitizer(tool: str, code: int | None, text: str) -> Outcome:
-    """What a tool found; one that does not work here is no error of ours."""
-    refusals = ("Device not supported", "not supported on this", "No attachable process", "Unable to find injection")
-    if any(refusal in text for refusal in refusals):
-        return Outcome("skipped", [f"{tool} does not work on this machine"])
-    if code is None:
-        return Outcome("skipped", [f"{tool} ran out of time"])
-    found = re.findall(r"^=+ ((?:ERROR|RACECHECK) SUMMARY: .*)$", text, re.MULTILINE)
-    lines = [f"{tool}: {found[-1] if found else f'exit code {code}, no summary'}"]
-    if code == 0 and found:
-        return Outcome("ok", lines)
-    errors = [line for line in text.splitlines() if line.startswith("=====")]
-    return Outcome("failed", lines + (errors or tail(text))[:TAIL])
-
-
-def profile(shell: Shell, seconds: float) -> Outcome:
-    """Every launch of a captured standard step, and wgan-gp's by kernel."""
-    code, text = shell.run("profile.txt", python("-m", "benchmarks.phases"), seconds)
-    return Outcome("ok", text.splitlines()[1:]) if code == 0 else of_code(code, text)
-
-
-def bench(shell: Shell, seconds: float) -> Outcome:
-    """The step against its peers, then losses and the other operators for as long as there is time."""
-    path = ROOT / "benchmarks" / "results" / f"{machine()}.jsonl"
-    before = path.stat().st_size if path.exists() else 0
-    start = time.monotonic()
-    minutes = f"{0.85 * seconds / 60.0:.2f}"
-    command = python("-m", "benchmarks.step", "--quick", "--keep-going", "--case", "standard", "wgan-gp", "--batch", "64")
-    command += ["--more", *MORE, "--minutes", minutes]
-    code, text = shell.run("commands.txt", command, seconds)
-    outcome = of_code(code, text)
-    for stem in ("loss", "penalty", "update", "sample"):
-        left = min(shell.left(), start + seconds - time.monotonic())
-        if (ROOT / f"benchmarks/ops/{stem}.py").exists() and left > 30.0:
-            code, text = shell.run("commands.txt", python("-m", f"benchmarks.ops.{stem}", "--quick"), left)
-            if code is not None and code != 0:
-                outcome = Outcome("failed", [*outcome.lines, f"benchmarks.ops.{stem}:", *tail(text)])
-    rows = _rows(path, before, shell.folder / "rows.jsonl")
-    return Outcome(outcome.state, [*(outcome.lines if outcome.state == "failed" else []), *table(rows)])
-
-
-def _rows(path: Path, begin: int, copy: Path) -> list[dict[str, Any]]:
-    """The rows that were added to a file since it had so many bytes; copied as well."""
-    if not path.exists():
-        return []
-    with path.open() as file:
-        file.seek(begin)
-        text = file.read()
-    copy.write_text(text)
-    return [json.loads(line) for line in text.splitlines()]
+    def table(self) -> list[str]:
+        return table([json.loads(line) for line in self.text().splitlines()])
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
-    """A line for each row of a step, and one for each operator."""
+    """A line for each row of a step or of the article's whole game, and one for each operator."""
     lines = []
+    for row in (row for row in rows if row["benchmark"] == "article"):
+        line = f"{row['label']}: {row['seconds']} s of training, {row['wall_seconds']} s with all that a run leaves behind"
+        lines.append(f"{line}, cold start {row['cold_start']} s")
     for row in (row for row in rows if row["benchmark"] == "step"):
         place, times = f"{row['label']} {row['shape'][0]}", f"{row['p20']:10.1f} {row['p50']:10.1f} {row['p80']:10.1f} us"
         facts = f"cold {row['cold_start']:.1f} s" + (f", graph of {row['steps_per_graph']}" if "steps_per_graph" in row else "")
         lines.append(f"{place:14} {row['name']:22} {times}  {row['peer']} is {1 / row['ratio']:6.2f} times as fast, {facts}")
     operators: dict[str, list[dict[str, Any]]] = {}
-    for row in (row for row in rows if row["benchmark"] != "step" and row["name"] == "fastgan"):
+    for row in (row for row in rows if row["benchmark"].startswith("ops.") and row["name"] == "fastgan"):
         operators.setdefault(row["benchmark"], []).append(row)
     for name, members in operators.items():
         worst = min(members, key=lambda row: row["ratio"])
         where = f"{worst['label']} {worst['shape']} {worst['dtype']}"
         lines.append(f"{name}: {len(members)} cases, the worst {worst['ratio']} times as fast as {worst['peer']}: {where}")
     return lines
-
-
-# of all the time, at most: what one part leaves goes to those after it
-PARTS: dict[str, tuple[Callable[[Shell, float], Outcome], float]] = {
-    "build": (build, 0.4),
-    "tests": (tests, 0.5),
-    "sanitizer": (sanitizer, 0.25),
-    "profile": (profile, 0.25),
-    "bench": (bench, 1.0),
-}
-LEAST = 20.0  # seconds that a part must have to begin
 
 
 def environment() -> dict[str, Any]:
@@ -220,7 +103,7 @@ def run_parts(names: list[str], shell: Shell, total: float) -> dict[str, Outcome
     for name in names:
         part, share = PARTS[name]
         seconds = min(share * total if len(names) > 1 else total, shell.left() - MARGIN)
-        start = time.monotonic()
+        start, new = time.monotonic(), NewRows()
         if seconds < LEAST:
             outcomes[name] = Outcome("skipped", ["no time was left"])
         else:
@@ -230,7 +113,7 @@ def run_parts(names: list[str], shell: Shell, total: float) -> dict[str, Outcome
                 outcomes[name] = Outcome("failed", [f"{type(error).__name__}: {error}"])
         line = f"== {name}: {outcomes[name].state}, {time.monotonic() - start:.0f} s"
         with (shell.folder / "summary.txt").open("a") as file:
-            file.write("\n".join([line, *outcomes[name].lines, ""]))
+            file.write("\n".join([line, *outcomes[name].lines, *new.table(), ""]))
         print(line, flush=True)
     return outcomes
 
@@ -252,7 +135,7 @@ def shorten(folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "runs" / "gpu"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="always in the order of this list")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[name for name in PARTS if name not in NAMED])
     parser.add_argument("--minutes", type=float, default=8.0, help="everything ends within")
     arguments = parser.parse_args()
     if not torch.cuda.is_available():
@@ -266,8 +149,9 @@ def main() -> int:
     (arguments.out / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts), flush=True)
     total = 60.0 * arguments.minutes
-    shell = Shell(arguments.out, time.monotonic() + total)
+    shell, new = Shell(arguments.out, time.monotonic() + total), NewRows()
     outcomes = run_parts([name for name in PARTS if name in arguments.parts], shell, total)
+    (arguments.out / "rows.jsonl").write_text(new.text())
     shorten(arguments.out)
     print((arguments.out / "summary.txt").read_text(), flush=True)
     return exit_code(outcomes)

@@ -71,9 +71,14 @@ def circumstances(quick: bool) -> dict[str, Any]:
     return dict(quick=quick, load=load, commit=commit(), machine=machine(), threads=threads, versions=versions)
 
 
+def results(machine: str) -> Path:
+    """Where a machine's rows are kept."""
+    return ROOT / "benchmarks" / "results" / f"{machine}.jsonl"
+
+
 def append(row: dict[str, Any]) -> None:
     """Adds a row to results/<machine>.jsonl."""
-    path = ROOT / "benchmarks" / "results" / f"{row['machine']}.jsonl"
+    path = results(row["machine"])
     path.parent.mkdir(exist_ok=True)
     with path.open("a") as file:
         file.write(json.dumps(row) + "\n")

@@ -42,6 +42,10 @@ class Key(NamedTuple):
     depth: int
     itemsize: int
 
+    @property
+    def flops(self) -> float:
+        return 2.0 * self.rows * self.columns * (1 if self.kernel == "update" else self.depth)
+
 
 class Update:
     """An optimizer's step on weight gradients, which can be repeated with other tiles."""

@@ -16,14 +16,18 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, ProcessPoolExecutor, as_completed, wait
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from fastgan.kernels import tiles
+from fastgan.kernels.launch import architecture
 from fastgan.kernels.tiles import Tile
 
+from benchmarks.graphs import in_a_row, warm
+from benchmarks.harness import append, circumstances
+from benchmarks.micro import Measurement, rate
 from benchmarks.tiling import (
     SHARED,
     Calls,
@@ -43,6 +47,9 @@ REPLAYS = (7, 25)  # of a first look, and of the best
 BEST = 5  # candidates that are looked at again
 GAIN = 0.02  # what a new tile must be faster by
 LEAST = 3.0  # seconds for a product, however many there are
+SECONDS = 8.0  # for a product, at most
+JOBS = max(1, min(15, (os.cpu_count() or 2) - 1))  # processes that compile
+CASES = ("standard", "wgan-gp")
 PATIENCE = 30.0  # seconds until the first candidate is compiled, which no product is charged with
 
 Timer = Callable[[list[Callable[[], None]], int], float]
@@ -60,36 +67,33 @@ class Product(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What was found for a line of the table; microseconds of one launch."""
+    """What was found for a line of the table: the best tile and the one before, microseconds of one launch with each tile."""
 
     key: Key
-    tile: Tile
-    time: float
-    before: float
-    tried: int
+    best: Tile
+    before: Tile
+    times: dict[Tile, float]
+
+    @property
+    def line(self) -> str:
+        """What is printed of it."""
+        times = f"{self.times[self.before]:8.2f} -> {self.times[self.best]:8.2f} us of {len(self.times):3} tiles"
+        return f"{self.key.text:70} {times}  {list(self.best)}"
+
+    def measurements(self, precision: str) -> Iterator[Measurement]:
+        """Of the tile before, the best, and the best of each number of parts."""
+        times, key = self.times, self.key
+        named = {"as it is": self.before, "best": min(times, key=times.__getitem__)}
+        for splits in sorted({tile.splits for tile in times}):
+            named[f"best of {splits} parts"] = min((t for t in times if t.splits == splits), key=times.__getitem__)
+        for name, tile in named.items():
+            facts = dict(tile=list(tile), tried=len(times)) | rate("tflop_per_s", key.flops, [times[tile]])
+            yield Measurement(key.kernel, name, [times[tile]], (key.rows, key.columns, key.depth), precision, facts)
 
 
 def time_by_graph(calls: list[Callable[[], None]], replays: int) -> float:
     """Microseconds of a launch: the median over replays of a graph with many launches in a row."""
-    for call in calls:
-        call()  # compiles, and makes what it needs
-    torch.cuda.synchronize()
-    rounds = max(1, LAUNCHES // len(calls))
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(rounds):
-            for call in calls:
-                call()
-    graph.replay()
-    times = []
-    for _ in range(replays):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        graph.replay()
-        end.record()
-        end.synchronize()
-        times.append(1e3 * begin.elapsed_time(end))
-    return statistics.median(times) / (rounds * len(calls))
+    return statistics.median(in_a_row(calls, LAUNCHES, replays))
 
 
 def in_turn(ones: Calls, others: Calls) -> Iterator[tuple[Key, list[Callable[[], None]]]]:
@@ -109,7 +113,7 @@ def products_of(cases: list[str], batch: int, precision: str, device: str) -> li
 
 
 class Tuner:
-    """Finds tiles for products, as long as there is time."""
+    """Finds tiles for products, as long as there is time. compile_: submits to processes that compile, if there are any."""
 
     def __init__(self, precision: str, arch: int, timer: Timer, compile_: Compile | None, deadline: float) -> None:
         self.precision, self.arch, self.timer, self.compile, self.deadline = precision, arch, timer, compile_, deadline
@@ -145,7 +149,7 @@ class Tuner:
         best = best if again[best] < (1.0 - GAIN) * again[before] else before
         with chosen(product.calls, best):
             pass
-        return Found(product.key, best, again[best], again[before], len(times))
+        return Found(product.key, best, before, times | again)
 
     def _compiled(self, jobs: dict[Future, Tile], stop: float) -> Iterator[Tile]:
         limit = SHARED[tiles.nearest(self.arch)] * 1024
@@ -159,8 +163,14 @@ class Tuner:
             for job in jobs:
                 job.cancel()
 
-    def run(self, products: list[Product], seconds: float) -> Iterator[Found]:
-        """What is found for each product, those that take longest first."""
+    def prepare(self, cases: list[str], batch: int, jobs: int) -> None:
+        """Lets all processes begin with what every compilation of a batch size needs first."""
+        for _ in range(jobs if self.compile else 0):
+            self.compile(begin, cases, batch, self.precision)
+
+    def search(self, cases: list[str], batch: int, device: str, seconds: float, only: str = "") -> Iterator[Found]:
+        """What is found for the lines of a batch size whose text contains `only`, those that take longest first."""
+        products = [product for product in products_of(cases, batch, self.precision, device) if only in product.key.text]
         now = {product.key: self.time(product, present(product.key, product.calls), REPLAYS[0]) for product in products}
         products = sorted(products, key=lambda product: -now[product.key] * len(product.calls))
         jobs = [self._submit(product) for product in products]
@@ -196,54 +206,51 @@ def write(path: Path, entries: dict[str, list[int]]) -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 256, 1024, 8192], help="the first matter most")
-    parser.add_argument("--case", nargs="+", choices=("standard", "wgan-gp"), default=["standard", "wgan-gp"])
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--precision", choices=("bf16", "tf32", "fp32"), default="bf16")
     parser.add_argument("--only", default="", help="lines of the table that contain this, such as 'update'")
     parser.add_argument("--minutes", type=float, default=5.0, help="for everything")
-    parser.add_argument("--seconds-per-product", type=float, default=8.0, help="at most")
-    parser.add_argument(
-        "--jobs", type=int, default=max(1, min(15, (os.cpu_count() or 2) - 1)), help="processes that compile; 0: none"
-    )
+    parser.add_argument("--seconds-per-product", type=float, default=SECONDS, help="at most")
+    parser.add_argument("--jobs", type=int, default=JOBS, help="processes that compile; 0: none")
     parser.add_argument("--table", type=Path, default=tiles.TABLE)
     return parser.parse_args()
 
 
-def pool(arguments: argparse.Namespace, arch: int) -> Any:
-    """The processes that compile."""
-    if not arguments.jobs:
-        return nullcontext()
+@contextmanager
+def tuner(precision: str, arch: int, timer: Timer, deadline: float, jobs: int = JOBS) -> Iterator[Tuner]:
+    """A tuner, and inside the processes that compile for it."""
+    if not jobs:
+        yield Tuner(precision, arch, timer, None, deadline)
+        return
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(arguments.jobs, mp_context=context, initializer=prepare_worker, initargs=(arch,))
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare_worker, initargs=(arch,)) as workers:
+        yield Tuner(precision, arch, timer, workers.submit, deadline)
+        workers.shutdown(wait=False, cancel_futures=True)
 
 
-def tune(arguments: argparse.Namespace, arch: int, device: str, timer: Timer) -> None:
+def tune(arguments: argparse.Namespace, arch: int, device: str, timer: Timer, keep: Callable[[dict[str, Any]], None]) -> None:
     """Every batch size in its turn; the table is written after each product."""
     deadline = time.monotonic() + 60.0 * arguments.minutes
-    with pool(arguments, arch) as workers:
-        tuner = Tuner(arguments.precision, arch, timer, workers.submit if workers else None, deadline)
+    with tuner(arguments.precision, arch, timer, deadline, arguments.jobs) as finder:
         for batch in itertools.takewhile(lambda _: time.monotonic() < deadline, arguments.batch):
-            for _ in range(arguments.jobs):
-                workers.submit(begin, arguments.case, batch, arguments.precision)
-            products = products_of(arguments.case, batch, arguments.precision, device)
-            products = [product for product in products if arguments.only in product.key.text]
+            finder.prepare(arguments.case, batch, arguments.jobs)
             total = [0.0, 0.0]
-            for found in tuner.run(products, arguments.seconds_per_product):
-                write(arguments.table, {found.key.text: list(found.tile)})
-                total = [total[0] + found.before, total[1] + found.time]
-                times = f"{found.before:8.2f} -> {found.time:8.2f} us of {found.tried:3} tiles"
-                print(f"{found.key.text:70} {times}  {list(found.tile)}", flush=True)
+            for found in finder.search(arguments.case, batch, device, arguments.seconds_per_product, arguments.only):
+                write(arguments.table, {found.key.text: list(found.best)})
+                for measurement in found.measurements(arguments.precision):
+                    keep(measurement.row("tiles"))
+                total = [total[0] + found.times[found.before], total[1] + found.times[found.best]]
+                print(found.line, flush=True)
             print(f"batch {batch}: a launch of each, {total[0]:.1f} -> {total[1]:.1f} us", flush=True)
-            del products
-        if workers:
-            workers.shutdown(wait=False, cancel_futures=True)
 
 
 def main() -> None:
     arguments = parse()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks.tune needs a CUDA device")
-    major, minor = torch.cuda.get_device_capability()
-    tune(arguments, 10 * major + minor, "cuda", time_by_graph)
+    warm()
+    common = circumstances(quick=False)
+    tune(arguments, architecture(), "cuda", time_by_graph, lambda row: append(row | common))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Compiles csrc/cuda for every architecture without a GPU, shows each kernel's registers and fails if one spills.
+"""Compiles all CUDA sources for every architecture without a GPU, shows each kernel's registers and fails if one spills.
 
 Run by `make cuda-check`. Nothing is linked; the flags are those that setup.py and torch compile with.
 """
@@ -18,7 +18,8 @@ from typing import NamedTuple
 
 from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
-SOURCES = sorted((Path(__file__).resolve().parent.parent / "csrc" / "cuda").glob("*.cu"))
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *(ROOT / "benchmarks").rglob("*.cu")])
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
 # setup.py leaves the standard to torch, which here is not asked: all its versions compile as C++20
 FLAGS = ["-std=c++20", "-O3", *COMMON_NVCC_FLAGS, *(f"-I{path}" for path in include_paths()), "-cubin", "-Xptxas=-v"]
@@ -83,7 +84,7 @@ def show(kernels: list[Kernel], architectures: list[str]) -> None:
 def main() -> None:
     nvcc = find_nvcc()
     if nvcc is None:
-        print("cuda-check: there is no nvcc on PATH or in CUDA_HOME; csrc/cuda is not compiled")
+        print("cuda-check: there is no nvcc on PATH or in CUDA_HOME; CUDA sources are not compiled")
         return
     architectures = known_architectures(nvcc)
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(os.cpu_count()) as pool:

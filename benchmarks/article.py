@@ -1,0 +1,115 @@
+"""The article's game as it is printed: python -m benchmarks.article --data-root FOLDER [--epochs 100] [--out runs/article].
+
+Its networks, optimizers and batches of 64 on MNIST's 60,000 digits; fastgan's defaults are the article's. The run folder has
+the samples and curves of this run. A row says how long it took, and results/article-<machine>.json has each epoch's losses,
+which `--draw` puts side by side for all machines into docs/images/article.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import statistics
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+import fastgan
+from benchmarks.harness import ROOT, append, circumstances, machine
+from fastgan import data
+
+BATCH, EPOCHS, SEED = 64, 100, 0
+LOG_EVERY = 64  # steps: whole graphs, and 14 points of an epoch
+RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
+LOSSES = ("d_loss", "g_loss")
+
+
+def trainer_of() -> fastgan.Trainer:
+    return fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), seed=SEED)
+
+
+def cold_start(digits: data.ImageSet) -> float:
+    """Seconds until a trainer has made its first steps in a fresh process: kernels are compiled, steps are captured."""
+    start = time.perf_counter()
+    trainer = trainer_of().attach(digits, BATCH)
+    float(trainer.step(2 * LOG_EVERY)["d_loss"])
+    return time.perf_counter() - start
+
+
+def play(digits: data.ImageSet, epochs: int, out: Path) -> dict[str, Any]:
+    """Trains into a run folder, which is made anew; the row of the run."""
+    shutil.rmtree(out, ignore_errors=True)
+    cold, start = cold_start(digits), time.perf_counter()
+    trainer = trainer_of()
+    summary = trainer.fit(digits, epochs=epochs, batch_size=BATCH, out=out, log_every=LOG_EVERY)
+    wall = time.perf_counter() - start
+    seconds = summary["seconds"]
+    row = dict(benchmark="article", label=f"{epochs} epochs", name="fastgan", shape=[BATCH], dtype=trainer.precision)
+    row |= dict(seconds=round(seconds, 3), wall_seconds=round(wall, 3), cold_start=round(cold, 3), steps=trainer.step_count)
+    return row | dict(
+        p50=round(1e6 * seconds / trainer.step_count, 2), n=1, engine=trainer.engine, device=str(trainer.device.type)
+    )
+
+
+def epochs_of(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Each epoch's mean losses, of a run's metrics."""
+    groups: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        groups[int(-(-row["epoch"] // 1))].append(row)
+    return {
+        name: [round(statistics.fmean(row[name] for row in groups[epoch]), 4) for epoch in sorted(groups)] for name in LOSSES
+    }
+
+
+def keep(row: dict[str, Any], out: Path) -> None:
+    """Stores the row, the curves and the last samples."""
+    around = circumstances(quick=False)
+    append(row | around)
+    metrics = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    curves = dict(machine=machine(), commit=around["commit"], precision=row["dtype"], **epochs_of(metrics))
+    (RESULTS / f"article-{machine()}.json").write_text(json.dumps(curves) + "\n")
+    last = max((out / "samples").glob("step_*.png"))
+    shutil.copy(last, IMAGES / f"article-{machine()}.png")
+
+
+def draw(path: Path) -> None:
+    """All machines' curves, D's loss beside G's; nothing where none are stored."""
+    if not (files := sorted(RESULTS.glob("article-*.json"))):
+        return
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    axes = figure.subplots(1, 2, sharex=True)
+    for file in files:
+        curves = json.loads(file.read_text())
+        for axis, name, title in zip(axes, LOSSES, ("discriminator's loss", "generator's loss"), strict=True):
+            axis.plot(
+                range(1, 1 + len(curves[name])), curves[name], linewidth=1, label=f"{curves['machine']}, {curves['precision']}"
+            )
+            axis.set_title(title)
+            axis.set_xlabel("epoch")
+            axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.savefig(path, dpi=100)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, help="the folder of MNIST's IDX files")
+    parser.add_argument("--epochs", type=int, default=EPOCHS)
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "article", help="made anew")
+    parser.add_argument("--no-rows", action="store_true", help="print, keep nothing but the run folder")
+    parser.add_argument("--draw", action="store_true", help="only draw what is stored")
+    arguments = parser.parse_args()
+    if not arguments.draw:
+        row = play(data.load("mnist", arguments.data_root), arguments.epochs, arguments.out)
+        if not arguments.no_rows:
+            keep(row, arguments.out)
+        print(json.dumps(row), flush=True)
+    draw(IMAGES / "article.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The tools that measure and tune on a GPU, as far as they go without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.micro import Measurement, slopes
+
+ROOT = Path(__file__).resolve().parent.parent
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+
+
+def run(*arguments: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    command = [sys.executable, "-m", "tests.gpu_tools", *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@needs_triton
+def test_the_tuner_finds_what_the_clock_says(tmp_path: Path) -> None:
+    run("tune", str(tmp_path))
+    table = json.loads((tmp_path / "tiles.json").read_text())
+    assert table.pop("90 forward 1x1x1 2") == [16, 32, 64, 2, 4, 1], "entries that are not measured stay"
+    kinds = {text.split()[1] for text in table}
+    assert kinds == {"forward", "output", "adjoint", "gradient", "update"}
+    # the clock wants 32 x 64 in parts; products of 16 rows have no tile of 32, and updates of so few rows no parts
+    assert all(tile[:2] == [16 if " 16x" in text else 32, 64] for text, tile in table.items() if "update" not in text)
+    assert all(tile[:2] == [32, 64] and tile[5] == 1 for text, tile in table.items() if "update" in text)
+    assert table["90 output 32x784x1024 2"][5] > 1
+    rows = json.loads((tmp_path / "rows.json").read_text())
+    best = {(row["label"], *row["shape"]): row for row in rows if row["name"] == "best"}
+    assert best["output", 32, 784, 1024]["p50"] == 1.0 and best["output", 32, 784, 1024]["tried"] > 50
+    assert len(best) == len(table) and all(row["benchmark"] == "micro.tiles" for row in rows)
+
+
+@needs_triton
+@pytest.mark.parametrize("arch", ["80", "90", "100", "120"])
+def test_the_kernels_of_micro_benchmarks_compile(arch: str) -> None:
+    assert set(json.loads(run("compile", arch))) == {"node_kernel", "barrier_kernel", "adam_kernel"}
+
+
+def test_a_row_has_its_quantiles() -> None:
+    row = Measurement("copy", "it", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (7, 8), "bf16", dict(tb_per_s=1.5)).row("ceilings")
+    assert row["benchmark"] == "micro.ceilings" and row["shape"] == [7, 8] and row["tb_per_s"] == 1.5
+    assert (row["p20"], row["p50"], row["p80"], row["n"]) == (2.0, 3.0, 5.0, 6)
+
+
+def test_a_slope_leaves_out_what_every_run_has() -> None:
+    assert slopes([9.0, 10.0, 30.0], [110.0, 112.0], 100) == [1.0, 1.02]
+
+
+def measured(node: float, barrier: float, adam: dict[int, float]) -> list[dict[str, Any]]:
+    """Rows of a device, with others that must not matter."""
+    found = [
+        ("nodes", Measurement("node", "dependent launch, a word", [node], (132,))),
+        ("nodes", Measurement("node", "plain, a word", [2 * node], (132,))),
+        ("nodes", Measurement("node", "dependent launch, a word", [0.1], (1,))),
+        ("nodes", Measurement("node", "dependent launch", [0.1], (132,))),
+        ("nodes", Measurement("graph of 20", "dependent launch, a word", [0.2], (132,))),
+        ("barriers", Measurement("barrier", "flat, a word", [barrier], (132,))),
+        ("barriers", Measurement("barrier", "two levels, a word", [1.5 * barrier], (132,))),
+        ("barriers", Measurement("barrier", "flat", [0.1], (132,))),
+        ("barriers", Measurement("barrier", "one cluster, a word", [0.1], (8,))),
+        ("optimizers", Measurement("adam", "28 bytes a weight", [1.0], (2, 10))),
+    ]
+    found += [("optimizers", Measurement("adam", "24 bytes a weight", [time], (count, 10))) for count, time in adam.items()]
+    return [measurement.row(part) for part, measurement in found]
+
+
+@needs_triton
+def test_the_verdict_on_a_persistent_kernel() -> None:
+    from benchmarks.gpu_micro import verdict
+
+    barriers, memory = verdict(measured(1.0, 0.8, {1: 5.0, 2: 6.0, 8: 9.0}))
+    assert barriers.endswith("0.80 of it, at most 0.7: does not pay") and "(flat, a word) takes 0.80 us" in barriers
+    assert memory.endswith("from memory 9.00: 1.50 times as fast, the cache holds much of it: does not pay")
+    barriers, memory = verdict(measured(1.0, 0.6, {2: 8.0, 8: 9.0}))
+    assert barriers.endswith("0.60 of it, at most 0.7: pays")
+    assert memory.endswith("1.12 times as fast, memory bounds it: pays")
+    assert all("not measured" in line for line in verdict([]))
+
+
+@needs_triton
+def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    from rich.console import Console
+
+    from benchmarks import gpu_micro
+
+    def broken(_: float):
+        yield Measurement("one", "thing", [1.0])
+        raise RuntimeError("no nvcc")
+
+    def whole(_: float):
+        yield Measurement("other", "thing", [2.0])
+
+    monkeypatch.setattr(gpu_micro, "PARTS", {"nodes": broken, "tiles": whole})
+    kept: list[dict[str, Any]] = []
+    with open(os.devnull, "w") as sink:
+        rows, problems = gpu_micro.run(["nodes", "tiles"], 0.0, kept.append, Console(file=sink))
+    assert [row["label"] for row in rows] == ["one", "other"] and kept == rows
+    assert problems == ["nodes: RuntimeError: no nvcc"]
