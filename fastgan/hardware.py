@@ -67,13 +67,29 @@ def resolve_precision(name: str, device: torch.device, dtype: torch.dtype) -> st
 
 @contextmanager
 def matmul_precision(precision: str) -> Iterator[None]:
-    """Inside, torch's fp32 products run in tf32 where that is the precision asked for."""
-    if precision != "tf32":
+    """Inside, torch's fp32 products and convolutions are IEEE's or tf32, where one of the two is the precision asked for.
+
+    Libraries read this when an operation is launched: it must be there while a backward pass runs, too.
+    """
+    settings = _fp32_settings() if precision in ("fp32", "tf32") else None
+    if settings is None:
         yield
         return
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    _set_fp32("high" if precision == "tf32" else "highest", precision == "tf32")
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        _set_fp32(*settings)
+
+
+def _fp32_settings() -> tuple[str, bool] | None:
+    """How fp32 is multiplied now; None where somebody uses torch's newer settings, which do not mix with these."""
+    try:
+        return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    except RuntimeError:
+        return None
+
+
+def _set_fp32(products: str, convolutions: bool) -> None:
+    torch.set_float32_matmul_precision(products)
+    torch.backends.cudnn.allow_tf32 = convolutions

@@ -77,7 +77,7 @@ class Penalty:
         return cls.push is not Penalty.push or cls.form is not Penalty.form
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):
+        for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # every penalty is a dataclass
             value = getattr(self, name)
             if name == "every":
                 _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")

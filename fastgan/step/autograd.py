@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +78,7 @@ class AutogradStep:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
         for network in (self.game.generator, self.game.discriminator):
             network.module.train()
-        with self._ends():
+        with self._ends(), matmul_precision(self.game.precision):
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, moment, d_step, rows)
@@ -172,12 +172,10 @@ class AutogradStep:
         network.note(withhold, statistics)
         return statistics[0].sqrt()
 
-    @contextmanager
-    def _arithmetic(self) -> Iterator[None]:
-        """Matrix products in the game's precision. Passes that share one context share one cast of the weights."""
+    def _arithmetic(self) -> AbstractContextManager:
+        """Passes in half precision, where it is the game's. Those that share one context share one cast of the weights."""
         dtype = HALF.get(self.game.precision)
-        with matmul_precision(self.game.precision), torch.autocast(self.game.device.type, dtype) if dtype else nullcontext():
-            yield
+        return torch.autocast(self.game.device.type, dtype) if dtype else nullcontext()
 
     @contextmanager
     def _randomness(self, moment: Moment, d_step: int) -> Iterator[None]:
