@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+import triton
 from fastgan.kernels import launch
 
 from fastgan import trainer
 from fastgan.ops import backend
+
+CUOBJDUMP = "backends/nvidia/bin/cuobjdump"  # which Triton's package carries
+PARKED = 8  # bytes of stack
 
 
 class AbsentDriver:
@@ -41,6 +49,22 @@ class Compiler(launch.Launcher):
     def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
         compiled = kernel.warmup(*arguments, grid=grid, **named)
         self.made[compiled.hash] = compiled
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers, and bytes of stack and of local memory, which is where registers are spilled to."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(Path(triton.__file__).parent / CUOBJDUMP), "-res-usage", file.name]
+        text = subprocess.run(command, capture_output=True, text=True, check=True)
+    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text.stdout + text.stderr))
+    return {name: int(value) for name, value in found.items()}
+
+
+def spills(found: dict[str, int]) -> bool:
+    """Whether a kernel of these resources keeps registers in memory, beyond a word or two that the assembler parks there."""
+    return found["STACK"] > PARKED or found["LOCAL"] > 0
 
 
 def launch_by(launcher: Callable[[torch.device], launch.Launcher]) -> None:

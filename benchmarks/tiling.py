@@ -14,7 +14,7 @@ from fastgan.kernels import tiles
 from fastgan.kernels.tiles import Tile
 
 import fastgan
-from benchmarks.absent import Compiler, compile_for
+from benchmarks.absent import Compiler, compile_for, resources, spills
 from fastgan import optim
 from fastgan.distributed import World
 from fastgan.fused import FusedPasses
@@ -218,10 +218,15 @@ def _canonical(batch: int) -> int:
 
 
 def compile_tile(case: str, batch: int, precision: str, index: int, tile: Tile) -> int:
-    """In a worker: compiles the launches of a step's index-th line of the table; bytes of shared memory."""
+    """In a worker: compiles the launches of a step's index-th line of the table; bytes of shared memory.
+
+    ValueError where registers are spilled: such a kernel is refused, however fast it may be.
+    """
     Compiler.made.clear()
     calls = _recorded(case, _canonical(batch), precision)[index]
     with chosen(calls, tile):
         for call in calls:
             call()
+    if any(spills(resources(kernel.asm["cubin"])) for kernel in Compiler.made.values()):
+        raise ValueError(f"{list(tile)} spills registers")
     return max((kernel.metadata.shared for kernel in Compiler.made.values()), default=0)

@@ -39,6 +39,17 @@ def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK
 
 
 @triton.jit
+def operand(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
+    """Numbers as a product takes them. For tf32 to the nearest: tensor cores cut off the bits that they do not read."""
+    if PRECISION == "tf32":
+        bits = x.to(tl.uint32, bitcast=True)
+        nearest = ((bits + 0x1000) & 0xFFFFE000).to(tl.float32, bitcast=True)
+        return tl.where(x == x, nearest, x)
+    else:
+        return x.to(DTYPE)
+
+
+@triton.jit
 def product(
     x, x_stride, w, w_row, w_column, number, rows, columns, depth, room,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
@@ -64,7 +75,8 @@ def product(
         values = tl.load(x_at)
         if SQUARES:
             squares += values * values
-        total = tl.dot(values.to(DTYPE), tl.load(w_at), total, input_precision=PRECISION)
+        weights = operand(tl.load(w_at), DTYPE, PRECISION)
+        total = tl.dot(operand(values, DTYPE, PRECISION), weights, total, input_precision=PRECISION)
         x_at += BLOCK_K
         w_at += BLOCK_K * w_row
     if SPLITS == 1:

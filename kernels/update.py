@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from .launch import wait_for_predecessor
+from .linear import operand
 
 HELD, DOUBT, PRICES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
 FIELDS = 13  # of a layer in `update_kernel`'s table
@@ -180,7 +181,8 @@ def update_kernel(
         upstream = tl.load(u + u_at, mask=there[:, None], other=0.0)
         activations = tl.load(x + x_at, mask=there[:, None], other=0.0).to(tl.float32)
         weighed = activations * tl.load(c + row, mask=there, other=0.0)[:, None]
-        g = tl.dot(tl.trans(upstream), weighed.to(DTYPE), g, input_precision=PRECISION)
+        adjoints = operand(tl.trans(upstream), DTYPE, PRECISION)
+        g = tl.dot(adjoints, operand(weighed, DTYPE, PRECISION), g, input_precision=PRECISION)
         if first:
             s = tl.load(coefficient + row, mask=there, other=0.0)
             bias_parts += upstream.to(tl.float32) * s[:, None]

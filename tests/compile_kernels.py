@@ -2,28 +2,22 @@
 
     python -m tests.compile_kernels ARCHITECTURE PRECISION [LADDER]
 
-A step is run as ever, on CPU tensors, but its launches only compile. LADDER: also with each tile of the tables in turn.
+A step is run as ever, on CPU tensors, but its launches only compile. LADDER: also with each tile of the ladder in turn, and at
+every batch size that the table of tiles knows.
 """
 
 from __future__ import annotations
 
 import json
-import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import torch
-import triton
 from fastgan.kernels import tiles
 
-from benchmarks.absent import Compiler, compile_for
+from benchmarks.absent import Compiler, compile_for, resources, spills
 from fastgan import Discriminator, Generator, Trainer, optim, penalties
-
-CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 
 
 def steps(precision: str, ladder: bool) -> None:
@@ -48,6 +42,7 @@ def steps(precision: str, ladder: bool) -> None:
     tiles.product_tile.cache_clear()
     play(precision, 16, loss="wgan-gp", d_steps=1)
     tiles.SAVED = 1 << 30
+    tiles.measured = dict  # type: ignore[assignment]
     for each in tiles.LADDER if ladder else ():
         small = each if each.rows * each.columns <= 64 * 64 else tiles.LADDER[-1]
         tiles.LADDER = (each, small)
@@ -55,20 +50,18 @@ def steps(precision: str, ladder: bool) -> None:
         play(precision, 64, loss="wgan-gp", d_steps=1)
 
 
+def tuned(arch: int) -> None:
+    """Steps of each batch size that the table of tiles has lines for."""
+    lines = [line.split() for line in tiles.measured() if line.startswith(f"{tiles.nearest(arch)} forward ")]
+    for rows in sorted({int(line[2].partition("x")[0]) for line in lines}):
+        for loss in ("nonsaturating", "wgan-gp"):
+            play("bf16", rows, loss=loss)
+
+
 def play(precision: str, rows: int, **game: Any) -> None:
     images = torch.zeros(100, 1, 28, 28, dtype=torch.uint8)
     game |= dict(precision=precision, device="cpu", engine="closed-form", capture="off")
     Trainer(Generator(), Discriminator(), **game).attach(images, rows).step()
-
-
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers, and bytes of stack and of local memory, which is where registers are spilled to."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        text = subprocess.run([CUOBJDUMP, "-res-usage", file.name], capture_output=True, text=True, check=True)
-    found = dict(re.findall(r"(REG|STACK|LOCAL):(\d+)", text.stdout + text.stderr))
-    return {name: int(value) for name, value in found.items()}
 
 
 def report() -> Iterator[dict[str, Any]]:
@@ -78,12 +71,14 @@ def report() -> Iterator[dict[str, Any]]:
             arch=kernel.metadata.target.arch,
             shared=kernel.metadata.shared,
             tf32="tf32" in kernel.asm["ptx"],
-            **resources(kernel.asm["cubin"]),
+            spills=spills(resources(kernel.asm["cubin"])),
         )
 
 
 def main(arch: int, precision: str, ladder: bool) -> None:
     compile_for(arch)
+    if ladder:
+        tuned(arch)
     steps(precision, ladder)
     for line in report():
         print(json.dumps(line))

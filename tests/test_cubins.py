@@ -15,7 +15,6 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads may have
-PARKED = 8  # bytes: a word or two that the assembler puts aside to get by with a rounder number of registers
 WITH_PRODUCTS = {"adjoint", "forward", "gradient", "output", "tangent", "update"}
 KERNELS = WITH_PRODUCTS | {"batch", "flat", "gather", "indices", "load", "numbers", "points", "settle"}
 pytestmark = [
@@ -48,6 +47,6 @@ def names(kernels: list[dict]) -> set[str]:
 def test_every_kernel_compiles_within_its_resources(arch: int, precision: str, reports: dict[tuple[int, str], Future]) -> None:
     kernels = reports[arch, precision].result()
     assert names(kernels) >= KERNELS and {kernel["arch"] for kernel in kernels} == {arch}
-    assert not [kernel for kernel in kernels if kernel["STACK"] > PARKED or kernel["LOCAL"]], "registers are spilled"
+    assert not [kernel for kernel in kernels if kernel["spills"]]
     assert all(kernel["shared"] <= SHARED[arch] * 1024 for kernel in kernels)
     assert names([kernel for kernel in kernels if kernel["tf32"]]) == (WITH_PRODUCTS if precision == "tf32" else set())

@@ -49,6 +49,14 @@ def test_the_kernels_of_micro_benchmarks_compile(arch: str) -> None:
     assert set(json.loads(run("compile", arch))) == {"node_kernel", "barrier_kernel", "adam_kernel"}
 
 
+@needs_triton
+def test_what_counts_as_spilled() -> None:
+    from benchmarks.absent import spills
+
+    assert not spills(dict(REG=255, STACK=8, LOCAL=0))
+    assert spills(dict(REG=32, STACK=16, LOCAL=0)) and spills(dict(REG=32, STACK=0, LOCAL=4))
+
+
 def test_a_row_has_its_quantiles() -> None:
     row = Measurement("copy", "it", [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], (7, 8), "bf16", dict(tb_per_s=1.5)).row("ceilings")
     assert row["benchmark"] == "micro.ceilings" and row["shape"] == [7, 8] and row["tb_per_s"] == 1.5

@@ -9,11 +9,23 @@ from fastgan.kernels import tiles
 from fastgan.kernels.tiles import Tile
 
 
-@pytest.fixture(autouse=True)
-def _forget() -> Iterator[None]:
-    yield
+def forget() -> None:
     tiles.product_tile.cache_clear()
     tiles.update_tile.cache_clear()
+
+
+@pytest.fixture
+def entries(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, list[int]]]:
+    """The lines of the table, none but a test's own."""
+    lines: dict[str, list[int]] = {}
+    monkeypatch.setattr(tiles, "measured", lambda: lines)
+    forget()
+    yield lines
+    forget()
+
+
+pytestmark = pytest.mark.usefixtures("entries")
+TABLE = tiles.measured()
 
 
 def test_large_products_take_large_tiles_and_small_ones_more_tiles() -> None:
@@ -48,18 +60,16 @@ def test_many_rows_of_gradients_are_summed_in_parts() -> None:
     assert tiles.update_tile(shapes, 16384, 2, 90).splits == 4
 
 
-def test_the_table_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = {"90 forward 64x256x512 2": [32, 64, 64, 4, 3, 2], "90 update 8x4 1x8 64 2": [32, 32, 16, 4, 1, 1]}
-    monkeypatch.setattr(tiles, "measured", lambda: entries)
-    tiles.product_tile.cache_clear()
-    tiles.update_tile.cache_clear()
+def test_the_table_comes_first(entries: dict[str, list[int]]) -> None:
+    entries["90 forward 64x256x512 2"] = [32, 64, 64, 4, 3, 2]
+    entries["90 update 8x4 1x8 64 2"] = [32, 32, 16, 4, 1, 1]
     assert tiles.product_tile("forward", 64, 256, 512, 2, 90) == Tile(32, 64, 64, 4, 3, 2)
     assert tiles.update_tile(((8, 4), (1, 8)), 64, 2, 90) == Tile(32, 32, 16, 4, 1)
     assert tiles.product_tile("forward", 64, 256, 512, 2, 80) != Tile(32, 64, 64, 4, 3, 2)  # another architecture's
 
 
 def test_every_entry_of_the_table_is_a_tile_that_operands_are_filled_up_for() -> None:
-    for line, numbers in tiles.measured().items():
+    for line, numbers in TABLE.items():
         tile = Tile(*numbers)
         assert all(extent in (16, 32, 64, 128) for extent in tile[:3]), line
         assert tile.splits == 1 or " first " not in line
