@@ -48,7 +48,7 @@ print("fastgan._C is there, with CUDA")
 
 
 def tests(shell: Shell, seconds: float) -> Outcome:
-    """The whole suite, in a few processes where pytest-xdist is there."""
+    """The whole suite but what compiles for absent devices, in a few processes where pytest-xdist is there."""
     command = python("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={shell.folder / 'tests.xml'}")
     settings = dict(FASTGAN_REQUIRE_EXT="1") if any((ROOT / "fastgan").glob("_C*.so")) else {}
     if importlib.util.find_spec("xdist"):

@@ -16,13 +16,15 @@ from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch.utils.cpp_extension import COMMON_NVCC_FLAGS, include_paths
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = sorted([*(ROOT / "csrc" / "cuda").glob("*.cu"), *(ROOT / "benchmarks").rglob("*.cu")])
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100", "sm_120")
-# setup.py leaves the standard to torch, which here is not asked: all its versions compile as C++20
-FLAGS = ["-std=c++20", "-O3", *COMMON_NVCC_FLAGS, *(f"-I{path}" for path in include_paths()), "-cubin", "-Xptxas=-v"]
+# setup.py leaves the standard to torch, which here is not asked
+STANDARD = "-std=c++20" if torch.__version__ >= (2, 13) else "-std=c++17"
+FLAGS = [STANDARD, "-O3", *COMMON_NVCC_FLAGS, *(f"-I{path}" for path in include_paths()), "-cubin", "-Xptxas=-v"]
 
 
 class Kernel(NamedTuple):

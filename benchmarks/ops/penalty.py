@@ -280,6 +280,7 @@ def main() -> None:
     options = given.parse_args()
     bench = Bench("ops.penalty", quick=options.quick, keep=not options.no_rows, patience=PATIENCE)
     torch.manual_seed(0)
+    torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, on a GPU too
     for price in (price for price in PRICES if options.only in f"{price.label}: push, both"):
         for shape in QUICK_SHAPES if options.quick else SHAPES:
             compare_price(bench, price, shape, is_wanted(price.label, options, FEW))

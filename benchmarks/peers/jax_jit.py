@@ -11,13 +11,18 @@ import numpy as np
 
 from . import SLOPE, Z_DIM, Batch, Layers, Setup
 
+try:
+    BACKEND = jax.default_backend()
+except RuntimeError as error:  # a plugin that does not start is as good as none
+    raise ImportError(f"jax {jax.__version__} does not start: {error}") from error
+
 Tree = Any
 EPSILON = 1e-8
 UNROLL = 4  # D updates of a scan's loop body: XLA makes launches that follow each other into one, but not across iterations
 # of backward products: XLA's CPU has bf16 kernels for products without a transposed operand, so for forward ones alone
-BACKWARD = jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+BACKWARD = jnp.float32 if BACKEND == "cpu" else jnp.bfloat16
 # of fp32 operands: XLA's default on a GPU is tf32
-EXACT = None if jax.default_backend() == "cpu" else jax.lax.Precision.HIGHEST
+EXACT = None if BACKEND == "cpu" else jax.lax.Precision.HIGHEST
 
 
 def _product(x: jax.Array, w: jax.Array, dtype: Any, precision: Any = None) -> jax.Array:
@@ -50,8 +55,8 @@ class Jax:
 
     def __init__(self, setup: Setup) -> None:
         self.scans = setup.images.device.type == "cuda"
-        if self.scans and jax.default_backend() != "gpu":
-            raise ImportError(f"jax {jax.__version__} finds no GPU, it would run on {jax.default_backend()}")
+        if self.scans and BACKEND != "gpu":
+            raise ImportError(f"jax {jax.__version__} finds no GPU, it would run on {BACKEND}")
         self.work, self.batch, self.keep = setup.work, setup.batch, 1.0 - setup.dropout
         self.product = _bf16_product if setup.precision == "bf16" else PRODUCTS[setup.precision]
         self.images = jnp.asarray(setup.images.cpu().numpy())

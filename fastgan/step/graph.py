@@ -8,6 +8,7 @@ parameters were replaced is captured again.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -54,9 +55,21 @@ def record(run: Callable[[], Tensor], pool: Any, stream: Any) -> tuple[Callable[
     graph = torch.cuda.CUDAGraph()
     capture = torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local")
     # the stream that was current is so again, even where the end of a capture raises
-    with torch.cuda.device(stream.device), torch.cuda.stream(stream), capture:
+    with uncollected(), torch.cuda.device(stream.device), torch.cuda.stream(stream), capture:
         result = run()
     return graph.replay, result
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Inside, garbage stays: the end of an old graph that lies there would spoil a capture."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Eager:
