@@ -3,6 +3,7 @@
 A launch's time is the profiler's, a median over replays; the gap is from the end of the launch before it, below 0 where
 programmatic dependent launch lets it begin earlier: it then waits within its own time, so that what a launch adds to the step
 is from one end to the next. Where the profiler does not see into graphs, each launch of an eager step is timed by events.
+`said` is what benchmarks.predict expects a launch to add; a row is kept of each launch.
 """
 
 from __future__ import annotations
@@ -10,117 +11,71 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import tempfile
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
+from fastgan.kernels.launch import architecture
 
 import fastgan
-from benchmarks.harness import machine
+from benchmarks.harness import ROOT, append, circumstances, machine
+from benchmarks.trace import Launch, Phase, phases, short, traced
 from fastgan.ops.tiled import TiledProducts
 from fastgan.step.graph import Captured
 
 STEPS, REPLAYS = 16, 12
-FIRST = "numbers_kernel"  # a step begins with its latents
-DEVICE_EVENTS = ("kernel", "gpu_memcpy", "gpu_memset")
+TIMES = ("time", "gap", "adds", "alone", "said")
 
 
-class Launch(NamedTuple):
-    """One launch: times in microseconds."""
+def measurements(found: list[Phase], alone: list[Phase], said: list[tuple[str, float]]) -> list[dict[str, Any]]:
+    """A row's fields for each launch of a step, in microseconds.
 
-    name: str
-    grid: str
-    begin: float
-    end: float
-    block: int = 0
-    registers: int = 0
-    shared: int = 0
-
-    @property
-    def kind(self) -> tuple[str, str]:
-        return self.name, self.grid
-
-
-class Phase(NamedTuple):
-    """A launch's place in a step, and medians over steps: its own time, the gap before it, from the last end to its own."""
-
-    launch: Launch
-    time: float
-    gap: float
-    adds: float
-
-
-def read_trace(trace: dict[str, Any]) -> list[Launch]:
-    """What ran on the device, in the order of its beginnings, from a trace in Chrome's format."""
-    found = []
-    for event in trace["traceEvents"]:
-        if event.get("ph") == "X" and event.get("cat") in DEVICE_EVENTS:
-            details = event.get("args", {})
-            grid = "x".join(str(extent) for extent in details.get("grid", ())) or "-"
-            sizes = (details.get(name) or 0 for name in ("registers per thread", "shared memory"))
-            threads = 1
-            for extent in details.get("block", ()):
-                threads *= extent
-            begin, duration = float(event["ts"]), float(event["dur"])
-            found.append(Launch(event["name"], grid, begin, begin + duration, threads, *sizes))
-    return sorted(found, key=lambda launch: launch.begin)
-
-
-def period(kinds: list[Any], steps: int) -> tuple[int, int]:
-    """Where all steps but one of a replay repeat each other, and how many launches one has; (0, 0) if they do not.
-
-    The first step makes room for results, and the last one settles them.
+    alone: the same without dependent launches overlapping; said: kernels and what they were expected to add. What is not of
+    the same launches is left out.
     """
-    for length in range(1, len(kinds) // max(1, steps - 1) + 1):
-        for first in range(len(kinds) - length * (steps - 1) + 1):
-            repeats = length * (steps - 2)
-            if kinds[first : first + repeats] == kinds[first + length : first + length + repeats]:
-                return first, length
-    return 0, 0
+    names = [short(phase.launch.name).removesuffix("_kernel") for phase in found]
+    others = [phase.time for phase in alone] if len(alone) == len(found) else [None] * len(found)
+    expected = [time for _, time in said] if [name for name, _ in said] == names else [None] * len(found)
+    columns = zip(found, names, others, expected, strict=True)
+    return [dict(name=n, time=p.time, gap=p.gap, adds=p.adds, alone=a, said=s) for p, n, a, s in columns]
 
 
-def phases(launches: list[Launch], replays: int, steps: int) -> list[Phase]:
-    """The launches of a step, medians over its repetitions inside replays; [] where no step is found."""
-    size = len(launches) // replays
-    if not size or len(launches) % replays:
+def in_order(found: list[Phase], rows: list[dict[str, Any]]) -> Iterable[str]:
+    """A line for each launch of a step, and one for their sums."""
+    yield f"{'':>3} {'kernel':20} {'grid':>9} {'thr':>4} {'reg':>4} {'shared':>7} " + " ".join(f"{name:>7}" for name in TIMES)
+    for index, (phase, row) in enumerate(zip(found, rows, strict=True)):
+        one = phase.launch
+        yield f"{index + 1:3} {row['name']:20} {one.grid:>9} {one.block:4} {one.registers:4} {one.shared:7} {_times(row)}"
+    sums = {name: None if any(row[name] is None for row in rows) else sum(row[name] for row in rows) for name in TIMES}
+    yield f"{'':>3} {f'sum of {len(rows)} launches':20} {'':27} {_times(sums)}"
+
+
+def _times(row: dict[str, Any]) -> str:
+    return " ".join(f"{'-':>7}" if row[name] is None else f"{row[name]:7.2f}" for name in TIMES)
+
+
+def predicted(case: str, batch: int) -> list[tuple[str, float]]:
+    """What benchmarks.predict expects of a step's launches on a device like this one; [] where it fails."""
+    loss, arch = "nonsaturating" if case == "standard" else case, architecture()
+    command = ["-m", "benchmarks.predict", "--json", "--case", loss, "--batch", str(batch), "--arch", str(arch)]
+    run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
+    if run.returncode:
+        print(f"no prediction: {run.stderr[-500:]}")
         return []
-    runs = [launches[index * size : (index + 1) * size] for index in range(replays)]
-    first, length = period([launch.kind for launch in runs[0]], steps)
-    if not length or any([a.kind for a in run] != [b.kind for b in runs[0]] for run in runs):
-        return []
-    first += next((index for index in range(length) if FIRST in runs[0][first + index].name), 0)
-    places = [(run, first + step * length) for run in runs for step in range(1, steps - 2)]
-    found = []
-    for index in range(length):
-        pairs = [(run[start + index - 1], run[start + index]) for run, start in places]
-        times = statistics.median(own.end - own.begin for _, own in pairs)
-        gap = statistics.median(own.begin - before.end for before, own in pairs)
-        adds = statistics.median(own.end - before.end for before, own in pairs)
-        found.append(Phase(pairs[0][1], times, gap, adds))
-    return found
+    return [(name, time) for name, time in json.loads(run.stdout.splitlines()[-1])]
 
 
-def short(name: str) -> str:
-    """A kernel's name without types and arguments."""
-    name = name.removeprefix("void ").replace("at::native::", "").replace("(anonymous namespace)::", "")
-    return name.partition("(")[0].partition("<")[0][:34] + ("<>" if "<" in name else "")
-
-
-def in_order(found: list[Phase], alone: list[Phase]) -> Iterable[str]:
-    """A line for each launch of a step. alone: the same without dependent launches overlapping, or []."""
-    yield f"{'':>3} {'kernel':36} {'grid':>9} {'thr':>4} {'reg':>4} {'shared':>7} {'us':>7} {'gap':>7} {'adds':>7} {'alone':>7}"
-    for index, phase in enumerate(found):
-        one, same = phase.launch, len(alone) == len(found)
-        sizes = f"{one.block:4} {one.registers:4} {one.shared:7}"
-        own = f"{alone[index].time:7.2f}" if same else f"{'-':>7}"
-        times = f"{phase.time:7.2f} {phase.gap:7.2f} {phase.adds:7.2f} {own}"
-        yield f"{index + 1:3} {short(one.name):36} {one.grid:>9} {sizes} {times}"
-    sums = [sum(values) for values in zip(*((p.time, p.gap, p.adds) for p in found), strict=True)]
-    total = f"{sum(p.time for p in alone):7.2f}" if alone else f"{'-':>7}"
-    yield f"{'':>3} {'sum of ' + str(len(found)) + ' launches':36} {'':27} " + " ".join(f"{s:7.2f}" for s in sums) + f" {total}"
+def keep(case: str, batch: int, rows: list[dict[str, Any]]) -> None:
+    """Stores a row for each launch."""
+    common = circumstances(quick=False)
+    for place, row in enumerate(rows, start=1):
+        times = {name: None if row[name] is None else round(row[name], 3) for name in TIMES}
+        append(
+            dict(benchmark="phases", label=case, name=row["name"], shape=[batch], dtype="bf16", place=place) | times | common
+        )
 
 
 def by_kernel(found: list[Phase]) -> Iterable[str]:
@@ -149,19 +104,6 @@ def overlap(trainer: fastgan.Trainer, allowed: bool) -> None:
     for products in trainer._step.products:
         if isinstance(products, TiledProducts):
             products.launch.pdl = allowed and products.launch.arch >= 90
-
-
-def traced(run: Callable[[], Any]) -> list[Launch]:
-    """What a function runs on the device, as the profiler sees it; [] where it sees nothing."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "trace.json"
-        with profile(activities=[ProfilerActivity.CUDA, ProfilerActivity.CPU], acc_events=True) as profiler:
-            run()
-            torch.cuda.synchronize()
-        profiler.export_chrome_trace(str(path))
-        return read_trace(json.loads(path.read_text(errors="replace")))
 
 
 def replayed(trainer: fastgan.Trainer) -> list[Phase]:
@@ -254,7 +196,11 @@ def show(case: str, batch: int) -> None:
     else:
         print("eager launches instead, each between two events, which add some us")
         found = timed_by_events(case, batch)
-    print("\n".join(in_order(found, alone) if case == "standard" else by_kernel(found)), flush=True)
+    rows = measurements(found, alone, predicted(case, batch))
+    keep(case, batch, rows)
+    print("\n".join(in_order(found, rows) if case == "standard" else by_kernel(found)), flush=True)
+    if case != "standard" and all(row["said"] is not None for row in rows):
+        print(f"said: {sum(row['said'] for row in rows):.2f} us")
     if alone and case != "standard":
         print(f"without overlap of dependent launches: {sum(p.time for p in alone):.2f} us in {len(alone)} launches")
 

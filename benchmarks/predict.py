@@ -8,6 +8,7 @@ walk along the depth, its traffic between the second cache and the multiprocesso
 from __future__ import annotations
 
 import argparse
+import json
 import math
 from typing import Any, NamedTuple
 
@@ -123,10 +124,15 @@ def main() -> None:
     parser.add_argument("--batch", nargs="+", type=int, default=[64, 256, 1024, 8192])
     parser.add_argument("--case", nargs="+", default=["nonsaturating", "wgan-gp"])
     parser.add_argument("--arch", type=int, default=90, help="compute capability, 90 for sm_90")
+    parser.add_argument("--json", action="store_true", help="a line of JSON for each step: its launches' kernels and times")
     arguments = parser.parse_args()
     for case in arguments.case:
         for batch in arguments.batch:
-            show(case, batch, launches(case, batch, arguments.arch), Console(width=100))
+            found = launches(case, batch, arguments.arch)
+            if arguments.json:
+                print(json.dumps([[each.kernel, each.microseconds] for each in found]))
+            else:
+                show(case, batch, found, Console(width=100))
 
 
 if __name__ == "__main__":

@@ -117,3 +117,48 @@ def test_a_part_that_fails_does_not_stop_the_others(monkeypatch: pytest.MonkeyPa
         rows, problems = gpu_micro.run(["nodes", "tiles"], 0.0, kept.append, Console(file=sink))
     assert [row["label"] for row in rows] == ["one", "other"] and kept == rows
     assert problems == ["nodes: RuntimeError: no nvcc"]
+
+
+def trace(replays: int, steps: int) -> dict[str, Any]:
+    """A profiler's trace of replays of a graph: numbers 2 us, forward 3 us that begins 1 us early, update 4 us after 0.5 us."""
+    events, clock = [], 0.0
+
+    def launch(name: str, gap: float, duration: float) -> None:
+        nonlocal clock
+        sizes = {"grid": [4, 1, 1], "block": [128, 1, 1], "registers per thread": 40, "shared memory": 1024}
+        events.append(dict(ph="X", cat="kernel", name=name, ts=clock + gap, dur=duration, args=sizes))
+        clock += gap + duration
+
+    for _ in range(replays):
+        launch("void at::native::fill(long)", 20.0, 1.0)
+        for _ in range(steps):
+            launch("numbers_kernel", 0.0, 2.0)
+            launch("forward_kernel", -1.0, 3.0)
+            launch("update_kernel", 0.5, 4.0)
+        launch("settle_kernel", 0.5, 1.0)
+    events.append(dict(ph="X", cat="cpu_op", name="aten::add", ts=0.0, dur=1.0))
+    return dict(traceEvents=events[::-1])
+
+
+def test_a_step_is_found_among_the_launches_of_replays() -> None:
+    from benchmarks.trace import phases, read_trace
+
+    found = phases(read_trace(trace(3, 16)), 3, 16)
+    assert [phase.launch.name for phase in found] == ["numbers_kernel", "forward_kernel", "update_kernel"]
+    assert [(phase.time, phase.gap, phase.adds) for phase in found] == [(2.0, 0.0, 2.0), (3.0, -1.0, 2.0), (4.0, 0.5, 4.5)]
+    assert found[0].launch.grid == "4x1x1" and found[0].launch.block == 128
+    assert phases(read_trace(trace(3, 16))[1:], 3, 16) == [], "a launch is missing"
+
+
+@needs_triton
+def test_a_prediction_stands_beside_its_launch() -> None:
+    from benchmarks.phases import in_order, measurements
+    from benchmarks.trace import phases, read_trace
+
+    found = phases(read_trace(trace(3, 16)), 3, 16)
+    said = [("numbers", 1.5), ("forward", 2.5), ("update", 3.0)]
+    rows = measurements(found, found, said)
+    assert [row["said"] for row in rows] == [1.5, 2.5, 3.0] and [row["alone"] for row in rows] == [2.0, 3.0, 4.0]
+    assert "7.00" in list(in_order(found, rows))[-1]
+    assert {row["said"] for row in measurements(found, [], said[::-1])} == {None}, "of other launches"
+    assert "-" in list(in_order(found, measurements(found, [], [])))[-1]
