@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import fastgan
+from benchmarks import tables
 from fastgan import losses, penalties, testing
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -301,3 +302,9 @@ def test_links_lead_somewhere() -> None:
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name}: {link}"
                 assert target or anchor in headings, f"{page.name}: {link}"
+
+
+def test_nobody_typed_the_readmes_tables() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert tables.written(text) == text, "python -m benchmarks.tables writes them"
+    assert "| fastgan, pairs of MLPs" in text

@@ -1,0 +1,129 @@
+"""The tables of README.md, written from stored rows: python -m benchmarks.tables.
+
+What stands between `<!-- steps -->` and `<!-- end -->` is replaced; a test asks that nobody typed it. Each machine with rows of
+steps has a table, GPUs first, of the newest whole run of each work, and a line about the article's whole game if it was played.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from benchmarks.harness import ROOT
+from benchmarks.peers import WORKS
+from benchmarks.step import YARDSTICK
+
+README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+BATCH = 64
+BLOCK = re.compile(r"(<!-- steps -->\n).*?(<!-- end -->)", re.DOTALL)
+CANDIDATES = {  # by their names without a precision, in the order of the table
+    "article": "the article's loop with its DataLoader",
+    "eager": "eager torch, fused Adam",
+    "compile": "torch.compile of the whole update, Adam in the graph",
+    "graph": "eager torch, whole step in a CUDA graph",
+    "autotuned graph": "torch.compile, its products autotuned, whole step in a CUDA graph",
+    "compile graph": "torch.compile, whole step in a CUDA graph",
+    "jax": "JAX, jit of the whole step",
+    "jax rbg": "JAX, on XLA's own generator",
+    "fastgan autograd": "fastgan, any pair of modules (autograd engine)",
+    "fastgan": "fastgan, pairs of MLPs (closed form)",
+}
+PRECISIONS = ("fp32", "tf32", "bf16")
+NOTE = f"Times as fast: {YARDSTICK} as the line's candidate, in the same run. Real digits, dropout on, fresh draws in every step."
+TITLES = {"standard": "standard", "wgan-gp": "WGAN-GP, 5 + 1"}
+
+Row = dict[str, Any]
+
+
+def rows_of(path: Path) -> list[Row]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def run_of(rows: list[Row], work: str) -> dict[str, Row]:
+    """The rows of one run, by candidate: of those that compared the most the newest. A run's rows stand together."""
+    runs: list[dict[str, Row]] = [{}]
+    for row in rows:
+        if row["benchmark"] == "step" and row["label"] == work and row["shape"] == [BATCH]:
+            if row["name"] in runs[-1]:
+                runs.append({})
+            runs[-1][row["name"]] = row
+    return max(reversed(runs), key=len)
+
+
+def plain(row: Row) -> str:
+    """A candidate's name without its precision."""
+    return row["name"].removesuffix(f" {row['dtype']}")
+
+
+def place(row: Row) -> tuple[int, int]:
+    """Where a candidate stands in the table."""
+    return list(CANDIDATES).index(plain(row)), PRECISIONS.index(row["dtype"])
+
+
+def is_gpu(machine: str) -> bool:
+    """Whether a machine is named after its GPU, see `harness.machine`."""
+    return not machine.endswith("cores")
+
+
+def of_machine(rows: list[Row]) -> Iterator[str]:
+    """One machine's table and what belongs to it; nothing where it has no rows of steps."""
+    runs = {work: run_of(rows, work) for work in WORKS}
+    known = {name: row for run in runs.values() for name, row in run.items()}
+    if not known:
+        return
+    gpu = is_gpu(rows[0]["machine"])
+    unit, scale = ("us", 1.0) if gpu else ("ms", 1e3)
+    heads = [f"{TITLES[work]}, {unit} | times as fast" for work in WORKS]
+    yield f"| one step, {BATCH} rows | products | {' | '.join(heads)} |"
+    yield "|---|---" + "|---:|---:" * len(WORKS) + "|"
+    for name, row in sorted(known.items(), key=lambda item: place(item[1])):
+        cells = []
+        for work in WORKS:
+            one = runs[work].get(name)
+            times = f"{1 / one['ratio']:.1f}" if one and name != YARDSTICK else ""
+            cells += [f"{one['p50'] / scale:.1f}" if one else "", times]
+        yield f"| {CANDIDATES[plain(row)]} | {row['dtype']} | {' | '.join(cells)} |"
+    yield ""
+    yield circumstances([row for run in runs.values() for row in run.values()], gpu)
+    yield from article(rows)
+
+
+def circumstances(rows: list[Row], gpu: bool) -> str:
+    """What the numbers of a table were measured on, with and by."""
+    versions: dict[str, str] = {}
+    for row in rows:
+        versions |= row["versions"]
+    counts = sorted({row["n"] for row in rows})
+    count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    threads = "" if gpu else f", {rows[-1]['threads']} threads"
+    named = ", ".join(f"{name} {version}" for name, version in versions.items())
+    return f"`{rows[-1]['machine']}`{threads}, {named}; medians of {count} processes each, which took turns.\n" + NOTE
+
+
+def article(rows: list[Row]) -> Iterator[str]:
+    """How long the article's whole game took."""
+    played = [row for row in rows if row["benchmark"] == "article"]
+    if played:
+        row = played[-1]
+        seconds = f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds'] / 60:.1f} minutes"
+        line = f"The article's game on MNIST, {row['label']}, took {seconds} there"
+        yield f"{line}, after {row['cold_start']:.1f} s of cold start."
+
+
+def steps_block() -> str:
+    """All machines' tables, GPUs first."""
+    files = sorted(RESULTS.glob("*.jsonl"), key=lambda path: (not is_gpu(path.stem), path.stem))
+    tables = ["\n".join(of_machine(rows_of(path))) for path in files]
+    return "\n\n".join(table for table in tables if table)
+
+
+def written(text: str) -> str:
+    """A page with its tables as the rows have them."""
+    return BLOCK.sub(lambda match: f"{match[1]}{steps_block()}\n{match[2]}", text)
+
+
+if __name__ == "__main__":
+    README.write_text(written(README.read_text()))
