@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import ROOT, append, circumstances, machine
-from benchmarks.peers import Candidate
+from benchmarks.peers import WORKS, Candidate, flops
 
 TIMEOUT = 900  # seconds for one process, which may compile
 EXPECTED = 15.0  # seconds that a process takes, as long as none has been seen
@@ -123,6 +123,8 @@ class Comparison:
         peer = statistics.median(result["p50"] for result in self.results[yardstick])
         starts = [result["cold_start"] for result in results]
         row |= dict(peer=yardstick, ratio=round(peer / row["p50"], 3), medians=medians, steps=sum(r["n"] for r in results))
+        operations = flops(WORKS[self.case], self.batch)
+        row |= dict(flops=operations, tflop_per_s=round(operations / row["p50"] / 1e6, 4))
         row |= dict(cold_start=starts[0], warm_start=round(statistics.median(starts[1:] or starts), 3))
         return row | {name: results[0][name] for name in FACTS if name in results[0]}
 

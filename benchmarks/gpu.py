@@ -26,9 +26,11 @@ from typing import Any
 
 import torch
 
+from benchmarks import goals
 from benchmarks.gpu_parts import MARGIN, NAMED, PARTS
 from benchmarks.harness import ROOT, commit, machine, results
 from benchmarks.shell import Outcome, Shell
+from benchmarks.tables import rows_of
 
 LIBRARIES = ("torch", "triton", "jax", "numpy", "pytest", "pytest-xdist", "ninja")
 LIMIT = 15 << 20  # bytes of a file
@@ -48,6 +50,10 @@ class NewRows:
         with self.path.open() as file:
             file.seek(self.begin)
             return file.read()
+
+    def all(self) -> list[dict[str, Any]]:
+        """Those from before, too."""
+        return rows_of(self.path) if self.path.exists() else []
 
     def table(self) -> list[str]:
         return table([json.loads(line) for line in self.text().splitlines()])
@@ -152,6 +158,8 @@ def main() -> int:
     shell, new = Shell(arguments.out, time.monotonic() + total), NewRows()
     outcomes = run_parts([name for name in PARTS if name in arguments.parts], shell, total)
     (arguments.out / "rows.jsonl").write_text(new.text())
+    with (arguments.out / "summary.txt").open("a") as file:
+        file.write("\n".join(["== goals, by all rows so far", *goals.lines(new.all()), ""]))
     shorten(arguments.out)
     print((arguments.out / "summary.txt").read_text(), flush=True)
     return exit_code(outcomes)

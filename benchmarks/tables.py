@@ -32,7 +32,7 @@ CANDIDATES = {  # by their names without a precision, in the order of the table
     "fastgan": "fastgan, pairs of MLPs (closed form)",
 }
 PRECISIONS = ("fp32", "tf32", "bf16")
-NOTE = f"Times as fast: {YARDSTICK} as the line's candidate, in the same run. Real digits, dropout on, fresh draws in every step."
+NOTE = f"Times as fast: {YARDSTICK} as the line's candidate, in the same run. Real digits, dropout, fresh draws in every step."
 TITLES = {"standard": "standard", "wgan-gp": "WGAN-GP, 5 + 1"}
 
 Row = dict[str, Any]

@@ -35,6 +35,21 @@ class Work(NamedTuple):
 WORKS = {"standard": Work(1, 2e-4, (0.5, 0.999), 0.0), "wgan-gp": Work(5, 1e-4, (0.5, 0.9), 10.0)}
 
 
+def weights_of(sizes: tuple[int, ...]) -> list[int]:
+    """How many weights each layer has."""
+    return [inputs * outputs for inputs, outputs in itertools.pairwise(sizes)]
+
+
+def flops(work: Work, batch: int) -> float:
+    """Floating-point operations of the products that a step in closed form has: what all players are measured by."""
+    g, d = weights_of(GENERATOR), weights_of(DISCRIMINATOR)
+    adjoint = sum(d[1:-1])  # the last layer's has one row for all samples
+    points = sum(d) + adjoint + d[0] + sum(d[:-1]) + sum(d) if work.penalty else 0  # there, with input gradient and tangents
+    update_d = sum(g) + 2 * (sum(d) + adjoint + sum(d)) + points
+    update_g = sum(g) + sum(d) + adjoint + d[0] + sum(g[1:]) + sum(g)
+    return 2.0 * batch * (work.d_steps * update_d + update_g)
+
+
 class Batch(NamedTuple):
     """What one update is played on: real rows [B, 784] in [-1, 1], latents [B, 100], interpolation weights [B, 1]."""
 
