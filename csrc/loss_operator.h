@@ -1,4 +1,4 @@
-// What every operator of loss is told, and how it checks that; loss.cpp says what the forms mean.
+// What every operator of loss is told, and how it checks that, on any device; cpu/loss.cpp says what the forms mean.
 #pragma once
 
 #include <ATen/Dispatch.h>
@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <optional>
 
-// In an anonymous namespace, as loss_pass.h is.
+// In an anonymous namespace, as both devices' loss_pass.h are; no file of them needs all of this.
 namespace {
 
 using at::Tensor;
@@ -28,20 +28,31 @@ struct Objective {
 
 #define FASTGAN_LOGITS(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "fastgan::loss", __VA_ARGS__)
 
-at::ScalarType wide_type(const Tensor& logits) {
+[[maybe_unused]] at::ScalarType wide_type(const Tensor& logits) {
   return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
 }
 
-Tensor dense(const OptionalTensor& logits) {
+[[maybe_unused]] Tensor dense(const OptionalTensor& logits) {
   return logits.has_value() && logits->defined() ? logits->contiguous() : Tensor();
 }
 
-void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
+[[maybe_unused]] void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
   const bool compares = objective.form == kPaired || objective.form == kAverage;
   TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
   TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
   TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
   TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");
+  TORCH_CHECK(!real.defined() || real.device() == fake.device(), "real and fake are on different devices");
+}
+
+[[maybe_unused]] void check_upstream(const Tensor& upstream, const Tensor& logits) {
+  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(logits) && upstream.device() == logits.device(),
+              "the upstream gradient is not like the value");
+}
+
+[[maybe_unused]] void check_labels(const Tensor& x, const Tensor& labels) {
+  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type() && x.device() == labels.device(),
+              "labels must be like the logits");
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 // Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
 // fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
-#include "loss_operator.h"
+#include "../loss_operator.h"
 #include "loss_pass.h"
 
 #include <ATen/Parallel.h>
@@ -157,7 +157,7 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
-  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(fake), "the upstream gradient is not like the value");
+  check_upstream(upstream, fake);
   const Tensor real_gradient = want_real && real.defined() ? at::empty_like(real) : Tensor();
   const Tensor fake_gradient = at::empty_like(fake);
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
@@ -222,10 +222,6 @@ std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const
   return {value, statistics};
 }
 
-void check_labels(const Tensor& x, const Tensor& labels) {
-  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type(), "labels must be like the logits");
-}
-
 Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
   check_labels(x, labels);
   const Tensor logits = x.contiguous(), targets = labels.contiguous();
@@ -241,7 +237,7 @@ Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {
 Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& labels, bool mean) {
   check_labels(x, labels);
   const Tensor logits = x.contiguous(), targets = labels.contiguous(), gradient = at::empty_like(logits);
-  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(x), "the upstream gradient is not like the value");
+  check_upstream(upstream, x);
   FASTGAN_LOGITS(logits.scalar_type(), [&] {
     using T = wide_t<scalar_t>;
     const T weight = *upstream.const_data_ptr<T>() / (mean ? double(logits.numel()) : 1.0);

@@ -1,6 +1,6 @@
 // loss without a reduction: a value for each row, and slopes that a gradient for each row multiplies. loss.cpp lists the forms.
 
-#include "loss_operator.h"
+#include "../loss_operator.h"
 #include "loss_pass.h"
 
 #include <ATen/Parallel.h>
@@ -139,7 +139,7 @@ void check_rows(const Objective& objective, const Tensor& real, const Tensor& fa
   TORCH_CHECK(!real.defined() || real.sizes() == fake.sizes(), "real and fake differ in shape");
 }
 
-void check_upstream(const Tensor& upstream, const Tensor& logits) {
+void check_upstreams(const Tensor& upstream, const Tensor& logits) {
   TORCH_CHECK(upstream.sizes() == logits.sizes() && upstream.scalar_type() == wide_type(logits),
               "the upstream gradient is not like the values");
 }
@@ -179,7 +179,7 @@ std::tuple<Tensor, Tensor> loss_rows_backward(const Tensor& upstream, const Opti
   const Objective objective{form, {real_target, fake_target}, scale, false};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check_rows(objective, real, fake);
-  check_upstream(upstream, fake);
+  check_upstreams(upstream, fake);
   const Tensor real_gradient = want_real && real.defined() ? at::empty_like(real) : Tensor();
   const Tensor fake_gradient = at::empty_like(fake);
   Tensor kept;
@@ -191,10 +191,6 @@ std::tuple<Tensor, Tensor> loss_rows_backward(const Tensor& upstream, const Opti
                objective);
   });
   return {real_gradient, fake_gradient};
-}
-
-void check_labels(const Tensor& x, const Tensor& labels) {
-  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type(), "labels must be like the logits");
 }
 
 Tensor bce_rows(const Tensor& x, const Tensor& labels) {
@@ -210,7 +206,7 @@ Tensor bce_rows(const Tensor& x, const Tensor& labels) {
 
 Tensor bce_rows_backward(const Tensor& upstream, const Tensor& x, const Tensor& labels) {
   check_labels(x, labels);
-  check_upstream(upstream, x);
+  check_upstreams(upstream, x);
   const Tensor logits = x.contiguous(), targets = labels.contiguous(), gradient = at::empty_like(logits);
   Tensor kept;
   FASTGAN_LOGITS(logits.scalar_type(), [&] {

@@ -6,29 +6,14 @@
 
 #include "loss_pass.h"
 
-#include <ATen/Dispatch.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <optional>
 #include <tuple>
 
 namespace {
-
-using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-
-enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
-
-struct Objective {
-  int64_t form;
-  double target[2];
-  double scale;
-  bool mean;
-};
 
 template <class Visit>
 constexpr int kInputs = 1;
@@ -156,30 +141,6 @@ void evaluate(const Task<scalar>& task, int64_t form, const Tensor& like) {
   }
 }
 
-#define FASTGAN_LOGITS(TYPE, ...) AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, TYPE, "fastgan::loss", __VA_ARGS__)
-
-at::ScalarType wide_type(const Tensor& logits) {
-  return logits.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-}
-
-Tensor dense(const OptionalTensor& logits) {
-  return logits.has_value() && logits->defined() ? logits->contiguous() : Tensor();
-}
-
-void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
-  const bool compares = objective.form == kPaired || objective.form == kAverage;
-  TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
-  TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
-  TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
-  TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");
-  TORCH_CHECK(!real.defined() || real.device() == fake.device(), "real and fake are on different devices");
-}
-
-void check_upstream(const Tensor& upstream, const Tensor& logits) {
-  TORCH_CHECK(upstream.dim() == 0 && upstream.scalar_type() == wide_type(logits) && upstream.device() == logits.device(),
-              "the upstream gradient is not like the value");
-}
-
 template <class scalar>
 Task<scalar> task_of(const Tensor& real, const Tensor& fake, const Tensor& real_gradient, const Tensor& fake_gradient) {
   Task<scalar> task;
@@ -289,11 +250,6 @@ Task<scalar> labelled(const Tensor& x, const Tensor& labels, const Tensor& gradi
   task.counts[kReal] = 0;
   task.weight[kFake] = mean ? 1.0 / task.counts[kFake] : 1.0;
   return task;
-}
-
-void check_labels(const Tensor& x, const Tensor& labels) {
-  TORCH_CHECK(x.sizes() == labels.sizes() && x.scalar_type() == labels.scalar_type() && x.device() == labels.device(),
-              "labels must be like the logits");
 }
 
 Tensor bce(const Tensor& x, const Tensor& labels, bool mean) {

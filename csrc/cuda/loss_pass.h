@@ -1,12 +1,11 @@
 // What one launch does with many logits: it sums what each pays, and writes its slope.
 #pragma once
 
+#include "../loss_operator.h"
 #include "payments.h"
 #include "reduce.h"
 
 namespace {
-
-constexpr int kReal = 0, kFake = 1;  // the sides
 
 // What is asked of a launch, added up.
 constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
