@@ -27,7 +27,7 @@ from fastgan.kernels.tiles import Tile
 
 from benchmarks.graphs import in_a_row, warm
 from benchmarks.harness import append, circumstances
-from benchmarks.micro import Measurement, rate
+from benchmarks.measurement import Measurement, rate
 from benchmarks.tiling import (
     SHARED,
     Calls,

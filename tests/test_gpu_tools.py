@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.micro import Measurement, slopes
+from benchmarks.measurement import Measurement, slopes
 
 ROOT = Path(__file__).resolve().parent.parent
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")

@@ -14,7 +14,7 @@ import torch
 from fastgan.kernels.launch import architecture
 
 from benchmarks.graphs import times
-from benchmarks.micro import PATIENCE, Measurement, slopes
+from benchmarks.measurement import PATIENCE, Measurement, slopes
 
 SOURCE = Path(__file__).with_name("barriers.cu")
 KINDS = ("flat", "two levels", "cooperative groups")  # the order of barriers.cu

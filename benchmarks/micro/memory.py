@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from benchmarks.graphs import in_a_row, times
-from benchmarks.micro import PATIENCE, Measurement, rate
+from benchmarks.measurement import PATIENCE, Measurement, rate
 from benchmarks.micro.nodes import launcher
 
 COPY, SQUARE = 1 << 32, 8192  # bytes; rows and columns of a product

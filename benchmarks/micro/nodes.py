@@ -11,7 +11,7 @@ import torch
 from fastgan.kernels.launch import Launcher
 
 from benchmarks.graphs import capture, times
-from benchmarks.micro import PATIENCE, Measurement, slopes
+from benchmarks.measurement import PATIENCE, Measurement, slopes
 
 NODES = (1, 20, 1280)
 GRIDS = (1, 132)

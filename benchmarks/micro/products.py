@@ -10,7 +10,7 @@ import torch
 from fastgan.kernels.launch import architecture
 
 from benchmarks.graphs import in_a_row
-from benchmarks.micro import PATIENCE, Measurement, rate
+from benchmarks.measurement import PATIENCE, Measurement, rate
 from benchmarks.tiling import Key, Update
 from benchmarks.tune import CASES, JOBS, LAUNCHES, SECONDS, Product, products_of, time_by_graph, tuner
 
