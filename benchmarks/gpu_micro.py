@@ -23,7 +23,8 @@ from rich.table import Table
 
 from benchmarks.graphs import warm
 from benchmarks.harness import ROOT, append, circumstances
-from benchmarks.micro import Measurement, barriers, memory, nodes, products
+from benchmarks.measurement import Measurement
+from benchmarks.micro import barriers, memory, nodes, products
 
 BATCH = 64
 BARRIER_SHARE = 0.7  # of a node's gap: a persistent kernel's barriers must not cost more
