@@ -1,8 +1,8 @@
 """What a GPU's parts can do, each alone: python -m benchmarks.gpu_micro [--parts nodes barriers ...] [--minutes 5].
 
-Parts: ceilings (a copy, products), nodes (one more launch of a graph), replays (of a graph, host and device), barriers (of a
-whole grid), optimizers (Adam from the second cache or from memory), libraries (cuBLASLt at a step's shapes), tiles (each
-product and grouped update of a step over its candidates), peers (a step beside others', `benchmarks.step`).
+Parts: ceilings (a copy, products), nodes (one more launch of a graph), replays (of a graph, host and device), optimizers (Adam
+from the second cache or from memory), libraries (cuBLASLt at a step's shapes), barriers (of a whole grid), tiles (each product
+and grouped update of a step over its candidates), peers (a step beside others', `benchmarks.step`).
 
 Every measurement is a row of results/<machine>.jsonl. What they say about a persistent kernel is printed last.
 """
@@ -46,9 +46,9 @@ PARTS: dict[str, Measure] = {
     "ceilings": always(memory.ceilings),
     "nodes": always(nodes.node_gaps),
     "replays": always(nodes.replays),
-    "barriers": always(barriers.barriers),
     "optimizers": always(memory.optimizers),
     "libraries": always(partial(products.libraries, BATCH)),
+    "barriers": always(barriers.barriers),
     "tiles": partial(products.tiles, BATCH),
 }
 

@@ -40,8 +40,7 @@ def optimizers() -> Iterator[Measurement]:
     """Adam over whole networks that take turns, by how many bytes of a weight it moves."""
     from benchmarks.micro.kernels import adam_kernel
 
-    launch = launcher(True)
-    launch.pdl &= launch.arch >= 90
+    launch = launcher()
     grid = (-(-WEIGHTS // BLOCK),)
     for moved, (gradient, dtype) in FORMS.items():
         for count in NETWORKS:

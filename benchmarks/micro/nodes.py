@@ -28,15 +28,16 @@ def chain(launch: Launcher, words: torch.Tensor, nodes: int, word: bool) -> None
         launch(node_kernel, (words.shape[1],), words, round_, WORD=word)
 
 
-def launcher(overlapping: bool) -> Launcher:
+def launcher(overlapping: bool = True) -> Launcher:
+    """Launches that may begin before the one before them ends, where the device has that, or that may not."""
     launch = Launcher(torch.device("cuda", torch.cuda.current_device()))
-    launch.pdl = overlapping
+    launch.pdl = overlapping and launch.arch >= 90
     return launch
 
 
 def node_gaps() -> Iterator[Measurement]:
     """A node's share of graphs of 20 and of 1,280 nodes that relay a word, or do nothing at all."""
-    for overlapping in (False, True) if launcher(True).arch >= 90 else (False,):
+    for overlapping in (False, True) if launcher().pdl else (False,):
         for programs in GRIDS:
             for word in (False, True):
                 yield from _graphs(launcher(overlapping), programs, word)
@@ -60,8 +61,7 @@ def _graphs(launch: Launcher, programs: int, word: bool) -> Iterator[Measurement
 
 def replays() -> Iterator[Measurement]:
     """What a replay costs the host, and the device from one replay to the next, by whose generator a step would draw."""
-    launch = launcher(True)
-    launch.pdl &= launch.arch >= 90
+    launch = launcher()
     words, numbers = (torch.zeros(2, GRIDS[1], dtype=kind, device="cuda") for kind in (torch.int32, torch.float32))
 
     def steps(count: int, draw: Callable[[], object]) -> None:
