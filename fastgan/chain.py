@@ -178,8 +178,9 @@ class Passes(Stack):
         dropped = itertools.count()
         masks = [masks_of(next(dropped)) if layer.dropout else None for layer in self.products.layers[:-1]]
         self.products.forward_(self.inputs, self.buffers["output"], masks)
-        for one, rows in zip(into, self.output, strict=bool(into)):
-            one.load(rows)
+        if into:  # to walk through a tensor costs more than it looks
+            for one, rows in zip(into, self.output.unbind(), strict=True):
+                one.load(rows)
         return self.output
 
     def judge(
