@@ -29,8 +29,6 @@ from benchmarks.micro import barriers, memory, nodes, products
 BATCH = 64
 BARRIER_SHARE = 0.7  # of a node's gap: a persistent kernel's barriers must not cost more
 RESIDENT = 1.15  # times as fast as from memory: less is memory
-FRESH = 8  # networks that take turns, more than any cache has room for
-PAIR = 2  # a step's
 WORD = ", a word"  # in the names of those whose blocks wait for each other's data
 
 Row = dict[str, Any]
@@ -77,13 +75,11 @@ def of_barriers(rows: list[Row]) -> str:
 def of_memory(rows: list[Row]) -> str:
     """Adam on a step's two networks in turn against as many as no cache holds."""
     times = {row["shape"][0]: row["p50"] for row in rows if row["name"] == f"{memory.STEP} bytes a weight"}
-    if not {PAIR, FRESH} <= times.keys():
+    if not {memory.PAIR, memory.FRESH} <= times.keys():
         return "Adam from cache or memory: not measured"
-    faster = times[FRESH] / times[PAIR]
-    says = "memory bounds it: pays" if faster < RESIDENT else "the cache holds much of it: does not pay"
-    return (
-        f"Adam on two networks in turn {times[PAIR]:.2f} us, from memory {times[FRESH]:.2f}: {faster:.2f} times as fast, {says}"
-    )
+    near, far = times[memory.PAIR], times[memory.FRESH]
+    says = "memory bounds it: pays" if far / near < RESIDENT else "the cache holds much of it: does not pay"
+    return f"Adam on two networks in turn {near:.2f} us, from memory {far:.2f}: {far / near:.2f} times as fast, {says}"
 
 
 def show(part: str, rows: list[Row], console: Console) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from fastgan.step.graph import uncollected
+
 WARM_SIZE = 4096  # of the product that keeps the device busy
 
 
@@ -25,7 +27,7 @@ def capture(run: Callable[[], Any]) -> torch.cuda.CUDAGraph:
     run()
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with uncollected(), torch.cuda.graph(graph, capture_error_mode="thread_local"):
         run()
     return graph
 

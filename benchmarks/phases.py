@@ -30,17 +30,20 @@ STEPS, REPLAYS = 16, 12
 TIMES = ("time", "gap", "adds", "alone", "said")
 
 
-def measurements(found: list[Phase], alone: list[Phase], said: list[tuple[str, float]]) -> list[dict[str, Any]]:
+def measurements(
+    found: list[Phase], alone: list[Phase], said: list[tuple[str, float]], *, profiled: bool = True
+) -> list[dict[str, Any]]:
     """A row's fields for each launch of a step, in microseconds.
 
     alone: the same without dependent launches overlapping; said: kernels and what they were expected to add. What is not of
-    the same launches is left out.
+    the same launches is left out. profiled: not timed between events, which know of no gaps.
     """
     names = [short(phase.launch.name).removesuffix("_kernel") for phase in found]
     others = [phase.time for phase in alone] if len(alone) == len(found) else [None] * len(found)
     expected = [time for _, time in said] if [name for name, _ in said] == names else [None] * len(found)
     columns = zip(found, names, others, expected, strict=True)
-    return [dict(name=n, time=p.time, gap=p.gap, adds=p.adds, alone=a, said=s) for p, n, a, s in columns]
+    rows = [dict(name=n, time=p.time, gap=p.gap, adds=p.adds, alone=a, said=s) for p, n, a, s in columns]
+    return rows if profiled else [row | dict(gap=None, adds=None) for row in rows]
 
 
 def in_order(found: list[Phase], rows: list[dict[str, Any]]) -> Iterable[str]:
@@ -68,9 +71,9 @@ def predicted(case: str, batch: int) -> list[tuple[str, float]]:
     return [(name, time) for name, time in json.loads(run.stdout.splitlines()[-1])]
 
 
-def keep(case: str, batch: int, rows: list[dict[str, Any]]) -> None:
+def keep(case: str, batch: int, rows: list[dict[str, Any]], method: str) -> None:
     """Stores a row for each launch."""
-    common = circumstances(quick=False)
+    common = dict(method=method) | circumstances(quick=False)
     for place, row in enumerate(rows, start=1):
         times = {name: None if row[name] is None else round(row[name], 3) for name in TIMES}
         append(
@@ -189,15 +192,15 @@ def show(case: str, batch: int) -> None:
     print(f"\n{case}, batch {batch}, bf16, on {machine()}: {host_and_device(trainer)}")
     found = replayed(trainer)
     alone: list[Phase] = []
-    if found:
+    if seen := bool(found):
         apart = trainer_of(case, batch)
         overlap(apart, False)
         alone = replayed(apart)
     else:
         print("eager launches instead, each between two events, which add some us")
         found = timed_by_events(case, batch)
-    rows = measurements(found, alone, predicted(case, batch))
-    keep(case, batch, rows)
+    rows = measurements(found, alone, predicted(case, batch), profiled=seen)
+    keep(case, batch, rows, "profiler" if seen else "events")
     print("\n".join(in_order(found, rows) if case == "standard" else by_kernel(found)), flush=True)
     if case != "standard" and all(row["said"] is not None for row in rows):
         print(f"said: {sum(row['said'] for row in rows):.2f} us")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -25,6 +26,7 @@ from fastgan.kernels import tiles
 from fastgan.kernels.launch import architecture
 from fastgan.kernels.tiles import Tile
 
+from benchmarks.agreement import agrees
 from benchmarks.graphs import in_a_row, warm
 from benchmarks.harness import append, circumstances
 from benchmarks.measurement import Measurement, rate
@@ -81,11 +83,11 @@ class Found(NamedTuple):
         return f"{self.key.text:70} {times}  {list(self.best)}"
 
     def measurements(self, precision: str) -> Iterator[Measurement]:
-        """Of the tile before, the best, and the best of each number of parts."""
-        times, key = self.times, self.key
-        named = {"as it is": self.before, "best": min(times, key=times.__getitem__)}
+        """Of the tile before, the best, and of a first look the best of each number of parts."""
+        times, key = {tile: time_ for tile, time_ in self.times.items() if math.isfinite(time_)}, self.key
+        named = {"as it is": self.before, "best": self.best}
         for splits in sorted({tile.splits for tile in times}):
-            named[f"best of {splits} parts"] = min((t for t in times if t.splits == splits), key=times.__getitem__)
+            named[f"best of {splits} parts, first look"] = min((t for t in times if t.splits == splits), key=times.__getitem__)
         for name, tile in named.items():
             facts = dict(tile=list(tile), tried=len(times)) | rate("tflop_per_s", key.flops, [times[tile]])
             yield Measurement(key.kernel, name, [times[tile]], (key.rows, key.columns, key.depth), precision, facts)
@@ -125,8 +127,8 @@ class Tuner:
                 return self.timer(product.calls, replays)
         except Exception as error:
             if "out of resource" not in str(error).lower():
-                print(f"{product.key.text}: {list(tile)}: {type(error).__name__}: {str(error).splitlines()[0]}")
-            return float("inf")
+                print(f"{product.key.text}: {list(tile)}: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+            return math.inf
 
     def tune(self, product: Product, jobs: dict[Future, Tile] | list[Tile], seconds: float) -> Found:
         """Times the present tile and the candidates, in the order in which they are compiled, then the best ones again."""
@@ -135,14 +137,14 @@ class Tuner:
         stop = min(time.monotonic() + seconds, self.deadline)
         before = present(product.key, product.calls)
         times = {before: self.time(product, before, REPLAYS[0])}
-        if times[before] == float("inf"):  # a device does not recover from some errors
+        if times[before] == math.inf:  # a device does not recover from some errors
             raise RuntimeError(f"{product.key.text} cannot be launched as it is now")
         for tile in self._compiled(jobs, stop) if isinstance(jobs, dict) else jobs:
             if time.monotonic() > stop:
                 break
             if tile not in times:
                 times[tile] = self.time(product, tile, REPLAYS[0])
-        fastest = sorted(times, key=times.__getitem__)[:BEST]
+        fastest = [tile for tile in sorted(times, key=times.__getitem__)[:BEST] if agrees(product.calls, tile, before)]
         again = {tile: self.time(product, tile, REPLAYS[1]) for tile in [before, *fastest]}
         best = min(again, key=again.__getitem__)
         # another timing must confirm it, and a tile that is hardly faster is not worth a kernel
@@ -223,8 +225,10 @@ def tuner(precision: str, arch: int, timer: Timer, deadline: float, jobs: int = 
         yield Tuner(precision, arch, timer, None, deadline)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare_worker, initargs=(arch,)) as workers:
+    workers = ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare_worker, initargs=(arch,))
+    try:
         yield Tuner(precision, arch, timer, workers.submit, deadline)
+    finally:
         workers.shutdown(wait=False, cancel_futures=True)
 
 

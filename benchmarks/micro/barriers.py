@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 import shutil
 import subprocess
 import tempfile
@@ -12,9 +13,11 @@ from pathlib import Path
 
 import torch
 from fastgan.kernels.launch import architecture
+from torch.utils.cpp_extension import CUDA_HOME
 
 from benchmarks.graphs import times
 from benchmarks.measurement import PATIENCE, Measurement, slopes
+from benchmarks.micro.nodes import multiprocessors
 
 SOURCE = Path(__file__).with_name("barriers.cu")
 KINDS = ("flat", "two levels", "cooperative groups")  # the order of barriers.cu
@@ -32,11 +35,17 @@ def flags(arch: int) -> list[str]:
     return ["-O3", "-std=c++17", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-shared", "-Xcompiler", "-fPIC"]
 
 
-def library(arch: int) -> ctypes.CDLL:
-    """barriers.cu, compiled for this device; RuntimeError without nvcc."""
-    nvcc = shutil.which("nvcc")
+def find_nvcc() -> str:
+    """The compiler, as torch would find it; RuntimeError where there is none."""
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{CUDA_HOME}/bin")
     if nvcc is None:
-        raise RuntimeError("barriers need nvcc on the PATH")
+        raise RuntimeError("barriers need nvcc, on the PATH or in CUDA_HOME")
+    return nvcc
+
+
+def library(arch: int) -> ctypes.CDLL:
+    """barriers.cu, compiled for this device."""
+    nvcc = find_nvcc()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "barriers.so"
         subprocess.run([nvcc, *flags(arch), "-o", str(path), str(SOURCE)], check=True)
@@ -65,15 +74,19 @@ def _by_triton(word: bool) -> Run:
 
 def barriers() -> Iterator[Measurement]:
     """A barrier's share of a launch with 1,020 of them, alone and with a word that every block takes from its neighbour."""
-    blocks = torch.cuda.get_device_properties().multi_processor_count
+    blocks = multiprocessors()
     found = library(architecture())
-    for word in (False, True):
+    for word in (True, False):
         suffix = ", a word" if word else ""
         for kind, name in enumerate(KINDS):
             yield _measure(name + suffix, blocks, _compiled(found, kind, word), word)
         yield _measure("Triton" + suffix, blocks, _by_triton(word), word)
-        for cluster in CLUSTERS if architecture() >= 90 else ():
-            yield _measure("one cluster" + suffix, cluster, _compiled(found, CLUSTER, word), word)
+    for word, cluster in itertools.product((True, False), CLUSTERS if architecture() >= 90 else ()):
+        try:
+            name = "one cluster" + (", a word" if word else "")
+            yield _measure(name, cluster, _compiled(found, CLUSTER, word), word)
+        except RuntimeError as error:  # not every device has clusters of 16
+            print(f"a cluster of {cluster} blocks: {error}")
 
 
 def _measure(name: str, blocks: int, run: Run, word: bool) -> Measurement:

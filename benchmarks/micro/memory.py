@@ -10,10 +10,11 @@ import torch
 from benchmarks.graphs import in_a_row, times
 from benchmarks.measurement import PATIENCE, Measurement, rate
 from benchmarks.micro.nodes import launcher
+from fastgan.hardware import matmul_precision
 
 COPY, SQUARE = 1 << 32, 8192  # bytes; rows and columns of a product
 WEIGHTS = 1_473_680  # about what either of the article's networks has
-NETWORKS = (1, 2, 8)  # 2 take turns in a step; 8 fit into no cache
+PAIR, FRESH = 2, 8  # networks that take turns: a step's, and more than any cache has room for
 BLOCK, WARPS = 1024, 4
 LAUNCHES = 48
 STEP = 24  # bytes of a weight in a step: its gradient never reaches memory
@@ -27,13 +28,11 @@ def ceilings() -> Iterator[Measurement]:
     found = times(partial(target.copy_, source), PATIENCE)
     yield Measurement("copy", "device to device", found, (COPY,), "uint8", rate("tb_per_s", 2.0 * COPY, found))
     del source, target
-    before = torch.backends.cuda.matmul.allow_tf32
-    for name, dtype, tf32 in (("bf16", torch.bfloat16, False), ("tf32", torch.float32, True), ("fp32", torch.float32, False)):
-        torch.backends.cuda.matmul.allow_tf32 = tf32
+    for precision, dtype in (("bf16", torch.bfloat16), ("tf32", torch.float32), ("fp32", torch.float32)):
         x, w = (torch.randn(SQUARE, SQUARE, dtype=dtype, device="cuda") for _ in range(2))
-        found = times(partial(torch.mm, x, w, out=torch.empty_like(x)), PATIENCE)
-        yield Measurement("product", name, found, (SQUARE,) * 3, name, rate("tflop_per_s", 2.0 * SQUARE**3, found))
-    torch.backends.cuda.matmul.allow_tf32 = before
+        with matmul_precision(precision):
+            found = times(partial(torch.mm, x, w, out=torch.empty_like(x)), PATIENCE)
+        yield Measurement("product", precision, found, (SQUARE,) * 3, precision, rate("tflop_per_s", 2.0 * SQUARE**3, found))
 
 
 def optimizers() -> Iterator[Measurement]:
@@ -43,7 +42,7 @@ def optimizers() -> Iterator[Measurement]:
     launch = launcher()
     grid = (-(-WEIGHTS // BLOCK),)
     for moved, (gradient, dtype) in FORMS.items():
-        for count in NETWORKS:
+        for count in (1, PAIR, FRESH):
             calls = []
             for _ in range(count):
                 buffers = [

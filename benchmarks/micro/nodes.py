@@ -14,7 +14,6 @@ from benchmarks.graphs import capture, times
 from benchmarks.measurement import PATIENCE, Measurement, slopes
 
 NODES = (1, 20, 1280)
-GRIDS = (1, 132)
 STEPS = (1, 16, 64)  # of a graph that is replayed
 LAUNCHES = 22  # of a step
 REPLAYS = 50
@@ -28,6 +27,10 @@ def chain(launch: Launcher, words: torch.Tensor, nodes: int, word: bool) -> None
         launch(node_kernel, (words.shape[1],), words, round_, WORD=word)
 
 
+def multiprocessors() -> int:
+    return torch.cuda.get_device_properties().multi_processor_count
+
+
 def launcher(overlapping: bool = True) -> Launcher:
     """Launches that may begin before the one before them ends, where the device has that, or that may not."""
     launch = Launcher(torch.device("cuda", torch.cuda.current_device()))
@@ -38,7 +41,7 @@ def launcher(overlapping: bool = True) -> Launcher:
 def node_gaps() -> Iterator[Measurement]:
     """A node's share of graphs of 20 and of 1,280 nodes that relay a word, or do nothing at all."""
     for overlapping in (False, True) if launcher().pdl else (False,):
-        for programs in GRIDS:
+        for programs in (1, multiprocessors()):
             for word in (False, True):
                 yield from _graphs(launcher(overlapping), programs, word)
 
@@ -62,7 +65,7 @@ def _graphs(launch: Launcher, programs: int, word: bool) -> Iterator[Measurement
 def replays() -> Iterator[Measurement]:
     """What a replay costs the host, and the device from one replay to the next, by whose generator a step would draw."""
     launch = launcher()
-    words, numbers = (torch.zeros(2, GRIDS[1], dtype=kind, device="cuda") for kind in (torch.int32, torch.float32))
+    words, numbers = (torch.zeros(2, multiprocessors(), dtype=kind, device="cuda") for kind in (torch.int32, torch.float32))
 
     def steps(count: int, draw: Callable[[], object]) -> None:
         for _ in range(count):
