@@ -15,8 +15,9 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make bench   run every benchmark of benchmarks/ops"
-	@echo "make cuda-check  compile csrc/cuda for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
-	@echo "make gpu     prove and measure everything on a CUDA machine, in PYTHON as it is: no .venv, no network (MINUTES=$(MINUTES))"
+	@echo "make cuda-check  compile all CUDA sources for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
+	@echo "make gpu     prove and measure everything on a CUDA machine, in PYTHON as it is: no .venv, no network (MINUTES=$(MINUTES),"
+	@echo "             PARTS=\"build tests\" for some of it)"
 	@echo "make clean   remove .venv, build outputs and caches"
 	@echo "PYTHON=python3.12 chooses the interpreter (3.11 or newer)"
 

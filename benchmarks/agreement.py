@@ -14,17 +14,24 @@ from benchmarks.tiling import Update, chosen
 
 # of the norm of what is compared; sums in another order differ by less than one rounding of the operands
 ERRORS = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
-STILL = 1e-6  # of the norm: what has not moved by more is not compared
+STILL = 1e-6  # an error that is none, however small what is compared
 
 
 def agrees(calls: list[Callable[[], None]], tile: Tile, present: Tile) -> bool:
     """Whether every tensor that launches write is the same for both tiles; nothing of it stays."""
     one, other = (_left_behind(calls, which) for which in (present, tile))
-    for expected, found in zip(one, other, strict=True):
-        limit = ERRORS.get(expected.dtype)
-        if limit is not None and not (found.double() - expected.double()).norm() <= limit * expected.double().norm() + STILL:
-            return False
-    return True
+    return all(_alike(expected, found) for expected, found in zip(one, other, strict=True))
+
+
+def _alike(expected: Tensor, found: Tensor) -> bool:
+    """Whether two tensors differ by rounding at most; a number that is nan in one must be so in both."""
+    limit = ERRORS.get(expected.dtype)
+    if limit is None:
+        return True
+    expected, found = expected.double(), found.double()
+    same = (expected == found) | (expected.isnan() & found.isnan())
+    error = torch.where(same, 0.0, found - expected).norm()
+    return bool(error <= limit * expected.nan_to_num().norm() + STILL)
 
 
 def _left_behind(calls: list[Callable[[], None]], tile: Tile) -> list[Tensor]:

@@ -48,6 +48,7 @@ class Comparison:
         self.results: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
         self.took: dict[str, float] = {}  # seconds of a candidate's last process
         self.failures: list[str] = []
+        self.run = int(time.time())  # what rows of one run have in common
 
     def _time_left(self) -> float:
         deadline = self.arguments.deadline
@@ -118,7 +119,9 @@ class Comparison:
     def _row(self, candidate: Candidate) -> dict[str, Any]:
         results = self.results[candidate.name]
         medians = [result["p50"] for result in results]
-        row = dict(label=self.case, name=candidate.name, shape=[self.batch], dtype=candidate.precision, **spread(medians))
+        row = dict(
+            run=self.run, label=self.case, name=candidate.name, shape=[self.batch], dtype=candidate.precision, **spread(medians)
+        )
         yardstick = self.yardstick if self.results.get(self.yardstick) else self.candidates[-1].name
         peer = statistics.median(result["p50"] for result in self.results[yardstick])
         starts = [result["cold_start"] for result in results]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
 import torch
+
+log = logging.getLogger("fastgan")
 
 PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16", "fp64")
 
@@ -82,11 +85,17 @@ def matmul_precision(precision: str) -> Iterator[None]:
         _set_fp32(*settings)
 
 
+@cache
+def _say_that_settings_stay() -> None:
+    log.warning("torch's newer and older settings of fp32 precision contradict each other: fp32 products stay as they are set")
+
+
 def _fp32_settings() -> tuple[str, bool] | None:
-    """How fp32 is multiplied now; None where somebody uses torch's newer settings, which do not mix with these."""
+    """How fp32 is multiplied now; None where torch's newer settings, which somebody has made, contradict these."""
     try:
         return torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     except RuntimeError:
+        _say_that_settings_stay()
         return None
 
 

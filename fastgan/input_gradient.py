@@ -23,7 +23,7 @@ Select = Callable[[Any], Tensor]
 
 HALVES = (torch.float16, torch.bfloat16)
 DEVICES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "xla")
-# found out here, because the compiler cannot trace the question before torch 2.14
+# found out here, because the compiler cannot trace the question before torch 2.14; a private backend is taken to have none
 WITH_AUTOCAST = frozenset(device for device in DEVICES if torch.amp.is_autocast_available(device))
 
 

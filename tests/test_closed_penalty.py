@@ -117,13 +117,15 @@ def test_the_masks_of_a_running_pass_are_taken() -> None:
     torch.testing.assert_close(*values, rtol=1e-12, atol=0)
 
 
-def both_orders(call: Callable[..., Tensor], weights: list[Tensor]) -> list[tuple[Tensor | None, ...]]:
+# of dropout masks: by one of them every row has a gradient, by the other some row has none
+ALIVE, DEAD = 34, 6
+
+
+def both_orders(call: Callable[..., Tensor], weights: list[Tensor], seed: int = ALIVE) -> list[tuple[Tensor | None, ...]]:
     """First and second derivatives, in closed form and by autograd, under the same masks."""
     found = []
     for method in ("auto", "autograd"):
-        torch.manual_seed(
-            34
-        )  # by which dropout leaves every row a gradient: the norm's slope is 0 without one, and has no slope
+        torch.manual_seed(seed)
         first = torch.autograd.grad(call(method=method), weights, create_graph=True, allow_unused=True)
         second = sum(g.square().sum() for g in first if g is not None)
         found.append((*first, *torch.autograd.grad(second, weights, allow_unused=True)))
@@ -137,6 +139,16 @@ def test_it_is_differentiable_again(name: str, call: str) -> None:
     weights = [p for p in critic.parameters() if p.dim() == 2]
     ours, theirs = both_orders(lambda method: CALLS[call](critic, *rows(critic), method=method), weights)
     torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10)
+
+
+def test_a_row_without_a_gradient_spoils_no_first_derivative() -> None:
+    """There the norm's slope is taken for 0; that slope has none, so that second derivatives are nan by both ways."""
+    critic = critics()["MLP with dropout"].double()
+    weights = [p for p in critic.parameters() if p.dim() == 2]
+    ours, theirs = both_orders(lambda method: CALLS["DRAGAN"](critic, *rows(critic), method=method), weights, DEAD)
+    count = len(weights)
+    torch.testing.assert_close(ours[:count], theirs[:count], rtol=1e-10, atol=1e-12)
+    assert all(one.isnan().any() and other.isnan().any() for one, other in zip(ours[count:], theirs[count:], strict=True))
 
 
 def test_layers_that_share_their_weights() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_parts, harness
+from benchmarks import gpu, gpu_parts
 from benchmarks.gpu_parts import judge_sanitizer
 from benchmarks.shell import Outcome, Shell, python
 
@@ -57,7 +57,6 @@ def test_parts_run_in_turn_whatever_becomes_of_them(shell: Shell, monkeypatch: p
     rows = tmp_path / "rows.jsonl"
     rows.write_text(_row("from before"))
     monkeypatch.setattr(gpu, "results", lambda _: rows)
-    monkeypatch.setattr(harness, "results", lambda _: rows)
     new = gpu.NewRows()
     outcomes = gpu.run_parts(list(parts), shell, 600.0)
     assert {name: outcome.state for name, outcome in outcomes.items()} == {"build": "failed", "tests": "ok", "bench": "ok"}

@@ -7,10 +7,13 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from benchmarks.measurement import Measurement, slopes
 
@@ -47,6 +50,25 @@ def test_the_tuner_finds_what_the_clock_says(tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", ["80", "90", "100", "120"])
 def test_the_kernels_of_micro_benchmarks_compile(arch: str) -> None:
     assert set(json.loads(run("compile", arch))) == {"node_kernel", "barrier_kernel", "adam_kernel"}
+
+
+@needs_triton
+def test_a_tile_that_leaves_something_else_does_not_agree() -> None:
+    from fastgan.kernels import tiles
+
+    from benchmarks.agreement import agrees
+
+    def launch(out: Tensor, x: Tensor, more: tuple[Tensor, dict[str, Tensor]]) -> None:
+        """A kernel that is wrong for 32 rows in what it writes, and for 64 in what it adds to."""
+        rows = tiles.product_tile("", 0, 0, 0, 0, 0).rows
+        out.copy_(x * (1.1 if rows == 32 else 1.0 + 1e-4))
+        more[1]["sums"].add_(2.0 if rows == 64 else 1.0)
+
+    out, x, sums = torch.zeros(4), torch.tensor([1.0, -2.0, torch.nan, 0.5]).bfloat16(), torch.ones(3)
+    calls = [partial(launch, out, x, more=(x, dict(sums=sums))) for _ in range(2)]
+    present, good, *bad = (tiles.Tile(rows, 32, 64, 4, 3) for rows in (16, 128, 32, 64))
+    assert agrees(calls, good, present) and not any(agrees(calls, tile, present) for tile in bad)
+    assert not out.any() and torch.equal(sums, torch.ones(3)), "what launches did is taken back"
 
 
 @needs_triton
@@ -162,28 +184,3 @@ def test_a_prediction_stands_beside_its_launch() -> None:
     assert "7.00" in list(in_order(found, rows))[-1]
     assert {row["said"] for row in measurements(found, [], said[::-1])} == {None}, "of other launches"
     assert "-" in list(in_order(found, measurements(found, [], [])))[-1]
-
-
-def step(name: str, p50: float, rows: int = 64, work: str = "standard", **more: Any) -> dict[str, Any]:
-    return dict(benchmark="step", label=work, name=name, shape=[rows], dtype="bf16", p50=p50, **more)
-
-
-def test_goals_are_judged_by_the_newest_rows() -> None:
-    from benchmarks.goals import lines
-
-    rows = [step("fastgan bf16", 90.0), step("eager bf16", 1200.0)]  # a run from before
-    rows += [step("fastgan bf16", 40.0), step("eager bf16", 1000.0), step("eager tf32", 1400.0), step("graph bf16", 280.0)]
-    rows += [step("compile graph bf16", 150.0), step("compile bf16", 400.0)]
-    rows += [step("fastgan bf16", 170.0, work="wgan-gp"), step("fastgan bf16", 500.0, 8192, tflop_per_s=400.0)]
-    rows += [Measurement("product", "bf16", [1.0], (8192,) * 3, "bf16", dict(tflop_per_s=800.0)).row("ceilings")]
-    found = [" ".join(line.split()) for line in lines(rows)]
-    assert found == [
-        "standard, 64 rows, us a step <= 50 40.00 reached",
-        "times as fast as the best eager >= 30 25.00 SHORT",
-        "times as fast as the best graph >= 6 7.00 reached",
-        "times as fast as the best compile >= 3.5 3.75 reached",
-        "times as fast as the best jax >= 3.5 not measured",
-        "wgan-gp, 64 rows, us a step <= 160 170.00 SHORT",
-        "standard, 8192 rows, of the products' ceiling >= 0.6 0.50 SHORT",
-        "the article's 100 epochs, s <= 5 not measured",
-    ]

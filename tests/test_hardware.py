@@ -76,14 +76,16 @@ def test_an_autograd_step_is_inside_with_its_backward(outside: tuple, penalty) -
     assert settings() == outside
 
 
-def test_newer_settings_stay_as_they_are() -> None:
+def test_newer_settings_that_contradict_stay_as_they_are() -> None:
     code = """
 import torch
 from fastgan.hardware import matmul_precision
 torch.backends.cuda.matmul.fp32_precision = "tf32"
-with matmul_precision("fp32"):
-    assert torch.backends.cuda.matmul.fp32_precision == "tf32"
+for _ in range(2):
+    with matmul_precision("fp32"):
+        assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 assert torch.backends.cuda.matmul.fp32_precision == "tf32"
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+    assert run.stderr.count("contradict each other") == 1

@@ -60,13 +60,14 @@ class Helpers {
     for (int64_t unit = next_++; unit < units_; unit = next_++) call_(work_, unit);
   }
 
-  // Helpers sleep once they have waited for long. Torch before 2.13 compiles as C++17, which cannot wait for a change: naps then.
+  // Helpers sleep once they have waited for long. Torch before 2.13 compiles as C++17, which cannot wait for a change: there they
+  // nap, each time twice as long, up to some milliseconds.
 #ifdef __cpp_lib_atomic_wait
   void wake() { state_.notify_all(); }
-  void sleep(uint32_t seen) { state_.wait(seen, std::memory_order_acquire); }
+  void sleep(uint32_t seen, int) { state_.wait(seen, std::memory_order_acquire); }
 #else
   void wake() {}
-  void sleep(uint32_t) { std::this_thread::sleep_for(std::chrono::microseconds(200)); }
+  void sleep(uint32_t, int naps) { std::this_thread::sleep_for(std::chrono::microseconds(100 << std::min(naps, 6))); }
 #endif
 
   void help() {
@@ -74,7 +75,7 @@ class Helpers {
     for (;;) {
       uint32_t state = state_.load(std::memory_order_acquire);
       for (int spins = 0; !(state & kOpen) || (state & kLoops) == last; ++spins) {
-        spins < kPatience ? relax() : sleep(state);
+        spins < kPatience ? relax() : sleep(state, spins - kPatience);
         state = state_.load(std::memory_order_acquire);
       }
       if (!state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) continue;

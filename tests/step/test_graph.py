@@ -6,7 +6,10 @@ device's counter, and a penalty that is due at each third update needs graphs of
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -28,6 +31,30 @@ def data() -> Tensor:
 def networks() -> tuple[MLP, MLP]:
     torch.manual_seed(7)
     return MLP((3, 9, 7, 4), output="tanh"), MLP((4, 8, 6, 1), activation="leaky_relu", dropout=0.25)
+
+
+def test_a_capture_collects_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, collects = object(), []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
+    for name in ("graph", "device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+
+    def run() -> Tensor:
+        collects.append(gc.isenabled())
+        return torch.zeros(1)
+
+    assert graph.record(run, None, SimpleNamespace(device="cuda"))[0] is replay
+    assert collects == [False] and gc.isenabled()
+    with pytest.raises(KeyError), graph.uncollected():
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with graph.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 class Normed(nn.Sequential):
