@@ -46,7 +46,7 @@ def cold_start(folder: Path) -> float:
 
 
 def first_steps(digits: data.ImageSet) -> float:
-    """The same in this process, which has trained nothing yet."""
+    """The same for this process, on a trainer that is thrown away."""
     start = time.perf_counter()
     trainer = trainer_of().attach(digits, BATCH)
     float(trainer.step(LOG_EVERY)["d_loss"])
@@ -58,6 +58,7 @@ def first_steps(digits: data.ImageSet) -> float:
 def play(digits: data.ImageSet, epochs: int, out: Path, cold: float) -> dict[str, Any]:
     """Trains into a run folder, which is made anew; the row of the run."""
     shutil.rmtree(out, ignore_errors=True)
+    first_steps(digits)  # loads what is compiled: a cold start is a figure of its own
     start, trainer = time.perf_counter(), trainer_of()
     summary = trainer.fit(digits, epochs=epochs, batch_size=BATCH, out=out, log_every=LOG_EVERY)
     wall = time.perf_counter() - start
