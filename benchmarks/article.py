@@ -23,12 +23,12 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import fastgan
-from benchmarks.harness import ROOT, append, circumstances, machine
+from benchmarks.harness import RESULTS, ROOT, append, circumstances, machine
 from fastgan import data
 
 BATCH, EPOCHS, SEED = 64, 100, 0
 LOG_EVERY = 64  # steps: whole graphs, and 14 points of an epoch
-RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
+IMAGES = ROOT / "docs" / "images"
 LOSSES = ("d_loss", "g_loss")
 
 

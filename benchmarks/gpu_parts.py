@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import RESULTS, ROOT
 from benchmarks.shell import TAIL, Outcome, Shell, of_code, python, tail
 
 MARGIN = 10.0  # seconds kept for the summary
@@ -139,7 +139,7 @@ def article(shell: Shell, seconds: float) -> Outcome:
     command = python("-m", "benchmarks.article", "--data-root", os.environ["FASTGAN_TEST_MNIST"], "--out")
     code, text = shell.run("commands.txt", [*command, str(shell.folder / "article")], seconds)
     shutil.rmtree(shell.folder / "article" / "checkpoints", ignore_errors=True)
-    for file in (*(ROOT / "docs" / "images").glob("article*.png"), *(ROOT / "benchmarks" / "results").glob("article-*.json")):
+    for file in (*(ROOT / "docs" / "images").glob("article*.png"), *RESULTS.glob("article-*.json")):
         shutil.copy(file, shell.folder)
     return of_code(code, text)
 

@@ -25,7 +25,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.measurement import quantiles
+
 ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
 PATIENCE = {False: 1.0, True: 0.1}  # seconds for each candidate, full and quick
 SAMPLE = 1e-3  # seconds that one sample takes at least, so that the clock costs nothing
 SAMPLES = (7, 200)  # at least and at most
@@ -73,7 +76,7 @@ def circumstances(quick: bool) -> dict[str, Any]:
 
 def results(machine: str) -> Path:
     """Where a machine's rows are kept."""
-    return ROOT / "benchmarks" / "results" / f"{machine}.jsonl"
+    return RESULTS / f"{machine}.jsonl"
 
 
 def append(row: dict[str, Any]) -> None:
@@ -158,10 +161,10 @@ class Bench:
         peer = peer or next(iter(candidates))
         ratios = {name: statistics.median(times[peer]) / statistics.median(values) for name, values in times.items()}
         for name, values in times.items():
-            p20, p50, p80 = (round(1e6 * values[int(q * (len(values) - 1))], 3) for q in (0.2, 0.5, 0.8))
+            found = quantiles([1e6 * value for value in values])
             row = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
-            row |= dict(p20=p20, p50=p50, p80=p80, n=len(values), peer=peer, ratio=round(ratios[name], 3))
-            rate = round(bytes_moved / p50 / 1e3, 2) if bytes_moved else None
+            row |= found | dict(peer=peer, ratio=round(ratios[name], 3))
+            rate = round(bytes_moved / found["p50"] / 1e3, 2) if bytes_moved else None
             row |= dict(bytes=bytes_moved, gb_per_s=rate)
             self._add(row | self.common | dict(load=round(os.getloadavg()[0], 2)))
         return ratios

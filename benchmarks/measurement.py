@@ -20,9 +20,14 @@ class Measurement(NamedTuple):
 
     def row(self, part: str) -> dict[str, Any]:
         """A row's fields, without the circumstances."""
-        p20, p50, p80 = (round(self.times[round(q * (len(self.times) - 1))], 3) for q in (0.2, 0.5, 0.8))
         row = dict(benchmark=f"micro.{part}", label=self.label, name=self.name, shape=list(self.shape), dtype=self.dtype)
-        return row | dict(p20=p20, p50=p50, p80=p80, n=len(self.times)) | self.facts
+        return row | quantiles(self.times) | self.facts
+
+
+def quantiles(times: list[float]) -> dict[str, float]:
+    """What a row says of microseconds, sorted."""
+    p20, p50, p80 = (round(times[int(q * (len(times) - 1))], 3) for q in (0.2, 0.5, 0.8))
+    return dict(p20=p20, p50=p50, p80=p80, n=len(times))
 
 
 def rate(name: str, amount: float, times: list[float]) -> dict[str, float]:

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT
+from benchmarks.harness import RESULTS, ROOT
 from benchmarks.peers import WORKS
 from benchmarks.step import YARDSTICK
 
-README, RESULTS = ROOT / "README.md", ROOT / "benchmarks" / "results"
+README = ROOT / "README.md"
 BATCH = 64
 BLOCK = re.compile(r"(<!-- steps -->\n).*?(<!-- end -->)", re.DOTALL)
 CANDIDATES = {  # by their names without a precision, in the order of the table
