@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .chain import Passes, read_layers
-from .input_gradient import product_dtype
+from .input_gradient import WITH_AUTOCAST, product_dtype
 from .layers import next_masks
 from .mlp import MLP, PIECEWISE_LINEAR, is_patched
 from .ops.backend import is_transformed
@@ -69,7 +69,7 @@ def _is_piecewise_linear(mlp: MLP) -> bool:
 
 def _takes(mlp: MLP, points: Tensor) -> bool:
     """Whether the rows are the network's, and of its dtype, on its device."""
-    known = points.dtype in (torch.float32, torch.float64) and torch.amp.is_autocast_available(points.device.type)
+    known = points.dtype in (torch.float32, torch.float64) and points.device.type in WITH_AUTOCAST
     alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
     return known and alike and (mlp.flatten or points.dim() == 2)
 
