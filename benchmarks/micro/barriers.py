@@ -30,6 +30,10 @@ WARPS = 8
 Run = Callable[[torch.Tensor, torch.Tensor, int], None]  # words [2, blocks], counters, rounds
 
 
+class Refused(RuntimeError):
+    """A launch that the device does not take."""
+
+
 def flags(arch: int) -> list[str]:
     """What nvcc is told, for a library with machine code for one architecture."""
     return ["-O3", "-std=c++17", f"-gencode=arch=compute_{arch},code=sm_{arch}", "-shared", "-Xcompiler", "-fPIC"]
@@ -57,7 +61,7 @@ def _compiled(found: ctypes.CDLL, kind: int, word: bool) -> Run:
         stream = torch.cuda.current_stream().cuda_stream
         pointers = (ctypes.c_void_p(place) for place in (counters.data_ptr(), words.data_ptr(), stream))
         if error := found.grid_barriers(kind, words.shape[1], int(word), rounds, *pointers):
-            raise RuntimeError(f"a kernel with barriers is not launched: CUDA error {error}")
+            raise Refused(f"a kernel with barriers is not launched: CUDA error {error}")
 
     return run
 
@@ -85,7 +89,7 @@ def barriers() -> Iterator[Measurement]:
         try:
             name = "one cluster" + (", a word" if word else "")
             yield _measure(name, cluster, _compiled(found, CLUSTER, word), word)
-        except RuntimeError as error:  # not every device has clusters of 16
+        except Refused as error:  # not every device has clusters of 16
             print(f"a cluster of {cluster} blocks: {error}")
 
 
