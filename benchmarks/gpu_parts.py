@@ -112,24 +112,27 @@ def judge_sanitizer(tool: str, code: int | None, text: str) -> Outcome:
     return Outcome("failed", lines + (errors or tail(text))[:TAIL])
 
 
+def whole(code: int | None, text: str) -> Outcome:
+    """A command's outcome, with all that it printed where it went well."""
+    return Outcome("ok", text.splitlines()[1:]) if code == 0 else of_code(code, text)
+
+
 def profile(shell: Shell, seconds: float) -> Outcome:
     """Every launch of a captured standard step, and wgan-gp's by kernel."""
-    code, text = shell.run("profile.txt", python("-m", "benchmarks.phases"), seconds)
-    return Outcome("ok", text.splitlines()[1:]) if code == 0 else of_code(code, text)
+    return whole(*shell.run("profile.txt", python("-m", "benchmarks.phases"), seconds))
 
 
 def micro(shell: Shell, seconds: float) -> Outcome:
     """What the parts of the device can do, and what that says about a persistent kernel."""
     command = python("-m", "benchmarks.gpu_micro", "--parts", *MICRO, "--minutes", f"{seconds / 60.0:.2f}")
-    code, text = shell.run("commands.txt", command, seconds)
-    return Outcome("ok", text.splitlines()[1:]) if code == 0 else of_code(code, text)
+    return whole(*shell.run("commands.txt", command, seconds))
 
 
 def tune(shell: Shell, seconds: float) -> Outcome:
     """The fastest tiles of each product and update, written into the table of this checkout and copied."""
     code, text = shell.run("commands.txt", python("-m", "benchmarks.tune", "--minutes", f"{0.9 * seconds / 60.0:.2f}"), seconds)
     shutil.copy(ROOT / "kernels" / "tiles.json", shell.folder / "tiles.json")
-    return Outcome("ok", text.splitlines()[1:]) if code == 0 else of_code(code, text)
+    return whole(code, text)
 
 
 def article(shell: Shell, seconds: float) -> Outcome:
