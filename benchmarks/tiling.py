@@ -43,6 +43,10 @@ class Key(NamedTuple):
     itemsize: int
 
     @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.rows, self.columns, self.depth
+
+    @property
     def flops(self) -> float:
         return 2.0 * self.rows * self.columns * (1 if self.kernel == "update" else self.depth)
 

@@ -90,7 +90,7 @@ class Found(NamedTuple):
             named[f"best of {splits} parts, first look"] = min((t for t in times if t.splits == splits), key=times.__getitem__)
         for name, tile in named.items():
             facts = dict(tile=list(tile), tried=len(times)) | rate("tflop_per_s", key.flops, [times[tile]])
-            yield Measurement(key.kernel, name, [times[tile]], (key.rows, key.columns, key.depth), precision, facts)
+            yield Measurement(key.kernel, name, [times[tile]], key.shape, precision, facts)
 
 
 def time_by_graph(calls: list[Callable[[], None]], replays: int) -> float:
@@ -144,7 +144,8 @@ class Tuner:
                 break
             if tile not in times:
                 times[tile] = self.time(product, tile, REPLAYS[0])
-        fastest = [tile for tile in sorted(times, key=times.__getitem__)[:BEST] if agrees(product.calls, tile, before)]
+        launched = sorted((tile for tile in times if math.isfinite(times[tile])), key=times.__getitem__)
+        fastest = [tile for tile in launched[:BEST] if self._agrees(product, tile, before)]
         again = {tile: self.time(product, tile, REPLAYS[1]) for tile in [before, *fastest]}
         best = min(again, key=again.__getitem__)
         # another timing must confirm it, and a tile that is hardly faster is not worth a kernel
@@ -152,6 +153,13 @@ class Tuner:
         with chosen(product.calls, best):
             pass
         return Found(product.key, best, before, times | again)
+
+    def _agrees(self, product: Product, tile: Tile, before: Tile) -> bool:
+        """Whether a tile's results are those of the one before; a fault in a kernel or its compiler is said aloud."""
+        same = agrees(product.calls, tile, before)
+        if not same:
+            print(f"{product.key.text}: {list(tile)} is WRONG, it leaves something else than {list(before)}", flush=True)
+        return same
 
     def _compiled(self, jobs: dict[Future, Tile], stop: float) -> Iterator[Tile]:
         limit = SHARED[tiles.nearest(self.arch)] * 1024

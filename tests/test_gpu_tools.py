@@ -53,10 +53,12 @@ def test_the_kernels_of_micro_benchmarks_compile(arch: str) -> None:
 
 
 @needs_triton
-def test_a_tile_that_leaves_something_else_does_not_agree() -> None:
+def test_a_tile_that_leaves_something_else_does_not_agree(capsys: pytest.CaptureFixture[str]) -> None:
     from fastgan.kernels import tiles
 
     from benchmarks.agreement import agrees
+    from benchmarks.tiling import Key
+    from benchmarks.tune import Product, Tuner
 
     def launch(out: Tensor, x: Tensor, more: tuple[Tensor, dict[str, Tensor]]) -> None:
         """A kernel that is wrong for 32 rows in what it writes, and for 64 in what it adds to."""
@@ -69,6 +71,12 @@ def test_a_tile_that_leaves_something_else_does_not_agree() -> None:
     present, good, *bad = (tiles.Tile(rows, 32, 64, 4, 3) for rows in (16, 128, 32, 64))
     assert agrees(calls, good, present) and not any(agrees(calls, tile, present) for tile in bad)
     assert not out.any() and torch.equal(sums, torch.ones(3)), "what launches did is taken back"
+
+    product = Product(Key("90 forward 4x4x4 2", "forward", 4, 4, 4, 2), "standard", 4, 0, calls)
+    tuner = Tuner("bf16", 90, lambda *_: 1.0, None, 0.0)
+    assert tuner._agrees(product, good, present) and not capsys.readouterr().out
+    assert not tuner._agrees(product, bad[0], present)
+    assert "90 forward 4x4x4 2: [32, 32, 64, 4, 3, 1] is WRONG" in capsys.readouterr().out
 
 
 @needs_triton

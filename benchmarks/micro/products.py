@@ -50,7 +50,7 @@ def _product(key: Key) -> Iterator[Measurement]:
     for name, way in ways.items():
         found = in_a_row([partial(way, w) for w in weights], LAUNCHES, PATIENCE)
         facts = rate("tflop_per_s", key.flops, found)
-        yield Measurement(key.kernel, f"torch {name}", found, (key.rows, key.columns, key.depth), "bf16", facts)
+        yield Measurement(key.kernel, f"torch {name}", found, key.shape, "bf16", facts)
 
 
 def _gradients(product: Product) -> Measurement:
@@ -64,4 +64,4 @@ def _gradients(product: Product) -> Measurement:
         calls.append(partial(torch.mm, u.t(), x, out=x.new_empty(outputs, inputs)))
     found = [time_ * len(shapes) for time_ in in_a_row(calls, LAUNCHES, PATIENCE)]
     facts = dict(launches=len(shapes)) | rate("tflop_per_s", key.flops, found)
-    return Measurement("update", "torch mm, gradients alone", found, (key.rows, key.columns, key.depth), "bf16", facts)
+    return Measurement("update", "torch mm, gradients alone", found, key.shape, "bf16", facts)
