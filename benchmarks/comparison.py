@@ -1,14 +1,21 @@
-"""The candidates of one work at one batch size, each in processes of its own: checked, timed in turns, and put into rows."""
+"""The candidates of one work at one batch size, each in processes of its own: checked, timed in turns, and put into rows.
+
+Where time is limited they come in groups, so that there are rows before it ends: fastgan, then those that a check takes seconds
+of, then those that compile for a minute. A group is timed only after its check. fastgan takes its turn in each of them, and
+ratios are of what was timed in turns.
+"""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,8 +37,20 @@ class Failed(RuntimeError):
     """A candidate's process ended with an error, or did not end in time."""
 
 
+def groups(candidates: list[Candidate], yardstick: str, arguments: argparse.Namespace) -> list[list[Candidate]]:
+    """Who is checked and timed together; all, unless time is limited. Candidates that were named keep their order."""
+
+    def kind(candidate: Candidate) -> tuple[bool, bool]:
+        return candidate.name != yardstick, candidate.compiles
+
+    if arguments.minutes is None:
+        return [candidates] if candidates else []
+    ordered = candidates if arguments.candidates else sorted(candidates, key=kind)
+    return [list(group) for _, group in itertools.groupby(ordered, key=kind)]
+
+
 class Comparison:
-    """The candidates of one work at one batch size."""
+    """The candidates of one work at one batch size. cache: a folder for what they compile; None: where they always keep it."""
 
     def __init__(
         self,
@@ -39,13 +58,13 @@ class Comparison:
         batch: int,
         candidates: list[Candidate],
         arguments: argparse.Namespace,
-        cache: Path,
+        cache: Path | None,
         console: Console,
         yardstick: str,
     ) -> None:
         self.case, self.batch, self.candidates, self.arguments, self.cache = case, batch, candidates, arguments, cache
         self.console, self.yardstick = console, yardstick
-        self.results: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in candidates}
+        self.peer: list[dict[str, Any]] = []  # the yardstick's newest results
         self.took: dict[str, float] = {}  # seconds of a candidate's last process
         self.failures: list[str] = []
         self.run = int(time.time())  # what rows of one run have in common
@@ -58,11 +77,11 @@ class Comparison:
         """What a process of a candidate prints; Failed where it has an error, or no time."""
         command = [sys.executable, "-m", "benchmarks.step", "--child", candidate.name, "--case", self.case]
         command += ["--batch", str(self.batch), "--seconds", str(self.arguments.seconds), *options]
-        # a cache of their own, so that the first process of a compiled candidate starts cold
-        cache = str(self.cache / ("check" if options else "time"))
-        environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        if torch.cuda.is_available():
-            environment |= {"TRITON_CACHE_DIR": f"{cache}/triton"}
+        environment = os.environ | {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+        if self.cache:  # of their own, so that the first process of a compiled candidate starts cold
+            cache = str(self.cache / ("check" if options else "time"))
+            environment |= {"TORCHINDUCTOR_CACHE_DIR": cache}
+            environment |= {"TRITON_CACHE_DIR": f"{cache}/triton"} if torch.cuda.is_available() else {}
         # threads that spin beside somebody else's make steps of a second; a check has no use for them
         environment |= {"OMP_NUM_THREADS": "1"} if options else {}
         place, limit = f"{candidate.name}, {self.case}, batch {self.batch}", max(5.0, min(TIMEOUT, self._time_left()))
@@ -89,46 +108,62 @@ class Comparison:
             self.failures.append(str(failure))
             return dict(skipped=str(failure))
 
-    def check(self) -> set[str]:
-        """Every candidate through the gate. Those that fail, or whose library is missing, are left out, and returned."""
-        jobs = CHECKS if torch.cuda.is_available() else 1
-        with ThreadPoolExecutor(jobs) as pool:
-            results = pool.map(lambda candidate: self._try(candidate, "--check"), list(self.candidates))
-            for candidate, result in zip(list(self.candidates), results, strict=True):
-                if "skipped" in result:
-                    self.candidates.remove(candidate)
-                self.console.print(f"{self.case}: {candidate.name}: {result.get('found') or 'left out: ' + result['skipped']}")
-        left_out = self.results.keys() - {candidate.name for candidate in self.candidates}
-        self.took.clear()  # a check takes another time
-        return left_out
+    def rows(self, check: bool) -> Iterator[list[dict[str, Any]]]:
+        """The rows of each group of candidates, as soon as there are any. check: they must pass the gate first."""
+        for group in groups(self.candidates, self.yardstick, self.arguments):
+            passed = self._check(group) if check else group
+            if passed and (rows := self._measure(passed)):
+                yield rows
 
-    def measure(self) -> list[dict[str, Any]]:
-        """Rounds of processes, each round in another order; a row for each candidate."""
-        for round_ in range(self.arguments.rounds if self.candidates else 0):
-            turn = round_ % len(self.candidates)
-            order = (self.candidates[turn:] + self.candidates[:turn])[:: -1 if round_ % 2 else 1]
-            for candidate in order:
+    def _check(self, group: list[Candidate]) -> list[Candidate]:
+        """Those of a group that pass the gate. Others, or whose library is missing, are left out of later comparisons too."""
+        passed = []
+        with ThreadPoolExecutor(CHECKS if torch.cuda.is_available() else 1) as pool:
+            results = pool.map(lambda candidate: self._try(candidate, "--check"), group)
+            for candidate, result in zip(group, results, strict=True):
+                if "skipped" in result:
+                    self.arguments.refused[self.case].add(candidate.name)
+                else:
+                    passed.append(candidate)
+                self.console.print(f"{self.case}: {candidate.name}: {result.get('found') or 'left out: ' + result['skipped']}")
+        for candidate in group:
+            self.took.pop(candidate.name, None)  # a check takes another time
+        return passed
+
+    def _measure(self, group: list[Candidate]) -> list[dict[str, Any]]:
+        """Rounds of processes, each round in another order; a row for each candidate of a group."""
+        results: dict[str, list[dict[str, Any]]] = {candidate.name: [] for candidate in group}
+        again = [c for c in self.candidates if c.name == self.yardstick and self.peer]
+        timed = again + group
+        results |= {candidate.name: [] for candidate in again}
+        for round_ in range(self.arguments.rounds):
+            turn = round_ % len(timed)
+            for candidate in (timed[turn:] + timed[:turn])[:: -1 if round_ % 2 else 1]:
                 result = self._try(candidate)
                 if "skipped" not in result:
-                    self.results[candidate.name].append(result)
-                elif not self.results[candidate.name]:
+                    results[candidate.name].append(result | dict(name=candidate.name))
+                elif not results[candidate.name]:
                     self.console.print(f"{self.case}, batch {self.batch}: {candidate.name}: left out: {result['skipped']}")
-        self.candidates = [candidate for candidate in self.candidates if self.results[candidate.name]]
-        return [self._row(candidate) for candidate in self.candidates]
+        self.peer = results.get(self.yardstick) or self.peer
+        found = [candidate for candidate in group if results[candidate.name]]
+        return [self._row(candidate, results[candidate.name], results[found[-1].name]) for candidate in found]
 
-    def _row(self, candidate: Candidate) -> dict[str, Any]:
-        results = self.results[candidate.name]
+    def _row(self, candidate: Candidate, results: list[dict[str, Any]], last: list[dict[str, Any]]) -> dict[str, Any]:
+        """last: of the group's last candidate, which stands in for a yardstick that was not timed."""
         medians = [result["p50"] for result in results]
         row = dict(
             run=self.run, label=self.case, name=candidate.name, shape=[self.batch], dtype=candidate.precision, **spread(medians)
         )
-        yardstick = self.yardstick if self.results.get(self.yardstick) else self.candidates[-1].name
-        peer = statistics.median(result["p50"] for result in self.results[yardstick])
-        starts = [result["cold_start"] for result in results]
-        row |= dict(peer=yardstick, ratio=round(peer / row["p50"], 3), medians=medians, steps=sum(r["n"] for r in results))
+        ratio = statistics.median(result["p50"] for result in self.peer or last) / row["p50"]
+        row |= dict(peer=self.yardstick if self.peer else last[0]["name"], ratio=round(ratio, 3))
+        row |= dict(medians=medians, steps=sum(r["n"] for r in results))
         operations = flops(WORKS[self.case], self.batch)
         row |= dict(flops=operations, tflop_per_s=round(operations / row["p50"] / 1e6, 4))
-        row |= dict(cold_start=starts[0], warm_start=round(statistics.median(starts[1:] or starts), 3))
+        starts = [result["cold_start"] for result in results]
+        if self.cache:  # else no process began cold
+            row |= dict(cold_start=starts[0])
+            starts = starts[1:] or starts
+        row |= dict(warm_start=round(statistics.median(starts), 3))
         return row | {name: results[0][name] for name in FACTS if name in results[0]}
 
 
@@ -158,7 +193,7 @@ def show(case: str, batch: int, rows: list[dict[str, Any]], console: Console) ->
     table.add_column(f"{rows[0]['peer']} is")
     for row in rows:
         quantiles = (f"{row[name] / scale:.{digits}f}" for name in ("p20", "p50", "p80"))
-        starts = (f"{row[name]:.2f}" for name in ("cold_start", "warm_start"))
+        starts = (f"{row[name]:.2f}" if name in row else "" for name in ("cold_start", "warm_start"))
         verdict = f"{1 / row['ratio']:.2f} times as fast"
         table.add_row(row["name"], row.get("engine", ""), *quantiles, str(row["n"]), *starts, verdict)
     console.print(table)

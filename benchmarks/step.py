@@ -4,7 +4,8 @@ Every candidate first passes `peers.gate`, then runs in processes of its own, wh
 libraries never meet, and a process that is slow throughout, as about one in five is, is one of several. JAX is compared where
 it is installed. `--epoch` compares an epoch of `fit`, with its progress bar and metrics, to as many bare steps.
 
-On a GPU `--minutes` bounds everything: what does not fit is left out, the last candidates of the list first.
+`--minutes` bounds everything: what does not fit is left out. Then fastgan is timed first, those that compile for long last, and
+rows are kept as soon as they are there. `--keep-cache` lets processes find what was compiled before: no row has a cold start.
 """
 
 from __future__ import annotations
@@ -104,15 +105,15 @@ def choose(case: str, arguments: argparse.Namespace) -> list[Candidate]:
 
 def compare(case: str, batch: int, arguments: argparse.Namespace, check: bool) -> None:
     """One work at one batch size: the gate, the rounds, the rows, the table."""
-    with tempfile.TemporaryDirectory() as cache:
-        comparison = Comparison(case, batch, choose(case, arguments), arguments, Path(cache), console, YARDSTICK)
-        if check:
-            arguments.refused[case] = comparison.check()
-        rows = comparison.measure()
-    for row in rows:
-        keep(row, write=not arguments.no_rows, quick=arguments.quick)
-    if rows:
-        show(case, batch, rows, console)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cache = None if arguments.keep_cache else Path(folder)
+        comparison = Comparison(case, batch, choose(case, arguments), arguments, cache, console, YARDSTICK)
+        for found in comparison.rows(check):
+            for row in found:
+                keep(row, write=not arguments.no_rows, quick=arguments.quick)
+            rows += found
+            show(case, batch, rows, console)
     arguments.failures += comparison.failures
 
 
@@ -127,6 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=2.0, help="timed in each process")
     parser.add_argument("--minutes", type=float, help="for everything: begins nothing that is not expected to end by then")
     parser.add_argument("--keep-going", action="store_true", help="leave candidates that fail out, and fail at the end")
+    parser.add_argument("--keep-cache", action="store_true", help="compile nothing again that was compiled before")
     parser.add_argument("--no-rows", action="store_true", help="print, keep nothing")
     parser.add_argument("--quick", action="store_true", help="two processes of half a second, batch 64 unless given")
     parser.add_argument("--epoch", action="store_true", help="an epoch of fit against bare steps")

@@ -100,12 +100,24 @@ class Candidate(NamedTuple):
     precision: str = "fp32"
     works: tuple[str, ...] = tuple(WORKS)
 
+    @property
+    def compiles(self) -> bool:
+        """Whether a library's compiler takes most of a minute before its first step."""
+        return self.place in COMPILED
+
     def load(self) -> type:
         """Its class; ImportError where its library is missing."""
         module, name = self.place.split(":")
         return getattr(importlib.import_module(f"{__name__}.{module}"), name)
 
 
+COMPILED = (
+    "compiled:Compiled",
+    "graphed:GraphedCompiled",
+    "graphed:GraphedAutotuned",
+    "jax_jit:Jax",
+    "jax_jit:JaxRbg",
+)
 # on a CPU, in the order of tables
 CPU_CANDIDATES = (
     Candidate("article", "article:Article", works=("standard",)),
