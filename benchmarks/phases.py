@@ -21,6 +21,7 @@ import torch
 from fastgan.kernels.launch import architecture
 
 import fastgan
+from benchmarks.cards import CARDS, card_of
 from benchmarks.harness import ROOT, append, circumstances, machine
 from benchmarks.trace import Launch, Phase, phases, short, traced
 from fastgan.ops.tiled import TiledProducts
@@ -64,6 +65,7 @@ def predicted(case: str, batch: int) -> list[tuple[str, float]]:
     """What benchmarks.predict expects of a step's launches on a device like this one; [] where it fails."""
     loss, arch = "nonsaturating" if case == "standard" else case, architecture()
     command = ["-m", "benchmarks.predict", "--json", "--case", loss, "--batch", str(batch), "--arch", str(arch)]
+    command += ["--card", next(name for name, card in CARDS.items() if card is card_of(machine()))]
     run = subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True)
     if run.returncode:
         print(f"no prediction: {run.stderr[-500:]}")

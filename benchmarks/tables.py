@@ -124,8 +124,8 @@ def article(rows: list[Row]) -> Iterator[str]:
     if played:
         row = played[-1]
         seconds = f"{row['seconds']:.1f} s" if row["seconds"] < 100 else f"{row['seconds'] / 60:.1f} minutes"
-        line = f"The article's game on MNIST, {row['label']}, took {seconds} there"
-        yield f"{line}, after {row['cold_start']:.1f} s of cold start."
+        cold = f", after {row['cold_start']:.1f} s of cold start" if "cold_start" in row else ""
+        yield f"The article's game on MNIST, {row['label']}, took {seconds} there{cold}."
 
 
 def steps_block() -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
+import pytest
+
 from benchmarks import article, tables
+from benchmarks.cards import CARDS, DEFAULT, Steps, card_of
 from benchmarks.goals import lines
 from benchmarks.measurement import Measurement
 
@@ -24,6 +28,7 @@ def shown(rows: list[dict[str, Any]]) -> dict[str, float]:
     return {name: row["p50"] for name, row in tables.run_of(rows, "standard").items()}
 
 
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 WHOLE, NEWER = everyone(1.0), everyone(10.0)
 
 
@@ -58,6 +63,8 @@ def test_a_table_has_a_line_for_each_candidate_and_says_where_it_comes_from() ->
     assert "`h200`, torch 2.11, commit abc; medians of 5 processes" in text and "us" in text.splitlines()[0]
     assert "100 epochs, took 4.2 s there, after 30.0 s of cold start" in text and "2 epochs" not in text
     assert list(tables.of_machine([played])) == []
+    warm = {name: value for name, value in played.items() if name != "cold_start"}
+    assert list(tables.of_machine([*WHOLE, warm]))[-1].endswith("100 epochs, took 4.2 s there."), "nobody measured a cold start"
 
 
 def test_goals_are_judged_by_the_newest_run_that_has_them() -> None:
@@ -67,15 +74,35 @@ def test_goals_are_judged_by_the_newest_run_that_has_them() -> None:
     rows += [step("fastgan bf16", 170.0, work="wgan-gp"), step("fastgan bf16", 500.0, 8192, tflop_per_s=400.0)]
     rows += [Measurement("product", "bf16", [1.0], (8192,) * 3, "bf16", dict(tflop_per_s=800.0)).row("ceilings")]
     assert [" ".join(line.split()) for line in lines(rows)] == [
-        "standard, 64 rows, us a step <= 50 40.00 reached",
+        "standard, 64 rows, us a step <= 50 (must 70) 40.00 reached",
         "times as fast as the best eager >= 30 25.00 SHORT",
         "times as fast as the best graph >= 6 3.33 SHORT",
         "times as fast as the best compile >= 3.5 3.75 reached",
         "times as fast as the best jax >= 3.5 not measured",
-        "wgan-gp, 64 rows, us a step <= 160 170.00 SHORT",
+        "wgan-gp, 64 rows, us a step <= 160 (must 205) 170.00 must reached, goal SHORT",
         "standard, 8192 rows, of the products' ceiling >= 0.6 0.50 SHORT",
         "the article's 100 epochs, s <= 5 not measured",
     ]
+
+
+def test_a_card_has_its_own_goals_and_is_known_by_its_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert card_of("h100-80gb-hbm3") is CARDS["h100"] and card_of("h200") is CARDS["h200"]
+    assert card_of("amd-epyc-2-cores") is CARDS[DEFAULT]
+    slow = CARDS["h100"]._replace(steps={"standard": Steps(90.0, 80.0)})
+    monkeypatch.setitem(CARDS, "h100", slow)
+    rows = [step("fastgan bf16", 85.0, machine="h100-80gb-hbm3")]
+    assert "<=     80 (must 90)     85.00  must reached, goal SHORT" in lines(rows)[0]
+    assert lines(rows, CARDS["h200"])[0].endswith("<=     50 (must 70)     85.00  SHORT")
+    assert "not measured" in lines([])[0]
+
+
+@needs_triton
+def test_an_update_is_bounded_by_the_memory_of_its_card() -> None:
+    from benchmarks.predict import FIXED, update
+
+    shapes, given = [(1024, 1024)] * 2, dict(rows=64, BLOCK_O=64, BLOCK_I=64, BLOCK_R=32, FUSED=True)
+    times = [update(512, given, shapes, 132, CARDS[name]).microseconds - FIXED for name in ("h100", "h200")]
+    assert times[0] / times[1] == pytest.approx(4.3 / 3.0)
 
 
 def test_an_epochs_losses_are_the_means_of_its_rows() -> None:
