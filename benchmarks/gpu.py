@@ -1,14 +1,15 @@
 """Proves and measures everything on a machine with a GPU: python -m benchmarks.gpu [--parts build tests ...] [--minutes 8].
 
-Parts: build (the extension, in place), tests (all of them), sanitizer (compute-sanitizer on eager steps), profile (the launches
-of a captured step), micro (nodes, barriers, memory, cuBLASLt), bench (the step against its peers, then single operators). Two
-more run when they are named: tune (writes kernels/tiles.json), article (its 100 epochs on the digits in FASTGAN_TEST_MNIST).
-A part that fails does not stop the others, and what does not fit into the minutes is left out, and said to be. Needs no network
-and installs nothing.
+Parts: build (the extension, in place), tests (those that a device changes), sanitizer (metrics of eager steps against stored
+ones, then compute-sanitizer on these steps), profile (the launches of a captured step), micro (nodes, barriers, memory,
+cuBLASLt), bench (the step against its peers, then single operators). Two more run when they are named: tune (writes
+kernels/tiles.json), article (its 100 epochs on the digits in FASTGAN_TEST_MNIST). Parts that are named run in the caller's
+order. A part that fails does not stop the others, and what does not fit into the minutes is left out, and said to be. Needs no
+network and installs nothing.
 
 One folder holds what they found: summary.txt, environment.json, tests.txt, tests.xml, profile.txt, rows.jsonl, what else was
-measured and drawn and, of all other commands, commands.txt. The exit code is 1 where a test or the sanitizer found an error, 2
-where another part failed.
+measured and drawn and, of all other commands, commands.txt; all.tgz is the whole folder. The exit code is 1 where a test or the
+sanitizer found an error, 2 where another part failed. Where there are fifteen minutes in all, see `benchmarks.gpu_session`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import os
 import platform
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 from typing import Any
@@ -64,10 +66,11 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     lines = []
     for row in (row for row in rows if row["benchmark"] == "article"):
         line = f"{row['label']}: {row['seconds']} s of training, {row['wall_seconds']} s with all that a run leaves behind"
-        lines.append(f"{line}, cold start {row['cold_start']} s")
+        lines.append(line + (f", cold start {row['cold_start']} s" if "cold_start" in row else ""))
     for row in (row for row in rows if row["benchmark"] == "step"):
         place, times = f"{row['label']} {row['shape'][0]}", f"{row['p20']:10.1f} {row['p50']:10.1f} {row['p80']:10.1f} us"
-        facts = f"cold {row['cold_start']:.1f} s" + (f", graph of {row['steps_per_graph']}" if "steps_per_graph" in row else "")
+        facts = f"cold {row['cold_start']:.1f} s" if "cold_start" in row else f"warm {row['warm_start']:.1f} s"
+        facts += f", graph of {row['steps_per_graph']}" if "steps_per_graph" in row else ""
         lines.append(f"{place:14} {row['name']:22} {times}  {row['peer']} is {1 / row['ratio']:6.2f} times as fast, {facts}")
     operators: dict[str, list[dict[str, Any]]] = {}
     for row in (row for row in rows if row["benchmark"].startswith("ops.") and row["name"] == "fastgan"):
@@ -138,12 +141,31 @@ def shorten(folder: Path) -> None:
             path.write_bytes(content[: LIMIT // 2] + b"\n...\n" + content[-LIMIT // 2 :])
 
 
+def archive(folder: Path, path: Path) -> list[str]:
+    """Packs a folder into one file that may travel, without checkpoints; names files that are left out for being too large."""
+    files = [file for file in folder.rglob("*") if file.is_file() and file != path and "checkpoints" not in file.parts]
+    files.sort(key=lambda file: file.stat().st_size)
+    left_out: list[str] = []
+    while True:
+        with tarfile.open(path, "w:gz") as tar:
+            for file in sorted(files):
+                tar.add(file, file.relative_to(folder))
+        if path.stat().st_size <= LIMIT or not files:
+            return left_out
+        left_out.append(str(files.pop().relative_to(folder)))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT") or ROOT / "runs" / "gpu"))
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[name for name in PARTS if name not in NAMED])
+    default = [name for name in PARTS if name not in NAMED]
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=default, help="run in this order")
     parser.add_argument("--minutes", type=float, default=8.0, help="everything ends within")
+    parser.add_argument("--environment", action="store_true", help="only print what everything would run on and with")
     arguments = parser.parse_args()
+    if arguments.environment:
+        print("\n".join(f"{name}: {json.dumps(value)}" for name, value in environment().items()))
+        return 0
     if not torch.cuda.is_available():
         print("benchmarks.gpu needs a CUDA device, and there is none")
         return 2
@@ -156,11 +178,12 @@ def main() -> int:
     print(json.dumps(facts), flush=True)
     total = 60.0 * arguments.minutes
     shell, new = Shell(arguments.out, time.monotonic() + total), NewRows()
-    outcomes = run_parts([name for name in PARTS if name in arguments.parts], shell, total)
+    outcomes = run_parts(list(dict.fromkeys(arguments.parts)), shell, total)
     (arguments.out / "rows.jsonl").write_text(new.text())
     with (arguments.out / "summary.txt").open("a") as file:
         file.write("\n".join(["== goals, by all rows so far", *goals.lines(new.all()), ""]))
     shorten(arguments.out)
+    archive(arguments.out, arguments.out / "all.tgz")
     print((arguments.out / "summary.txt").read_text(), flush=True)
     return exit_code(outcomes)
 

@@ -9,16 +9,54 @@ import shutil
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 
+from benchmarks import sanitize
 from benchmarks.harness import RESULTS, ROOT
 from benchmarks.shell import TAIL, Outcome, Shell, of_code, python, tail
 
 MARGIN = 10.0  # seconds kept for the summary
-WORKERS = 8  # of the tests: they share one device
+WORKERS = 12  # of the tests: they share one device
+JOBS = 8  # compilers of the extension at a time
+COMPILING = 90.0  # seconds in which the kernels of the games are compiled, one process for each game and precision
 MORE = ("256", "1024", "8192")  # batch sizes after the first one, as time allows
+CPU_ONLY = (  # tests that compute the same whatever device there is
+    "tests/contexts/test_contexts.py",
+    "tests/contexts/test_critics.py",
+    "tests/contexts/test_precision.py",
+    "tests/ops/test_linear.py",
+    "tests/ops/test_linear_products.py",
+    "tests/ops/test_loss_rows.py",
+    "tests/ops/test_sample.py",
+    "tests/ops/test_update.py",
+    "tests/ops/test_update_products.py",
+    "tests/test_architecture.py",
+    "tests/test_bce.py",
+    "tests/test_closed_penalty.py",
+    "tests/test_convert.py",
+    "tests/test_cubins.py",
+    "tests/test_data.py",
+    "tests/test_flat.py",
+    "tests/test_gpu_parts.py",
+    "tests/test_gpu_tools.py",
+    "tests/test_idx.py",
+    "tests/test_interpreter.py",
+    "tests/test_layers.py",
+    "tests/test_loss_forms.py",
+    "tests/test_losses.py",
+    "tests/test_mlp.py",
+    "tests/test_models.py",
+    "tests/test_optim.py",
+    "tests/test_packaging.py",
+    "tests/test_penalties.py",
+    "tests/test_recognition.py",
+    "tests/test_tables.py",
+    "tests/test_tiles.py",
+    "tests/testing",
+)
 TOOLS = ("memcheck", "racecheck")
 MICRO = ("ceilings", "nodes", "replays", "optimizers", "libraries", "barriers")  # of benchmarks.gpu_micro
 
@@ -28,38 +66,61 @@ def architecture() -> str:
     return f"{major}.{minor}"
 
 
+def build_settings(jobs: int) -> dict[str, str]:
+    """What setup.py is told: compilers at a time, that a failure is an error, and the device that is here."""
+    settings = dict(MAX_JOBS=str(jobs), FASTGAN_REQUIRE_EXT="1")
+    return settings | (dict(TORCH_CUDA_ARCH_LIST=architecture()) if torch.cuda.is_available() else {})
+
+
+BUILD = python("setup.py", "build_ext", "--inplace")
+ASK = python(
+    "-c",
+    "import fastgan.ops.loss; from fastgan.ops import backend; problem = backend.cuda_problem(); "
+    "assert problem is None, problem; print('fastgan._C is there, with CUDA')",
+)
+
+
 def build(shell: Shell, seconds: float) -> Outcome:
     """The C++ and CUDA extension in place, for the device that is here."""
-    command = python("setup.py", "build_ext", "--inplace")
-    settings = dict(TORCH_CUDA_ARCH_LIST=architecture(), MAX_JOBS=str(os.cpu_count() or 4), FASTGAN_REQUIRE_EXT="1")
-    code, text = shell.run("commands.txt", command, seconds, **settings)
+    code, text = shell.run("commands.txt", BUILD, seconds, **build_settings(os.cpu_count() or JOBS))
     if code == 0:
-        code, text = shell.run("commands.txt", python("-c", _ASK), 60.0)
+        code, text = shell.run("commands.txt", ASK, 60.0)
     return of_code(code, text)
 
 
-_ASK = """
-from fastgan.ops import backend
-import fastgan.ops.loss
-problem = backend.extension_problem() or backend.cuda_problem()
-assert problem is None, problem
-print("fastgan._C is there, with CUDA")
-"""
+def tests_command(results: Path, *paths: str, workers: int = WORKERS) -> list[str]:
+    """Tests that a device changes, in processes that take them from each other where pytest-xdist is there.
+
+    Left out are those that compute on the CPU by their file or by their name, and those that compile for absent devices.
+    """
+    command = python("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={results}", *paths)
+    command += [f"--ignore={path}" for path in CPU_ONLY if not paths]
+    command += ["-k", "not cpu and not micro_benchmarks_compile"]
+    # what is measured here has not been written into README.md yet
+    command += ["--deselect", "tests/test_docs.py::test_nobody_typed_the_readmes_tables"]
+    return [*command, "-n", str(workers), "--dist", "worksteal"] if importlib.util.find_spec("xdist") else command
+
+
+def threads(workers: int = WORKERS) -> dict[str, str]:
+    """Threads for each of some processes."""
+    return dict(OMP_NUM_THREADS=str(max(1, (os.cpu_count() or workers) // workers)))
+
+
+def extension() -> dict[str, str]:
+    """That an extension that was built must load, for tests that need it."""
+    return dict(FASTGAN_REQUIRE_EXT="1") if any((ROOT / "fastgan").glob("_C*.so")) else {}
 
 
 def tests(shell: Shell, seconds: float) -> Outcome:
-    """The whole suite but what compiles for absent devices, in a few processes where pytest-xdist is there."""
-    command = python("-m", "pytest", "-q", "--tb=short", "-p", "no:cacheprovider", f"--junitxml={shell.folder / 'tests.xml'}")
-    command += ["--ignore", "tests/test_cubins.py", "-k", "not micro_benchmarks_compile"]
-    # what is measured here has not been written into README.md yet
-    command += ["--deselect", "tests/test_docs.py::test_nobody_typed_the_readmes_tables"]
-    settings = dict(FASTGAN_REQUIRE_EXT="1") if any((ROOT / "fastgan").glob("_C*.so")) else {}
-    if importlib.util.find_spec("xdist"):
-        command += ["-n", str(WORKERS), "--dist", "loadfile"]
-        settings["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or WORKERS) // WORKERS))
-    code, text = shell.run("tests.txt", command, seconds, **settings)
+    """The tests that a device changes."""
+    results = shell.folder / "tests.xml"
+    return of_tests(*shell.run("tests.txt", tests_command(results), seconds, **threads(), **extension()), results)
+
+
+def of_tests(code: int | None, text: str, results: Path) -> Outcome:
+    """What tests found. results: the JUnit file that they write."""
     failed = re.findall(r"^(?:FAILED|ERROR) .*", text, re.MULTILINE)
-    counts = _counts(shell.folder / "tests.xml") or next(iter(tail(text, 1)), "")
+    counts = _counts(results) or next(iter(tail(text, 1)), "")
     lines = [counts, *(line[:220] for line in failed[:40])]
     if code == 0:
         return Outcome("ok", lines)
@@ -78,23 +139,60 @@ def _counts(path: Path) -> str:
     return ", ".join(f"{sum(int(suite.get(name, 0)) for suite in suites)} {name}" for name in names)
 
 
-def sanitizer(shell: Shell, seconds: float) -> Outcome:
-    """compute-sanitizer's checks of memory and of races, on eager steps of tiny networks."""
-    script = python("-m", "benchmarks.sanitize")
-    settings = dict(PYTORCH_NO_CUDA_MEMORY_CACHING="1")
-    code, text = shell.run("commands.txt", script, seconds / 2, **settings)  # compiles the kernels, too
-    if code != 0:
-        return of_code(code, text)
-    if not shutil.which("compute-sanitizer"):
-        return Outcome("skipped", ["there is no compute-sanitizer on the PATH; the steps alone ran"])
-    outcomes = []
-    for tool in TOOLS:
-        share = max(1.0, min(seconds / 2, shell.left() - MARGIN))
-        options = ["--tool", tool, "--error-exitcode", "86", "--target-processes", "application-only", "--print-limit", "20"]
-        code, text = shell.run("commands.txt", ["compute-sanitizer", *options, *script], share, **settings)
-        outcomes.append(judge_sanitizer(tool, code, text))
+GAMES = python("-m", "benchmarks.sanitize")
+NO_CACHING = dict(PYTORCH_NO_CUDA_MEMORY_CACHING="1")  # of memory: an access past a tensor's end shows
+
+
+def game_command(game: str, precision: str) -> list[str]:
+    return [*GAMES, "--game", game, "--precision", precision]
+
+
+def of_game(code: int | None, text: str) -> Outcome:
+    """Whether a game's metrics are right; where time ran out while its kernels were compiled nothing is known of them."""
+    if code is None:
+        return Outcome("skipped", ["out of time: its kernels were still being compiled"])
+    wrong = [line for line in text.splitlines() if line.startswith("WRONG")]
+    return Outcome("failed", wrong) if wrong else of_code(code, text)
+
+
+def together(outcomes: list[Outcome]) -> Outcome:
+    """Of several: failed where one has, ok where one is and none has failed."""
     state = next((s for s in ("failed", "ok") if any(outcome.state == s for outcome in outcomes)), "skipped")
     return Outcome(state, [line for outcome in outcomes for line in outcome.lines])
+
+
+def games(shell: Shell, seconds: float) -> Outcome:
+    """The games side by side, a process for each game and precision; what they compile is there for the sanitizer."""
+
+    def play(game: str, precision: str) -> Outcome:
+        return of_game(*shell.run(f"game-{game}-{precision}.txt", game_command(game, precision), seconds, **NO_CACHING))
+
+    with ThreadPoolExecutor(len(PLAYED)) as pool:
+        return together(list(pool.map(lambda pair: play(*pair), PLAYED)))
+
+
+PLAYED = [(game, precision) for game in sanitize.GAMES for precision in sanitize.RELATIVE]
+
+
+def sanitizer_command(tool: str) -> list[str]:
+    options = ["--tool", tool, "--error-exitcode", "86", "--target-processes", "application-only", "--print-limit", "20"]
+    return ["compute-sanitizer", *options, *GAMES]
+
+
+def sanitizer(shell: Shell, seconds: float) -> Outcome:
+    """The games' metrics, then compute-sanitizer's checks of memory and of races on them."""
+    start = time.monotonic()
+    alone = games(shell, min(COMPILING, seconds))
+    if alone.state != "ok":
+        return alone
+    if not shutil.which("compute-sanitizer"):
+        return Outcome("skipped", ["there is no compute-sanitizer on the PATH; the steps alone ran", *alone.lines])
+    outcomes = []
+    for count, tool in enumerate(TOOLS):
+        left = min(shell.left() - MARGIN, start + seconds - time.monotonic())
+        code, text = shell.run("commands.txt", sanitizer_command(tool), max(1.0, left / (len(TOOLS) - count)), **NO_CACHING)
+        outcomes.append(judge_sanitizer(tool, code, text))
+    return together(outcomes)
 
 
 def judge_sanitizer(tool: str, code: int | None, text: str) -> Outcome:
@@ -131,7 +229,7 @@ def micro(shell: Shell, seconds: float) -> Outcome:
 def tune(shell: Shell, seconds: float) -> Outcome:
     """The fastest tiles of each product and update, written into the table of this checkout and copied."""
     code, text = shell.run("commands.txt", python("-m", "benchmarks.tune", "--minutes", f"{0.9 * seconds / 60.0:.2f}"), seconds)
-    shutil.copy(ROOT / "kernels" / "tiles.json", shell.folder / "tiles.json")
+    collect(shell.folder)
     return whole(code, text)
 
 
@@ -141,10 +239,15 @@ def article(shell: Shell, seconds: float) -> Outcome:
         return Outcome("skipped", ["FASTGAN_TEST_MNIST names no folder with MNIST's files"])
     command = python("-m", "benchmarks.article", "--data-root", os.environ["FASTGAN_TEST_MNIST"], "--out")
     code, text = shell.run("commands.txt", [*command, str(shell.folder / "article")], seconds)
-    shutil.rmtree(shell.folder / "article" / "checkpoints", ignore_errors=True)
-    for file in (*(ROOT / "docs" / "images").glob("article*.png"), *RESULTS.glob("article-*.json")):
-        shutil.copy(file, shell.folder)
+    collect(shell.folder)
     return of_code(code, text)
+
+
+def collect(folder: Path) -> None:
+    """Copies what measurements leave in the checkout: tiles, the article's last samples and curves."""
+    images = (ROOT / "docs" / "images").glob("article*.png")
+    for file in (ROOT / "kernels" / "tiles.json", *images, *RESULTS.glob("article-*.json")):
+        shutil.copy(file, folder)
 
 
 def bench(shell: Shell, seconds: float) -> Outcome:
@@ -168,7 +271,7 @@ def bench(shell: Shell, seconds: float) -> Outcome:
 PARTS: dict[str, tuple[Callable[[Shell, float], Outcome], float]] = {
     "build": (build, 0.4),
     "tests": (tests, 0.5),
-    "sanitizer": (sanitizer, 0.25),
+    "sanitizer": (sanitizer, 0.4),
     "profile": (profile, 0.25),
     "micro": (micro, 0.2),
     "tune": (tune, 0.7),

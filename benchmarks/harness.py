@@ -56,7 +56,12 @@ def _slug(name: str) -> str:
 
 
 def commit() -> str:
-    """The short commit of this checkout, with a + when files differ from it."""
+    """The short commit of this checkout, with a + when files differ from it; FASTGAN_COMMIT, where it is set.
+
+    A copy of a checkout may have come without its history, or lie inside another repository: whoever copied it knows better.
+    """
+    if named := os.environ.get("FASTGAN_COMMIT"):
+        return named
     try:
         run = [subprocess.check_output(["git", *a.split()], cwd=ROOT, text=True, stderr=subprocess.DEVNULL) for a in _GIT]
     except (OSError, subprocess.CalledProcessError):

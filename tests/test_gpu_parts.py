@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
+import tarfile
 import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import gpu, gpu_parts
+from benchmarks import gpu, gpu_parts, harness
 from benchmarks.gpu_parts import judge_sanitizer
 from benchmarks.shell import Outcome, Shell, python
 
@@ -84,6 +87,95 @@ def test_a_part_without_time_is_left_out(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(gpu, "PARTS", {"bench": (lambda *_: pytest.fail("it has run"), 1.0)})
     outcomes = gpu.run_parts(["bench"], Shell(tmp_path, time.monotonic() + 15.0), 15.0)
     assert outcomes["bench"] == Outcome("skipped", ["no time was left"])
+
+
+def test_parts_run_in_the_order_in_which_they_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+
+    def part(name: str) -> tuple:
+        return lambda *_: ran.append(name) or Outcome("ok", []), 1.0
+
+    monkeypatch.setattr(gpu, "PARTS", {name: part(name) for name in gpu.PARTS})
+    monkeypatch.setattr(gpu.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu, "machine", lambda: "no-such-machine")
+    monkeypatch.setattr(gpu, "environment", dict)
+    monkeypatch.setattr(gpu.sys, "argv", ["gpu", "--out", str(tmp_path), "--parts", "bench", "build", "bench", "profile"])
+    assert gpu.main() == 0 and ran == ["bench", "build", "profile"]
+    with tarfile.open(tmp_path / "all.tgz") as tar:
+        assert {"summary.txt", "rows.jsonl", "environment.json"} == set(tar.getnames())
+
+
+def test_an_archive_is_small_enough_to_travel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, size in (("small.txt", 10), ("run/samples/one.png", 2000), ("run/checkpoints/weights", 10), ("large.bin", 9000)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(os.urandom(size))
+    path = tmp_path / "all.tgz"
+    assert gpu.archive(tmp_path, path) == []
+    monkeypatch.setattr(gpu, "LIMIT", 5000)
+    assert gpu.archive(tmp_path, path) == ["large.bin"] and path.stat().st_size <= 5000
+    with tarfile.open(path) as tar:
+        assert set(tar.getnames()) == {"small.txt", "run/samples/one.png"}
+
+
+def test_tests_are_shared_out_and_only_those_that_a_device_changes(tmp_path: Path) -> None:
+    command = " ".join(gpu_parts.tests_command(tmp_path / "tests.xml"))
+    assert "--ignore=tests/test_losses.py" in command and "not cpu" in command
+    assert "--ignore" not in " ".join(gpu_parts.tests_command(tmp_path / "tests.xml", "tests/kernels"))
+    if importlib.util.find_spec("xdist"):
+        assert command.endswith("-n 12 --dist worksteal")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "state"),
+    [
+        (0, "wgan-gp bf16: 8 metrics are right", "ok"),
+        (1, "WRONG: wgan-gp bf16 d_loss is 7, exactly 7.53", "failed"),
+        (1, "Traceback: a step that does not run", "failed"),
+        (None, "", "skipped"),
+    ],
+)
+def test_what_is_said_of_a_game(code: int | None, text: str, state: str) -> None:
+    assert gpu_parts.of_game(code, text).state == state
+
+
+class Recorder(Shell):
+    """A shell whose commands end at once, or never where `hangs` is in their line; `asked` is for how long."""
+
+    def __init__(self, folder: Path, hangs: str) -> None:
+        super().__init__(folder, time.monotonic() + 600.0)
+        self.hangs, self.asked = hangs, {}
+
+    def run(self, log: str, command: list[str], seconds: float, **_: str) -> tuple[int | None, str]:
+        self.asked[" ".join(command)] = seconds
+        return (None, "") if self.hangs in command else (0, CLEAN)
+
+
+def test_the_sanitizers_plain_run_has_time_to_compile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_parts.shutil, "which", lambda name: name)
+    shell = Recorder(tmp_path, hangs="nothing")
+    assert gpu_parts.sanitizer(shell, 192.0).state == "ok"
+    plain = {command: seconds for command, seconds in shell.asked.items() if "compute-sanitizer" not in command}
+    assert len(plain) == 6 and set(plain.values()) == {gpu_parts.COMPILING}, "each game in each precision, side by side"
+    assert [round(seconds) for command, seconds in shell.asked.items() if command not in plain] == [96, 192]
+    late = Recorder(tmp_path, hangs="fp32")
+    assert gpu_parts.sanitizer(late, 192.0).state == "ok"
+    assert "compute-sanitizer" in " ".join(late.asked), "what was compiled in time is watched"
+    assert gpu_parts.sanitizer(Recorder(tmp_path, hangs="--game"), 192.0).state == "skipped", "out of time is no error"
+
+
+def test_who_copies_a_checkout_names_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTGAN_COMMIT", "1234abc")
+    assert harness.circumstances(quick=True)["commit"] == "1234abc"
+    monkeypatch.setenv("FASTGAN_COMMIT", "")
+    assert harness.commit() != ""
+
+
+def test_a_row_without_a_cold_start_claims_none() -> None:
+    rows = [dict(benchmark="article", label="100 epochs", seconds=4.0, wall_seconds=5.0)]
+    step = dict(benchmark="step", label="standard", name="fastgan bf16", shape=[64], p20=1.0, p50=2.0, p80=3.0, ratio=1.0)
+    rows += [step | dict(peer="fastgan bf16", warm_start=4.25, steps_per_graph=16)]
+    article, fastgan = gpu.table(rows)
+    assert "cold" not in article and fastgan.endswith("warm 4.2 s, graph of 16")
 
 
 def test_named_parts_are_no_part_of_all() -> None:
