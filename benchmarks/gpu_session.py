@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Session:
         self.outcomes: dict[str, Outcome] = {}
         self.took: dict[str, float] = {}
         self.finished: set[str] = set()  # commands that came to their end
+        self.said: list[str] = []  # of wrong metrics
         self.stopped = False
         self.rows = NewRows()
 
@@ -72,17 +73,14 @@ class Session:
                     if stage.background:
                         background.append(pool.submit(self.lane, stage.background, ends["background"]))
                     jobs = [pool.submit(self.lane, lane, ends[stage.name]) for lane in stage.lanes]
-                    self.wait(jobs)
+                    for job in jobs:
+                        job.result()
                     self.say_what_is_wrong()
                     self.pack()
-                self.wait(background)
+                wait(background)
             finally:
                 self.stopped = True
                 self.shell.stop()  # nothing is left where all went well
-
-    def wait(self, jobs: list[Future]) -> None:
-        for job in jobs:
-            job.result()
 
     def lane(self, lane: Lane, end: float) -> None:
         for command in lane:
@@ -118,7 +116,10 @@ class Session:
         return [line for name in GAMES if name in self.outcomes for line in self.outcomes[name].lines if "WRONG" in line]
 
     def say_what_is_wrong(self) -> None:
-        if lines := self.wrong_metrics():
+        """Once, as soon as it is known."""
+        lines = [line for line in self.wrong_metrics() if line not in self.said]
+        self.said += lines
+        if lines:
             bar = 60 * "!"
             print("\n".join([bar, "METRICS ARE WRONG: believe no time before this is mended", *lines, bar]), flush=True)
 
@@ -134,7 +135,7 @@ class Session:
             else:
                 yield f"== {self.heading(command.name)}"
                 most = FAILED if outcome.state == "failed" else command.lines
-                yield from (line[:WIDTH] for line in shown(outcome.lines, most))
+                yield from (line[:WIDTH] for line in shown(outcome.lines, most) if line not in self.said)
         for reason, names in skipped.items():
             yield f"== left out: {reason}: {', '.join(names)}"
         if table := self.rows.table():

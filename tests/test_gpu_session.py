@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks import gpu_calls, gpu_parts, gpu_session
+from benchmarks import gpu, gpu_calls, gpu_parts, gpu_session
 from benchmarks.gpu_calls import HEADLINE, LOADING, PACKING, Call, Command, Stage
 from benchmarks.gpu_session import Session, dry_run, main
 from benchmarks.shell import Outcome, Shell, python
@@ -117,6 +117,32 @@ def test_without_a_device_only_what_needs_none_is_left(tmp_path: Path) -> None:
         assert {c.missing for c in call.commands()} <= {"", gpu_calls.NO_DEVICE}
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_with_a_device_everything_runs(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: dict[str, tuple[list[str], dict[str, str]]] = {}
+
+    def run(log: str, line: list[str], seconds: float, **settings: str) -> tuple[int, str]:
+        ran[log.removesuffix(".txt")] = line, settings
+        return 0, "$ line\nall went well\n========= ERROR SUMMARY: 0 errors\n"
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_parts, "architecture", lambda: "9.0")
+    monkeypatch.setattr(gpu_calls.shutil, "which", lambda name: name)
+    monkeypatch.setattr(gpu, "machine", lambda: "no-such-machine")
+    monkeypatch.setenv("FASTGAN_TEST_MNIST", str(tmp_path))
+    call = gpu_calls.calls(tmp_path)[number]
+    session = session_of(tmp_path, *call.stages, limit=call.limit)
+    session.shell.run = run  # type: ignore[method-assign]
+    session.run()
+    names = {gpu_session.slug(command.name) for command in call.commands()}
+    assert ran.keys() == names - {"kernels-again"} and session.exit_code() == 0
+    caches = {settings["TRITON_CACHE_DIR"] for _, settings in ran.values()}
+    assert len(caches) == 1 and not any("TRITON_INTERPRET" in settings for _, settings in ran.values())
+    if number == 1:
+        assert ran["build"][1].items() >= dict(TORCH_CUDA_ARCH_LIST="9.0", MAX_JOBS="4").items()
+        assert ran["wgan-gp-bf16"][0][2:] == ["benchmarks.sanitize", "--game", "wgan-gp", "--precision", "bf16"]
+
+
 def test_a_dry_run_prints_every_command_and_runs_none(
     call: Call, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -190,7 +216,8 @@ def test_wrong_metrics_are_said_loudly_and_stop_nothing(tmp_path: Path, capsys: 
     session.run()
     said = capsys.readouterr().out
     assert "METRICS ARE WRONG" in said and said.index(wrong) < said.index("step: ok")
-    assert next(session.summary()) == f"!! {wrong}" and session.exit_code() == 1
+    assert said.count(wrong) == 1 and session.exit_code() == 1
+    assert [line for line in session.summary() if wrong in line] == [f"!! {wrong}"] == [next(session.summary())]
 
 
 @pytest.mark.parametrize(("seconds", "again"), [(30.0, "skipped"), (1.0, "ok")])
