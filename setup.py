@@ -7,15 +7,21 @@ Environment: FASTGAN_REQUIRE_EXT=1 makes a build without the extension an error,
 FORCE_CUDA=1 or TORCH_CUDA_ARCH_LIST compile csrc/cuda on a machine without a GPU, MAX_JOBS bounds the compiler processes.
 """
 
+import contextlib
+import logging
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from setuptools import setup
 
+# of one core, for a source of each kind, and for those that take much longer
+SECONDS = {".cpp": 10.0, ".cu": 60.0, "loss.cpp": 35.0, "loss.cu": 120.0}
+NINJA = re.compile(r"\[\d+/\d+\] |ninja: (no work to do|Entering directory)")
 METADATA_COMMANDS = {"egg_info", "dist_info", "sdist", "clean"}
 
 
@@ -54,13 +60,54 @@ def with_cuda(torch, cuda_home):
     return flag("FORCE_CUDA")
 
 
+def stale(sources, headers, objects):
+    """The sources that ninja is about to compile: those whose object file is missing or older than they or than a header."""
+    newest = max((path.stat().st_mtime for path in headers), default=0.0)
+    made = [(source, objects / source.with_suffix(".o")) for source in sources]
+    return [s for s, o in made if not o.exists() or o.stat().st_mtime < max(s.stat().st_mtime, newest)]
+
+
+def announcement(sources, jobs):
+    """What is compiled, and about how long that takes."""
+    seconds = [SECONDS.get(path.name, SECONDS[path.suffix]) for path in sources]
+    minutes = max(1, round(max(*seconds, sum(seconds) / jobs) / 60.0))
+    counts = {kind: sum(path.suffix == suffix for path in sources) for kind, suffix in (("C++", ".cpp"), ("CUDA", ".cu"))}
+    kinds = " and ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+    return f"fastgan: compiling {kinds} source{'s' * (len(sources) > 1)}, {jobs} at a time, about {minutes} min"
+
+
+@contextlib.contextmanager
+def without_commands():
+    """Keeps ninja's lines of commands from the terminal; what the compiler says is shown once all is done, or has failed."""
+    sys.stdout.flush()
+    terminal = os.dup(1)
+    with tempfile.TemporaryFile("w+") as said:
+        os.dup2(said.fileno(), 1)
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+            os.dup2(terminal, 1)
+            os.close(terminal)
+            said.seek(0)
+            sys.stdout.writelines(line for line in said if not NINJA.match(line))
+            sys.stdout.flush()
+
+
 def forgiving(build_extension):
     """torch's BuildExtension, but a failed build leaves a pure Python package; Extension(optional=True) raises under ninja."""
 
     class Build(build_extension):
         def build_extensions(self):
+            (extension,) = self.extensions
+            headers = [Path("setup.py"), *map(Path, extension.depends)]
+            sources = stale(list(map(Path, extension.sources)), headers, Path(self.build_temp))
+            if sources:
+                jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+                print(announcement(sources, min(jobs, len(sources))), flush=True)
             try:
-                super().build_extensions()
+                with without_commands():
+                    super().build_extensions()
             except Exception as error:
                 fall_back(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}")
                 self.extensions = []  # nothing to copy or to install
@@ -73,6 +120,8 @@ def extension_arguments():
     if flag("FASTGAN_SKIP_EXT"):
         return {}
     set_cuda_home()
+    # it warns of a toolkit without a device, which is how every machine without a GPU builds
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     try:
         import torch
         from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension

@@ -77,10 +77,17 @@ def build(tree: Path, **environment: str) -> tuple[int, list[Path], str]:
     return result.returncode, list((tree / "fastgan").glob("_C*")), result.stdout + result.stderr
 
 
-def test_the_extension_is_built_in_place(tree: Path, requires_extension: None) -> None:
+def test_the_extension_is_built_in_place_and_says_one_line(tree: Path, requires_extension: None) -> None:
     code, built, output = build(tree, FASTGAN_REQUIRE_EXT="1")
     assert code == 0, output
     assert [path.name for path in built] == ["_C.abi3.so"]
+    assert output.splitlines() == ["fastgan: compiling 1 C++ source, 1 at a time, about 1 min"]
+    assert build(tree, FASTGAN_REQUIRE_EXT="1")[::2] == (0, ""), "nothing is left to compile"
+    with (tree / "csrc" / "library.cpp").open("a") as file:
+        file.write('#warning "a word of the compiler"\n')
+    code, _, output = build(tree, FASTGAN_REQUIRE_EXT="1")
+    assert code == 0 and "a word of the compiler" in output, "what the compiler says is shown"
+    assert "-fPIC" not in output, "its commands are not"
 
 
 def test_without_a_compiler_the_package_is_pure_python_and_says_so_once(tree: Path) -> None:

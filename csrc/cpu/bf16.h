@@ -9,13 +9,11 @@
 
 #if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define FASTGAN_BF16_DOT 1
-#include <immintrin.h>
+#include "intrinsics.h"
 
 #include <cstdint>
 #include <cstring>
 
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 finds both in its own intrinsics (bug 105593)
-#pragma GCC diagnostic ignored "-Wuninitialized"
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
 

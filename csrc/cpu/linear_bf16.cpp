@@ -99,7 +99,9 @@ template <int R, int V, class Finish>
 void tile(const uint32_t* x, int64_t stride, const uint32_t* y, int64_t pairs, int64_t row, int64_t column, int64_t width,
           const Finish& finish) {
   Sums<R, V> sums;
-  change_all(sums, [](__m512, int, int) { return _mm512_setzero_ps(); });
+  // captured: a lambda without captures also becomes a plain function, which gcc compiles without AVX-512
+  const __m512 zero = _mm512_setzero_ps();
+  change_all(sums, [zero](__m512, int, int) { return zero; });
   fastgan::multiply(sums, x, stride, 1, y, pairs);
   finish(sums, row, column, width);
 }

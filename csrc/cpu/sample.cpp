@@ -3,6 +3,7 @@
 // Every number is a function of a Philox counter (block, row, step, stream), where a block makes four words. A tile of blocks
 // is made at a time, and its words then turned into numbers, so both loops are vector code whatever the number of columns.
 
+#include "intrinsics.h"
 #include "philox.h"
 #include "threads.h"
 #include "vector_math.h"
@@ -13,10 +14,6 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 
 namespace fastgan {
 namespace {
@@ -40,17 +37,18 @@ FASTGAN_ANY_PROCESSOR void tile(FASTGAN_TILE_ARGUMENTS) {
 }
 
 #ifdef FASTGAN_AVX512
+FASTGAN_AVX512 inline __m512i load_8(const uint32_t* words) {
+  return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
+}
+
 // Eight counters at a time, each word in the low half of a 64-bit lane, where products of 32-bit words read it; what the upper
 // half holds does not matter until the end.
 FASTGAN_AVX512 void tile(FASTGAN_TILE_ARGUMENTS) {
   const __m512i m0 = _mm512_set1_epi64(kPhiloxMultiplier[0]), m1 = _mm512_set1_epi64(kPhiloxMultiplier[1]);
   const __m512i even = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), odd = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
   constexpr int kXor = 0x96;  // of three
-  const auto load = [](const uint32_t* eight) __attribute__((target("arch=x86-64-v4"))) {
-    return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(eight)));
-  };
   for (int i = 0; i < kPhiloxTile; i += 8) {
-    __m512i c0 = load(block + i), c1 = load(row + i), c2 = _mm512_set1_epi64(step), c3 = load(stream + i);
+    __m512i c0 = load_8(block + i), c1 = load_8(row + i), c2 = _mm512_set1_epi64(step), c3 = load_8(stream + i);
     uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
     for (int round = 0; round < kPhiloxRounds; ++round) {
       const __m512i p0 = _mm512_mul_epu32(c0, m0), p1 = _mm512_mul_epu32(c2, m1);
