@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .launch import wait_for_predecessor
+from .launch import unravel, wait_for_predecessor
 from .loss import judge
 from .penalty import price_and_factor
 from .sample import dropped
@@ -26,7 +26,7 @@ def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK
     """
     parts, arrived = room
     place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    parts += number * SPLITS * (BLOCK_M * BLOCK_N) + place
+    parts += number.to(tl.int64) * (SPLITS * BLOCK_M * BLOCK_N) + place
     tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
     tl.debug_barrier()  # what all threads wrote comes before the arrival of one of them
     last = tl.atomic_add(arrived + number, 1, sem="acq_rel") == SPLITS - 1
@@ -68,7 +68,7 @@ def product(
         end = tl.minimum(begin + part, depth)
     k = begin + tl.arange(0, BLOCK_K)
     x_at = x + rows.to(tl.int64)[:, None] * x_stride + k[None, :]
-    w_at = w + k[:, None] * w_row + columns[None, :] * w_column
+    w_at = w + k.to(tl.int64)[:, None] * w_row + columns.to(tl.int64)[None, :] * w_column
     total = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     squares = tl.zeros((BLOCK_M, BLOCK_K), tl.float32)
     for _ in range(begin, end, BLOCK_K):
@@ -144,7 +144,7 @@ def forward_kernel(
     if HEAD:
         weight = tl.load(head + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
         part = tl.sum(a.to(tl.float32) * weight, 1)
-        tl.store(partials + (number % tiles_n) * all_rows + row, part, mask=row < rows)
+        tl.store(partials + (number % tiles_n).to(tl.int64) * all_rows + row, part, mask=row < rows)
         u = (slope(a, scale, below) * weight).to(dtype)
         tl.store(adjoint + row.to(tl.int64)[:, None] * adjoint_stride + column[None, :], u, mask=inside)
 
@@ -299,8 +299,8 @@ def load_kernel(
 ):  # fmt: skip
     """Rows [rows, width] as an operand, or a weight's shadow: rounded, in a matrix that is filled up with zeros."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
+    row0, across = unravel(tl.program_id(0), rows, BLOCK_M)
+    row, column = row0 + tl.arange(0, BLOCK_M), across * BLOCK_N + tl.arange(0, BLOCK_N)
     inside = (row < rows)[:, None] & (column < width)[None, :]
     value = tl.load(values + row.to(tl.int64)[:, None] * width + column[None, :], mask=inside)
     tl.store(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], value.to(out.dtype.element_ty), mask=inside)

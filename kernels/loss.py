@@ -59,7 +59,7 @@ def logits_of(partials, parts, all_rows, row, inside, bias):
     """A critic's logits at rows [R], summed from the parts that the tiles of its last hidden layer left."""
     total = tl.load(bias) + tl.zeros(row.shape, tl.float32)
     for part in range(parts):
-        total += tl.load(partials + part * all_rows + row, mask=inside, other=0.0)
+        total += tl.load(partials + tl.cast(part, tl.int64) * all_rows + row, mask=inside, other=0.0)
     return total
 
 
@@ -81,7 +81,7 @@ def write_slope(coefficient, all_rows, row, inside, slope, priced):
     tl.store(coefficient + row, slope, mask=inside)
     activations = tl.where(priced != 0, 1.0, slope)
     tl.store(coefficient + all_rows + row, activations, mask=inside)
-    tl.store(coefficient + 2 * all_rows + row, activations, mask=inside)
+    tl.store(coefficient + all_rows + all_rows + row, activations, mask=inside)
 
 
 @triton.jit

@@ -9,7 +9,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .launch import wait_for_predecessor
+from .launch import unravel, wait_for_predecessor
 
 TURN = tl.constexpr(2.0 * 3.141592653589793 * 2.0**-24)
 UNIT = tl.constexpr(2.0**-24)
@@ -141,9 +141,9 @@ def numbers_kernel(
 ):  # fmt: skip
     """Numbers [rows, columns] of stacked passes of pass_rows rows, a stream for each: normals, uniforms or dropout scales."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column0 = tl.program_id(1) * BLOCK_C
-    column = column0 + tl.arange(0, BLOCK_C)
+    row0, across = unravel(tl.program_id(0), rows, BLOCK_R)
+    column0 = across * BLOCK_C
+    row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
     stream = tl.load(streams + row // pass_rows, mask=row < rows, other=0)
     counted, moment = first_row + row % pass_rows, tl.load(step)
     if KIND == "normals":
@@ -183,10 +183,10 @@ def gather_kernel(
 ):  # fmt: skip
     """Rows of a data set, scaled: [rows, features]."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row0, across = unravel(tl.program_id(0), rows, BLOCK_R)
+    row, column = row0 + tl.arange(0, BLOCK_R), across * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < features)[None, :]
-    sample = tl.load(indices + row, mask=row < rows, other=0)
+    sample = tl.load(indices + row, mask=row < rows, other=0).to(tl.int64)
     values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
     place = out + row.to(tl.int64)[:, None] * features + column[None, :]
     tl.store(place, values.to(out.dtype.element_ty), mask=inside)
@@ -199,8 +199,8 @@ def interpolate_kernel(
 ):  # fmt: skip
     """real + alpha (fake - real), one alpha a row."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
+    row0, across = unravel(tl.program_id(0), rows, BLOCK_R)
+    row, column = row0 + tl.arange(0, BLOCK_R), across * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     place = row.to(tl.int64)[:, None] * features + column[None, :]
     r, f = tl.load(real + place, mask=inside), tl.load(fake + place, mask=inside)
@@ -215,14 +215,14 @@ def batch_kernel(
 ):  # fmt: skip
     """The real rows of a step's updates, of update d at row d * update_rows; one more than d_steps shows the last again."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    update = tl.program_id(2)
+    row0, rest = unravel(tl.program_id(0), rows, BLOCK_R)
+    column0, update = unravel(rest, features, BLOCK_C)
+    row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
     position = (tl.load(step) * d_steps + tl.minimum(update, d_steps - 1)) * all_rows + first_row
     sample = permuted(position + row, size, seed, stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
-    to = (update * update_rows + row).to(tl.int64)[:, None] * out_stride + column[None, :]
+    to = (update.to(tl.int64) * update_rows + row)[:, None] * out_stride + column[None, :]
     tl.store(out + to, values.to(out.dtype.element_ty), mask=inside)
 
 
@@ -234,15 +234,16 @@ def points_kernel(
 ):  # fmt: skip
     """Rows between the real and the fake ones of D updates, one alpha a row; fake: fp32 [d_steps, rows, features]."""
     wait_for_predecessor(PDL)
-    row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    column = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
-    update, moment = first_update + tl.program_id(2), tl.load(step)
+    row0, rest = unravel(tl.program_id(0), rows, BLOCK_R)
+    column0, later = unravel(rest, features, BLOCK_C)
+    row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
+    update, moment = first_update + later, tl.load(step)
     sample = permuted((moment * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     r = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
-    f = tl.load(fake + (update * rows + row).to(tl.int64)[:, None] * features + column[None, :], mask=inside)
+    f = tl.load(fake + (update.to(tl.int64) * rows + row)[:, None] * features + column[None, :], mask=inside)
     word = tl.full((BLOCK_R,), alpha_stream, tl.int64) + (update << 16)
     alpha, _, _, _ = words(seed, moment, word, first_row + row, tl.zeros((BLOCK_R,), tl.int32))
     a = ((alpha >> 8).to(tl.float32) * UNIT)[:, None]
-    to = (update * update_rows + row).to(tl.int64)[:, None] * out_stride + column[None, :]
+    to = (update.to(tl.int64) * update_rows + row)[:, None] * out_stride + column[None, :]
     tl.store(out + to, (r + a * (f - r)).to(out.dtype.element_ty), mask=inside)

@@ -35,6 +35,7 @@ LADDER = (
 SPLITS, SAVED = 8, 1024  # of a product: parts at most, and what they must save of a walk along the depth
 UPDATE_TILE = Tile(64, 64, 32, 8, 2)  # of weights that take their optimizer's step in registers
 SPLIT_TILE, SPLIT_ROWS = Tile(128, 128, 32, 8, 3), 4096  # of gradients that are summed over so many rows at a time
+MOST_SPLITS = 65_535  # parts are a grid's y
 MULTIPROCESSORS = {80: 108, 90: 132, 100: 148, 120: 170}
 TABLE = Path(__file__).with_name("tiles.json")
 
@@ -82,6 +83,6 @@ def update_tile(shapes: tuple[tuple[int, int], ...], rows: int, itemsize: int, a
     known = nearest(arch)
     if numbers := measured().get(f"{known} update {' '.join(f'{o}x{i}' for o, i in shapes)} {rows} {itemsize}"):
         return Tile(*numbers)
-    splits = max(1, rows // SPLIT_ROWS)
+    splits = min(max(1, rows // SPLIT_ROWS), MOST_SPLITS)
     tile = SPLIT_TILE if splits > 1 and itemsize == 2 else UPDATE_TILE
     return narrower(tile._replace(splits=splits), itemsize)

@@ -14,6 +14,7 @@ from .launch import wait_for_predecessor
 from .linear import operand
 
 HELD, DOUBT, PRICES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
+MOST_FLAGS = tl.constexpr(1024)  # of earlier updates that a program reads at a time
 FIELDS = 13  # of a layer in `update_kernel`'s table
 
 
@@ -126,10 +127,23 @@ def is_held(record, doubts, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def held_of(records, record_size, earlier, index):
+    """Which of the updates `earlier` than number `index` were held back: 0 or 1."""
+    return tl.load(records + earlier.to(tl.int64) * record_size + HELD, mask=earlier < index, other=0.0)
+
+
+@triton.jit
 def number_of_update(count, records, record_size, index, FLAGS: tl.constexpr):
-    """Which update this one is, from 1, not counting those held back: index updates since `count` was settled."""
-    earlier = tl.arange(0, FLAGS)
-    held = tl.load(records + earlier * record_size + HELD, mask=earlier < index, other=0.0)
+    """Which update this one is, from 1, not counting those held back: index updates since `count` was settled.
+
+    FLAGS: a power of two, more than any index; above MOST_FLAGS they are read in blocks of so many.
+    """
+    if FLAGS <= MOST_FLAGS:
+        held = held_of(records, record_size, tl.arange(0, FLAGS), index)
+    else:
+        held = tl.zeros((MOST_FLAGS,), tl.float32)
+        for begin in range(0, index, MOST_FLAGS):
+            held += held_of(records, record_size, begin + tl.arange(0, MOST_FLAGS), index)
     return (tl.load(count) + index + 1).to(tl.float32) - tl.sum(held, 0)
 
 
@@ -159,11 +173,12 @@ def update_kernel(
     u_stride, x_stride = tl.multiple_of(tl.load(entry + 7), 128), tl.multiple_of(tl.load(entry + 9), 128)
     c = coefficient + tl.load(entry + 12) * all_rows
     first = local % tiles_i == 0
-    output = (local // tiles_i) * BLOCK_O + tl.arange(0, BLOCK_O)
-    input_ = (local % tiles_i) * BLOCK_I + tl.arange(0, BLOCK_I)
+    output0, input0 = (local // tiles_i) * BLOCK_O, (local % tiles_i) * BLOCK_I
+    output, input_ = output0 + tl.arange(0, BLOCK_O), input0 + tl.arange(0, BLOCK_I)
     inside = (output < outputs)[:, None] & (input_ < inputs)[None, :]
-    place = output[:, None] * inputs + input_[None, :]
-    weight_at = tl.multiple_of(weight_at, ALIGNED)
+    # from the tile's first row on: from the layer's they could pass 32 bits
+    place = tl.arange(0, BLOCK_O)[:, None] * inputs + input_[None, :]
+    weight_at = tl.multiple_of(weight_at, ALIGNED) + output0.to(tl.int64) * inputs
     if FUSED:
         # settled long before the launch that this one may overlap
         old = load_all(buffers, weight_at, place, inside)
@@ -192,7 +207,7 @@ def update_kernel(
     bias_gradient = tl.sum(bias_parts, 0)
     bias_inside = (output < outputs) & first & (bias_at >= 0)
     if FUSED:
-        record = records + index * record_size
+        record = records + tl.cast(index, tl.int64) * record_size
         held = is_held(record, doubts, 128)
         t = number_of_update(count, records, record_size, index, FLAGS)
         rate = tl.load(rates).to(tl.float32)
@@ -229,19 +244,19 @@ def flat_kernel(
     RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The optimizer's step alone, over flat buffers [size], on the sum of gradients [splits, size] in their order."""
-    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    inside = place < size
-    old = load_all(buffers, 0, place, inside)
+    base, place = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
+    inside = place < tl.minimum(size - base, BLOCK).to(tl.int32)
+    old = load_all(buffers, base, place, inside)
     wait_for_predecessor(PDL)
     g = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
-        g += tl.load(gradient + tl.cast(split, tl.int64) * size + place, mask=inside, other=0.0)
-    record = records + index * record_size
+        g += tl.load(gradient + tl.cast(split, tl.int64) * size + base + place, mask=inside, other=0.0)
+    record = records + tl.cast(index, tl.int64) * record_size
     held = is_held(record, doubts, 128)
     t = number_of_update(count, records, record_size, index, FLAGS)
     rate = tl.load(rates).to(tl.float32)
     new, squares, bad = take(  # noqa: RUF059
-        buffers, old, 0, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
+        buffers, old, base, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
     )  # fmt: skip
     statistics = record + statistics_at + tl.program_id(0)
     tl.store(statistics, tl.sum(squares, 0))
@@ -262,7 +277,7 @@ def settle_kernel(
     """
     wait_for_predecessor(PDL)
     update = tl.program_id(0)
-    record = records + update * record_size
+    record = records + update.to(tl.int64) * record_size
     squares = tl.zeros((BLOCK,), tl.float32)
     bad = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, programs, BLOCK):

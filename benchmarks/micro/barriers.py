@@ -24,7 +24,7 @@ KINDS = ("flat", "two levels", "cooperative groups")  # the order of barriers.cu
 CLUSTER = 3
 CLUSTERS = (8, 16)  # blocks
 ROUNDS = (20, 1020)
-COUNTERS = 1024  # words of state
+FAN, STRIDE = 12, 32  # of barriers.cu: blocks that share a counter, and words from one counter to the next
 WARPS = 8
 
 Run = Callable[[torch.Tensor, torch.Tensor, int], None]  # words [2, blocks], counters, rounds
@@ -54,6 +54,11 @@ def library(arch: int) -> ctypes.CDLL:
         path = Path(folder) / "barriers.so"
         subprocess.run([nvcc, *flags(arch), "-o", str(path), str(SOURCE)], check=True)
         return ctypes.CDLL(str(path))
+
+
+def state_words(blocks: int) -> int:
+    """How many words barriers of so many blocks count in: a counter for all of them, and one for each FAN."""
+    return STRIDE * (1 + -(-blocks // FAN))
 
 
 def _compiled(found: ctypes.CDLL, kind: int, word: bool) -> Run:
@@ -95,7 +100,7 @@ def barriers() -> Iterator[Measurement]:
 
 def _measure(name: str, blocks: int, run: Run, word: bool) -> Measurement:
     words = torch.zeros(2, blocks, dtype=torch.int32, device="cuda")
-    counters = torch.zeros(COUNTERS, dtype=torch.int32, device="cuda")
+    counters = torch.zeros(state_words(blocks), dtype=torch.int32, device="cuda")
 
     def fresh(rounds: int) -> None:
         words.zero_()

@@ -13,7 +13,7 @@ from .backend import implementation, resolve
 from .dense import DenseProducts, Layer, Products
 from .linear_reference import Dropout, linear_by_reference
 from .packed import PackedProducts
-from .tiled import INPUT_PRECISION, TiledProducts
+from .tiled import INPUT_PRECISION, WIDEST, TiledProducts
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
@@ -49,7 +49,8 @@ def _products_cpp(layers: Sequence[Layer], precision: str) -> Products:
 
 @implementation("linear.products", "triton", "cuda", "cpu")
 def _products_triton(layers: Sequence[Layer], precision: str) -> Any:
-    tiled = precision in INPUT_PRECISION and layers[0].weight.dtype == torch.float32 and len(layers) > 1
+    fits = max(extent for layer in layers for extent in layer.weight.shape) <= WIDEST
+    tiled = fits and precision in INPUT_PRECISION and layers[0].weight.dtype == torch.float32 and len(layers) > 1
     return TiledProducts(layers, precision) if tiled else _products(layers, precision)
 
 

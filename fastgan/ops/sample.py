@@ -17,6 +17,8 @@ from torch import Tensor
 from . import reference
 from .backend import implementation, resolve, transforms_active
 
+ROWS, COLUMNS = 2**32, 2**34  # a counter's words are of 32 bits; a block has four columns at least
+
 
 class Role(IntEnum):
     """What a random number is for."""
@@ -33,7 +35,12 @@ class Role(IntEnum):
 
 
 def stream(role: Role, *, pass_: int = 0, index: int = 0, d_step: int = 0) -> int:
-    """A counter's stream word: bits 0-3 the role, 4-7 the pass, 8-15 a layer or penalty, 16-31 the inner d_step."""
+    """A counter's stream word: bits 0-3 the role, 4-7 the pass, 8-15 a layer or penalty, 16-31 the inner d_step.
+
+    ValueError where one of them does not fit: another's numbers would be drawn again.
+    """
+    if not (0 <= pass_ < 1 << 4 and 0 <= index < 1 << 8 and 0 <= d_step < 1 << 16):
+        raise ValueError(f"pass {pass_}, layer or penalty {index}, d_step {d_step}: a stream has room for 16, 256 and 65,536")
     return int(role) | pass_ << 4 | index << 8 | d_step << 16
 
 
@@ -49,20 +56,30 @@ def _resolve(name: str, device: torch.device | str, backend: str) -> Callable:
     return resolve(f"sample.{name}", kind, backend)
 
 
+def check_counter(rows: int, columns: int, first_row: int | Tensor = 0, **_: object) -> None:
+    """ValueError for rows or columns beyond the counter's words of 32 bits: others' numbers would be drawn again."""
+    last = rows if isinstance(first_row, Tensor) else first_row + rows
+    if last > ROWS or columns > COLUMNS:
+        raise ValueError(f"random numbers differ in {ROWS:,} rows and {COLUMNS:,} columns, not in {last:,} and {columns:,}")
+
+
 def normals(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Standard normals [rows, columns]; counter: seed, step, stream, and first_row and dtype if not 0 and fp32."""
+    check_counter(rows, columns, **counter)
     run = _resolve("normals", device, backend)
     return run(rows, columns, device=device, **counter)
 
 
 def uniforms(rows: int, columns: int, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Uniform numbers in [0, 1), [rows, columns]; counter as in `normals`."""
+    check_counter(rows, columns, **counter)
     run = _resolve("uniforms", device, backend)
     return run(rows, columns, device=device, **counter)
 
 
 def dropout_scale(rows: int, columns: int, probability: float, *, device="cpu", backend="auto", **counter) -> Tensor:
     """Dropout as a factor [rows, columns]: 0 with the given probability, else 1 / (1 - probability)."""
+    check_counter(rows, columns, **counter)
     run = _resolve("dropout_scale", device, backend)
     return run(rows, columns, probability, device=device, **counter)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference
 from .backend import implementation, launcher, transforms_active
-from .sample import Role, as_int64, stream
+from .sample import Role, as_int64, check_counter, stream
 
 
 def _on_device(step: int | Tensor, device: torch.device | str) -> Tensor:
@@ -39,7 +39,7 @@ def _launch_numbers(
     rows = len(out)
     dropout = round(probability * 65536), 1.0 / (1.0 - probability)
     launch(
-        kernels.numbers_kernel, (-(-rows // 8), -(-columns // 64)),
+        kernels.numbers_kernel, (-(-rows // 8) * -(-columns // 64),),
         out, out.stride(0), rows, columns, as_int64(int(seed)), step, streams, first_row, pass_rows, *dropout,
         KIND=kind, BLOCK_R=8, BLOCK_C=64,
     )  # fmt: skip
@@ -55,7 +55,9 @@ def _dropout_scale_triton(rows: int, columns: int, probability: float, *, device
 
 
 def _bits(size: int) -> dict[str, int]:
-    """The halves of the Feistel network that shuffles a data set."""
+    """The halves of the Feistel network that shuffles a data set; ValueError beyond the 32 bits that it has."""
+    if size > reference.WORD:
+        raise ValueError(f"a data set of {size:,} samples is more than a kernel shuffles, {reference.WORD:,} at most")
     bits = max(6, (size - 1).bit_length())
     return dict(LOW=bits // 2, HIGH=bits - bits // 2)
 
@@ -64,7 +66,7 @@ def _bits(size: int) -> dict[str, int]:
 def _batch_indices_triton(rows: int, size: int, position: int | Tensor, *, seed, stream: int, device) -> Tensor:
     from ..kernels import sample as kernels
 
-    if isinstance(seed, Tensor):
+    if isinstance(seed, Tensor) or size > reference.WORD:
         return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
     out = torch.empty(rows, dtype=torch.int64, device=device)
     # a position that is a tensor counts as the step of a stream that moves on by one each step
@@ -85,7 +87,7 @@ def _gather_rows_triton(images: Tensor, indices: Tensor, *, dtype=torch.float32,
     if not dense or dtype == torch.float64 or images.dtype == torch.float64:
         return reference.gather_rows(images, indices, dtype=dtype, out=out)
     out = torch.empty(len(indices), features, dtype=dtype, device=images.device) if out is None else out
-    grid = (-(-len(indices) // 8), -(-features // 128))
+    grid = (-(-len(indices) // 8) * -(-features // 128),)
     launcher(images.device)(
         kernels.gather_kernel, grid, out, images, indices, len(indices), features, BLOCK_R=8, BLOCK_C=128
     )  # fmt: skip
@@ -100,7 +102,7 @@ def _interpolate_triton(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     if not plain or transforms_active():
         return reference.interpolate(real, fake, alpha)
     out, features = torch.empty_like(real), real.shape[1:].numel()
-    grid = (-(-len(real) // 8), -(-features // 128))
+    grid = (-(-len(real) // 8) * -(-features // 128),)
     launcher(real.device)(
         kernels.interpolate_kernel, grid, out, real, fake, alpha, len(real), features, BLOCK_R=8, BLOCK_C=128
     )  # fmt: skip
@@ -121,6 +123,7 @@ def load_normals_(
     launch: Any, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int
 ) -> None:
     """Standard normals as an operand, stacked passes of pass_rows rows with a stream each."""
+    check_counter(pass_rows, columns, first_row)
     _launch_numbers(launch, "normals", out, columns, pass_rows, seed, step, streams, first_row)
 
 
@@ -130,7 +133,7 @@ def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: 
 
     (out, update_rows), features, word = place, images.shape[1:].numel(), stream(Role.BATCH)
     launch(
-        kernels.batch_kernel, (-(-len(out) // 8), -(-features // 128), updates),
+        kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
         out, out.stride(0), update_rows, images, len(out), features, len(images), shown.step, shown.d_steps, shown.all_rows,
         shown.first_row, as_int64(shown.seed), word, BLOCK_R=8, BLOCK_C=128, **_bits(len(images)),
     )  # fmt: skip
@@ -144,7 +147,7 @@ def load_points_(
 
     (out, update_rows), features = place, images.shape[1:].numel()
     launch(
-        kernels.points_kernel, (-(-len(out) // 8), -(-features // 128), updates),
+        kernels.points_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
         out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, shown.step, shown.d_steps,
         shown.all_rows, shown.first_row, as_int64(shown.seed), stream(Role.BATCH), word, BLOCK_R=8, BLOCK_C=128,
         **_bits(len(images)),

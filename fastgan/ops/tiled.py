@@ -13,6 +13,8 @@ from . import reference, sample
 from .dense import Layer
 from .update_triton import Stepping
 
+WIDEST = 2**24  # of layers: 128 rows of an operand, as many as a block of a kernel has, are counted through in 32 bits
+MOST_ROWS = 2**30  # of operands: more than memory holds of the narrowest, so that kernels may add two numbers of rows
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
 
@@ -38,6 +40,8 @@ class TiledProducts:
     def __init__(self, layers: Sequence[Layer], precision: str) -> None:
         from ..kernels import launch, linear, tiles, update
 
+        if (widest := max(extent for layer in layers for extent in layer.weight.shape)) > WIDEST:
+            raise ValueError(f"a layer is {widest:,} wide; kernels count up to {WIDEST:,}")
         self.layers, self.kernels, self.updates, self.tiles, self.fill = layers, linear, update, tiles, linear.FILL
         self.shapes = [tuple(layer.weight.shape) for layer in layers]
         self.device = layers[0].weight.device
@@ -56,6 +60,8 @@ class TiledProducts:
 
     def operand(self, rows: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
         """A new operand [rows, width filled up], of zeros."""
+        if rows > MOST_ROWS:
+            raise ValueError(f"an operand of {rows:,} rows is more than kernels count, {MOST_ROWS:,} at most")
         return self._filled(rows + self.fill, width, dtype)[:rows]
 
     def _filled(self, rows: int, width: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -80,7 +86,7 @@ class TiledProducts:
     def load(self, out: Tensor, values: Tensor) -> None:
         """out = values [rows, width], rounded."""
         (rows, width), values = values.shape, values.contiguous()
-        grid = (-(-rows // 16), -(-width // 128))
+        grid = (-(-rows // 16) * -(-width // 128),)
         self.launch(self.kernels.load_kernel, grid, out, out.stride(0), values, rows, width, BLOCK_M=16, BLOCK_N=128)
 
     def _product(self, kernel: str, rows: int, columns: int, depth: int, itemsize: int) -> Product:
