@@ -1,16 +1,21 @@
-# make test | train | lint | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make test | test-fast | train | lint | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 # make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
 STEPS ?= 2000
 MINUTES ?= 8
+WORKERS ?= 2
+DURATIONS ?= 5
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# the tests start many processes, each of which would compile every module again
+unexport PYTHONDONTWRITEBYTECODE
 NATIVE := $(wildcard csrc/*.* csrc/*/*.*)
 
 help:
-	@echo "make test    set up .venv and run the tests"
+	@echo "make test    set up .venv and run the tests (WORKERS=$(WORKERS) at a time, DURATIONS=$(DURATIONS) of the slowest shown)"
+	@echo "make test-fast  the quick ones of them, in a minute or so"
 	@echo "make train   set up .venv and train on scikit-learn's digits into runs/digits (STEPS=$(STEPS); repeat to resume)"
 	@echo "make lint    ruff and mypy"
 	@echo "make build   set up .venv and compile the C++ extension"
@@ -45,8 +50,13 @@ build: $(VENV)/.extension
 train: build
 	$(BIN)/fastgan train --data digits --steps $(STEPS) --out runs/digits $(if $(wildcard runs/digits),--resume)
 
+# tests that set the number of threads run alone, after the others
 test: build
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not threads and not long" --durations $(DURATIONS)
+	$(BIN)/python -m pytest -m "threads and not long"
+
+test-fast: build
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not threads and not slow and not long"
 
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .
@@ -66,4 +76,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test lint bench cuda-check gpu clean
+.PHONY: help build train test test-fast lint bench cuda-check gpu clean

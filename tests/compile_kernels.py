@@ -1,9 +1,10 @@
 """Compiles every Triton kernel that steps launch, for an architecture that need not be here; a line of JSON for each.
 
-    python -m tests.compile_kernels ARCHITECTURE PRECISION [LADDER]
+    python -m tests.compile_kernels ARCHITECTURE PRECISION games|one|ladder|table
 
-A step is run as ever, on CPU tensors, but its launches only compile. LADDER: also with each tile of the ladder in turn, and at
-every batch size that the table of tiles knows.
+A step is run as ever, on CPU tensors, but its launches only compile. games: steps that launch every kernel in every variant;
+one: a single step, whose products are all kinds; ladder: that step with each tile of the ladder in turn; table: steps at every
+batch size that the table of tiles knows.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,9 +22,9 @@ from benchmarks.absent import Compiler, compile_for, resources, spills
 from fastgan import Discriminator, Generator, Trainer, optim, penalties
 
 
-def steps(precision: str, ladder: bool) -> None:
+def games(precision: str) -> None:
     """Steps that launch every kernel in every variant, on the article's networks."""
-    games: list[dict] = [
+    options: list[dict] = [
         dict(loss="nonsaturating", ema=0.9),
         dict(loss="wgan-gp", d_steps=2),
         dict(
@@ -32,7 +34,7 @@ def steps(precision: str, ladder: bool) -> None:
             d_optimizer=optim.RMSprop(0.1, momentum=0.9, centered=True),
         ),
     ]
-    for game in games:
+    for game in options:
         play(precision, 64, **game)
     tiles.SPLIT_ROWS = 64  # gradients in parts
     tiles.update_tile.cache_clear()
@@ -41,21 +43,32 @@ def steps(precision: str, ladder: bool) -> None:
     tiles.SAVED = 0  # products in parts, however short
     tiles.product_tile.cache_clear()
     play(precision, 16, loss="wgan-gp", d_steps=1)
-    tiles.SAVED = 1 << 30
-    tiles.measured = lambda: {}
-    for each in tiles.LADDER if ladder else ():
-        small = each if each.rows * each.columns <= 64 * 64 else tiles.LADDER[-1]
-        tiles.LADDER = (each, small)
-        tiles.product_tile.cache_clear()
-        play(precision, 64, loss="wgan-gp", d_steps=1)
 
 
-def tuned(arch: int) -> None:
+def one(precision: str) -> None:
+    """The step whose products are all kinds."""
+    play(precision, 64, loss="wgan-gp", d_steps=1)
+
+
+def ladder(precision: str) -> None:
+    """A step with each tile, whatever the rule would choose for its products."""
+    for tile in tiles.LADDER:
+        # a first tangent has squares in registers beside the sums: no larger tile is ever chosen for it
+        first = tile if tile.rows * tile.columns <= 64 * 64 else tiles.LADDER[2]
+
+        def choose(kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int, tile=tile, first=first):
+            return tiles.narrower(first if kernel == "first" else tile, itemsize)
+
+        tiles.product_tile = choose  # type: ignore[assignment]
+        one(precision)
+
+
+def table(precision: str, arch: int) -> None:
     """Steps of as many rows as the table of tiles has products of: a critic's have twice a batch, and so are tried twice."""
     lines = [line.split() for line in tiles.measured() if line.startswith(f"{tiles.nearest(arch)} forward ")]
     for rows in sorted({int(line[2].partition("x")[0]) for line in lines}):
         for loss in ("nonsaturating", "wgan-gp"):
-            play("bf16", rows, loss=loss)
+            play(precision, rows, loss=loss)
 
 
 def play(precision: str, rows: int, **game: Any) -> None:
@@ -75,14 +88,12 @@ def report() -> Iterator[dict[str, Any]]:
         )
 
 
-def main(arch: int, precision: str, ladder: bool) -> None:
+def main(arch: int, precision: str, what: str = "games") -> None:
     compile_for(arch)
-    if ladder:
-        tuned(arch)
-    steps(precision, ladder)
+    {"games": games, "one": one, "ladder": ladder, "table": partial(table, arch=arch)}[what](precision)
     for line in report():
         print(json.dumps(line))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], len(sys.argv) > 3)
+    main(int(sys.argv[1]), *sys.argv[2:])

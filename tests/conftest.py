@@ -10,6 +10,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+# workers of pytest-xdist share the processor: one thread each, and for what they start; read when torch is imported
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 import pytest
 import torch
 
@@ -43,6 +47,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """Sets torch's threads until the test ends. A test with this fixture is marked `threads`: no worker runs beside it."""
+    count = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(count)
+
+
+@pytest.fixture
 def requires_extension() -> None:
     """Skips without the C++ extension, saying why; fails when FASTGAN_REQUIRE_EXT=1 promises one."""
     if reason := backend.extension_problem():
@@ -57,9 +69,13 @@ def mnist_root() -> Path:
     pytest.skip("FASTGAN_TEST_MNIST does not name a folder with MNIST's files")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses by markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A name with an address in it is another one in each process, and processes that share the tests would refuse to."""
+    # a name with an address in it is another one in each process, and processes that share the tests would refuse to
     assert not [item.nodeid for item in items if " at 0x" in item.nodeid]
+    for item in items:
+        if "set_threads" in getattr(item, "fixturenames", ()):
+            item.add_marker("threads")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -160,6 +160,7 @@ def test_the_command_line_library_stays_in_the_command_line() -> None:
     assert users in ([], ["fastgan.cli"])
 
 
+@pytest.mark.slow
 def test_importing_asks_for_no_device_no_triton_and_no_heavy_library() -> None:
     code = """
 import sys

@@ -37,6 +37,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "run"
 
 
+@pytest.mark.slow
 def test_train_writes_a_run_and_plain_lines(run):
     names = {path.name for path in run.iterdir()}
     assert {"config.json", "metrics.jsonl", "samples", "samples.gif", "losses.png", "checkpoints", "summary.json"} <= names
@@ -44,6 +45,7 @@ def test_train_writes_a_run_and_plain_lines(run):
     assert [json.loads(line)["step"] for line in (run / "metrics.jsonl").open()] == [5, 10]
 
 
+@pytest.mark.slow
 def test_resume_continues_and_prints_lines_when_not_a_terminal(run, tmp_path):
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
@@ -53,6 +55,7 @@ def test_resume_continues_and_prints_lines_when_not_a_terminal(run, tmp_path):
     assert [json.loads(line)["step"] for line in (copy / "metrics.jsonl").open()] == [5, 10, 12, 14]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
     copy = tmp_path / "run"
     subprocess.run(["cp", "-r", run, copy], check=True)
@@ -64,24 +67,28 @@ def test_a_resumed_run_equals_an_uninterrupted_one(run, tmp_path):
         assert both[0] == both[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flags", [["--seed", "1"], ["--loss", "lsgan"], ["--batch-size", "16"], ["--data", "grid"]])
 def test_resume_refuses_what_would_change_past_draws(run, flags, capsys):
     assert cli.main(["train", "--resume", "--out", str(run), *flags]) == 2
     assert flags[0] in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_resume_allows_repeated_flags_and_new_totals(run):
     command = cli.parse(["train", "--resume", "--out", str(run), "--data", "ring", "--batch-size", "8", "--epochs", "3"])
     assert isinstance(command, cli.Train)
     assert (command.epochs, command.steps, command.batch_size, command.data) == (3, None, 8, "ring")
 
 
+@pytest.mark.slow
 def test_sample_draws_a_picture(run, tmp_path):
     done = fastgan("sample", run, "-n", 16, "--out", "points.png", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert Image.open(tmp_path / "points.png").size[0] > 100
 
 
+@pytest.mark.slow
 def test_doctor_names_every_operator_and_a_reason(tmp_path):
     done = fastgan("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -97,6 +104,7 @@ def test_doctor_names_every_operator_and_a_reason(tmp_path):
         assert word in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_finishes_the_step_saves_and_exits(number, code, tmp_path):
     command = [
@@ -176,6 +184,7 @@ def test_arguments_that_do_not_parse_end_with_code_2(arguments, tmp_path, monkey
     assert stop.value.code == 2 and "Traceback" not in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_bad_input_in_a_real_process(tmp_path):
     done = fastgan("train", "--loss", "foo", cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr and "unknown loss" in done.stderr
@@ -220,6 +229,7 @@ def test_damaged_idx_files_are_refused(fault, tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.slow
 def test_an_existing_folder_without_resume_is_refused_untouched(run, capsys):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert cli.main(["train", "--data", "ring", "--steps", "2", "--out", str(run)]) == 2
@@ -234,6 +244,7 @@ def test_the_batch_must_divide_by_the_processes(monkeypatch, capsys):
         local_rows(64, 3)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_real_mnist_trains(mnist_root, tmp_path):
     done = fastgan("train", "--data", "mnist", "--data-root", mnist_root, "--steps", 5, "--out", "run", cwd=tmp_path)

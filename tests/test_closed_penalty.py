@@ -65,6 +65,7 @@ def gradients(critic: nn.Module, value: Tensor) -> list[Tensor | None]:
     return list(torch.autograd.grad(value, list(critic.parameters()), allow_unused=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", critics())
 def test_value_and_gradients_are_autograds(name: str, call: str) -> None:
@@ -132,6 +133,7 @@ def both_orders(call: Callable[..., Tensor], weights: list[Tensor], seed: int = 
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("name", ["MLP", "MLP with dropout", "Sequential", "no biases", "Discriminator"])
 def test_it_is_differentiable_again(name: str, call: str) -> None:

@@ -11,6 +11,8 @@ import torch
 import fastgan
 from fastgan import Trainer, penalties
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys, torch, fastgan
 from fastgan import distributed, penalties

@@ -178,6 +178,7 @@ def exchanged(section: str, line: str) -> str:
 WGAN_GP, R1 = "5. The gradient penalty of WGAN-GP", "6. R1 and R2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "fault"), [cells[:2] for cells in variants(WGAN_GP)])
 def test_the_suite_names_the_fault_of_each_line(line: str, fault: str) -> None:
     if fault == "no graph to the critic's parameters":  # the block itself runs all the same

@@ -15,12 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-pytestmark = pytest.mark.usefixtures("one_thread")
-
 EXAMPLES = sorted((Path(__file__).resolve().parent.parent / "examples").glob("*.py"))
 FEW = ["--steps", "4", "--batch", "8", "--log-every", "2", "--device", "cpu"]
 
-pytestmark = pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem),
+]
 
 
 def load(path: Path) -> ModuleType:

@@ -43,6 +43,7 @@ def test_what_the_sanitizer_found_is_shown() -> None:
     assert any("Invalid __global__ write" in line for line in judge_sanitizer("memcheck", 86, DIRTY).lines)
 
 
+@pytest.mark.slow
 def test_a_command_has_a_deadline_and_leaves_what_it_printed(shell: Shell) -> None:
     code, text = shell.run("commands.txt", python("-c", "print('so far'); import time; time.sleep(60)"), 3.0)
     assert code is None and "so far" in text

@@ -170,6 +170,7 @@ def test_the_page_says_what_the_calls_do(tmp_path: Path) -> None:
 # --- a session, of commands that take no time
 
 
+@pytest.mark.slow
 def test_lanes_run_side_by_side_whatever_becomes_of_their_neighbours(tmp_path: Path) -> None:
     meets = """
 import pathlib, sys, time
@@ -220,6 +221,7 @@ def test_wrong_metrics_are_said_loudly_and_stop_nothing(tmp_path: Path, capsys: 
     assert [line for line in session.summary() if wrong in line] == [f"!! {wrong}"] == [next(session.summary())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "again"), [(30.0, "skipped"), (1.0, "ok")])
 def test_what_was_out_of_time_runs_again(tmp_path: Path, seconds: float, again: str) -> None:
     first = code("kernels", f"import time; time.sleep({0 if seconds > 2 else 30})", seconds)
@@ -245,6 +247,7 @@ def test_time_that_is_left_goes_to_those_that_may_take_it(tmp_path: Path) -> Non
     assert 60.0 < seconds <= 70.0 and line[1] == f"{0.9 * seconds / 60:.2f}"
 
 
+@pytest.mark.slow
 def test_a_command_that_waits_finds_the_background_done(tmp_path: Path) -> None:
     built = tmp_path / "built"
     build = code("build", f"import time, pathlib; time.sleep(1); pathlib.Path({str(built)!r}).touch()")
@@ -269,6 +272,7 @@ def test_what_cannot_run_says_why_once(tmp_path: Path) -> None:
     assert session.outcomes["one"].state == "ok" and session.exit_code() == 2
 
 
+@pytest.mark.slow
 def test_a_session_that_is_stopped_leaves_an_archive_and_no_process(tmp_path: Path) -> None:
     script = f"""
 import pathlib, sys

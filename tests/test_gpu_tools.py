@@ -29,6 +29,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 @needs_triton
 def test_the_tuner_finds_what_the_clock_says(tmp_path: Path) -> None:
     run("tune", str(tmp_path))
@@ -46,6 +47,7 @@ def test_the_tuner_finds_what_the_clock_says(tmp_path: Path) -> None:
     assert len(best) == len(table) and all(row["benchmark"] == "micro.tiles" for row in rows)
 
 
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize("arch", ["80", "90", "100", "120"])
 def test_the_kernels_of_micro_benchmarks_compile(arch: str) -> None:

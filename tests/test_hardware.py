@@ -76,6 +76,7 @@ def test_an_autograd_step_is_inside_with_its_backward(outside: tuple, penalty) -
     assert settings() == outside
 
 
+@pytest.mark.slow
 def test_newer_settings_that_contradict_stay_as_they_are() -> None:
     code = """
 import torch

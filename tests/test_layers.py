@@ -239,6 +239,7 @@ def test_autocast_reaches_the_product() -> None:
     torch.testing.assert_close(y[kept], 2 * expected[kept], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error:Dynamo detected")
 @pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
 def test_it_compiles_in_one_graph(training: bool) -> None:

@@ -252,6 +252,7 @@ def test_a_half_precision_module_runs_wherever_torchs_does(form: dict, dtype: to
     assert (y.double() - exact).abs().max() <= allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [None, 0.5])
 @pytest.mark.parametrize("activation", ["leaky_relu", "tanh"])
 def test_derivatives_to_third_order(activation: str, dropout: float | None) -> None:

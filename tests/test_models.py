@@ -185,6 +185,7 @@ TOUCHES: dict[str, Callable[[Network], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [Generator, Discriminator])
 @pytest.mark.parametrize("touch", TOUCHES.values(), ids=TOUCHES)
 def test_weights_that_somebody_changed_are_known(network: type[Network], touch: Callable[[Network], object]) -> None:

@@ -46,6 +46,7 @@ def test_constraints_pin_every_requirement_exactly() -> None:
         assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
 
 
+@pytest.mark.slow
 def test_kernels_is_a_part_of_fastgan_and_nothing_else() -> None:
     code = """
 from fastgan import kernels
@@ -77,6 +78,7 @@ def build(tree: Path, **environment: str) -> tuple[int, list[Path], str]:
     return result.returncode, list((tree / "fastgan").glob("_C*")), result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_the_extension_is_built_in_place_and_says_one_line(tree: Path, requires_extension: None) -> None:
     code, built, output = build(tree, FASTGAN_REQUIRE_EXT="1")
     assert code == 0, output
@@ -90,6 +92,7 @@ def test_the_extension_is_built_in_place_and_says_one_line(tree: Path, requires_
     assert "-fPIC" not in output, "its commands are not"
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_package_is_pure_python_and_says_so_once(tree: Path) -> None:
     code, built, output = build(tree, CXX="/bin/false", CC="/bin/false")
     assert code == 0, output
@@ -97,6 +100,7 @@ def test_without_a_compiler_the_package_is_pure_python_and_says_so_once(tree: Pa
     assert output.count("fastgan: building without the C++ extension") == 1
 
 
+@pytest.mark.slow
 def test_a_required_extension_that_does_not_build_is_an_error(tree: Path) -> None:
     code, built, output = build(tree, CXX="/bin/false", CC="/bin/false", FASTGAN_REQUIRE_EXT="1")
     assert code != 0
@@ -104,6 +108,7 @@ def test_a_required_extension_that_does_not_build_is_an_error(tree: Path) -> Non
     assert "FASTGAN_REQUIRE_EXT is set" in output
 
 
+@pytest.mark.slow
 def test_without_torch_the_package_is_pure_python(tree: Path) -> None:
     (tree / "torch.py").write_text("raise ImportError('no torch here')\n")
     code, built, output = build(tree, PYTHONPATH=str(tree))
@@ -113,6 +118,7 @@ def test_without_torch_the_package_is_pure_python(tree: Path) -> None:
     assert code != 0, output
 
 
+@pytest.mark.slow
 def test_the_extension_can_be_left_out(tree: Path) -> None:
     code, built, output = build(tree, FASTGAN_SKIP_EXT="1")
     assert (code, built) == (0, []), output

@@ -49,6 +49,13 @@ def test_few_tiles_with_a_long_walk_are_split_along_it(rows: int, columns: int, 
     assert tiles.product_tile("first", rows, columns, depth, 2, 90).splits == 1
 
 
+@pytest.mark.parametrize("tile", [*tiles.LADDER, tiles.UPDATE_TILE, tiles.SPLIT_TILE], ids=str)
+def test_what_the_rule_chooses_fits_every_architecture(tile: Tile) -> None:
+    """Into sm_120's shared memory, the smallest, and without sums that must be spilled; tests/test_cubins.py has the proof."""
+    assert tile.stages * (tile.rows + tile.columns) * tile.depth * 2 <= 99 * 1024
+    assert tile.rows * tile.columns <= 64 * 32 * tile.warps, "a thread has at most 64 sums"
+
+
 def test_operands_of_four_bytes_take_half_the_depth() -> None:
     half, whole = (tiles.product_tile("adjoint", 64, 512, 256, itemsize, 90) for itemsize in (4, 2))
     assert half == whole._replace(depth=whole.depth // 2)

@@ -20,6 +20,8 @@ from fastgan.fit import NonFiniteError
 from fastgan.mlp import MLP
 from fastgan.report import RunFolderError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 POINTS = torch.linspace(-1, 1, 60).view(30, 2)
 
 
@@ -122,6 +124,7 @@ def test_steps_at_once_are_steps_one_by_one():
     assert all(torch.equal(last[name], metrics[name]) for name in last)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -141,6 +144,7 @@ def test_n_and_m_steps_are_n_save_load_m(options, tmp_path):
     assert_same_state(whole, resumed)
 
 
+@pytest.mark.slow
 def test_a_new_process_resumes_bit_for_bit(tmp_path):
     whole = small(ema=0.9).attach(POINTS, 8)
     whole.step(4)
@@ -237,6 +241,7 @@ def test_fit_counts_the_whole_run(tmp_path):
         trainer.fit(POINTS)
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path):
     options = dict(batch_size=8, log_every=2, sample_every=2, progress=False)
     whole = small()
@@ -259,6 +264,7 @@ def test_a_resumed_fit_is_the_uninterrupted_one(tmp_path):
         assert mine["step"] == theirs["step"] and mine["d_loss"] == theirs["d_loss"]
 
 
+@pytest.mark.slow
 def test_resuming_with_other_data_or_another_loss_is_refused(tmp_path):
     small().fit(POINTS, steps=2, batch_size=8, out=tmp_path / "run", progress=False)
     again = dict(steps=4, batch_size=8, out=tmp_path / "run", resume=True, progress=False)
@@ -290,6 +296,7 @@ def test_a_folder_that_cannot_be_written_is_found_out_before_training(tmp_path):
     assert trainer.step_count == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["raise", "skip"])
 def test_what_happens_when_a_value_is_not_finite(policy, tmp_path):
     trainer = small(g_optimizer=optim.SGD(0.0), d_optimizer=optim.SGD(0.0))
@@ -330,6 +337,7 @@ def test_saving_again_replaces(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["saved"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -142,7 +142,9 @@ def plainly(operator: Operator, real: Tensor, fake: Tensor) -> Result:
     return value, differentiate(value, critic)
 
 
-@pytest.mark.parametrize("where", CONTEXTS)
+@pytest.mark.parametrize(
+    "where", [pytest.param(name, marks=pytest.mark.slow) if name.startswith("compiled") else name for name in CONTEXTS]
+)
 @pytest.mark.parametrize("name", OPERATORS)
 def test_operator_in_context(name: str, where: str) -> None:
     torch._dynamo.reset()

@@ -137,6 +137,7 @@ def compiled_chain() -> Critic:
     return torch.compile(critic_of(OPERATORS["r1_penalty, closed form"]), backend="aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [compiled_in_place, compiled_function, compiled_chain])
 def test_critics_that_are_compiled_stay_so(make: Callable[[], Critic]) -> None:
     """Their penalty runs what was compiled as it was written, and compiles nothing anew."""
@@ -180,6 +181,7 @@ def test_what_a_penalty_refuses(call: str, method: str) -> None:
         CALLS[call](conv_critic(), real[:0], fake[:0], method=method)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(
     torch.__version__ < (2, 14), reason="older: no double backward of a convolution of symbolic sizes", strict=False
 )

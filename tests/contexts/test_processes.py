@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .operators import OPERATORS, Operator, critic_of, half, plain, plain_game
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import sys, torch
 from torch.nn.parallel import DistributedDataParallel

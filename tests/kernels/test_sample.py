@@ -27,7 +27,7 @@ def test_numbers(seed: int, rows: int, columns: int, step: int, device: torch.de
     torch.testing.assert_close(found.cpu(), expected, rtol=1e-7, atol=0)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 100, 1797, 60000, 65537])
+@pytest.mark.parametrize("size", [1, 3, 100, 1797, 60000, 65537])
 def test_the_order_of_the_data(size: int, device: torch.device) -> None:
     for seed, position in ((0, 0), (2**62 + 3, size - 1), (7, 3 * size - 20 if size > 7 else 5)):
         expected = reference.batch_indices(37, size, position, seed=seed, stream=2)

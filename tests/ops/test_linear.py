@@ -152,6 +152,7 @@ def test_an_fp32_scale_leaves_half_precision_as_it_was() -> None:
     torch.testing.assert_close(y, expected, rtol=2**-8, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropped", [False, True], ids=["plain", "dropout"])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_derivatives_to_third_order(backend_: str, activation: str, dropped: bool) -> None:

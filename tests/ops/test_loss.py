@@ -242,17 +242,14 @@ def test_non_finite_logits_do_what_they_do_in_torch(requires_extension: None, ro
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize("role, kind", OBJECTIVES)
 def test_results_do_not_depend_on_the_number_of_threads(
-    requires_extension: None, role: str, kind: str, dtype: torch.dtype
+    requires_extension: None, set_threads: Callable[[int], None], role: str, kind: str, dtype: torch.dtype
 ) -> None:
     real, fake = logits(300_001, dtype=dtype), logits(300_001, dtype=dtype)
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            value = evaluate(role, kind, real, fake, backend="cpp")
-            results.append([value, *torch.autograd.grad(value, inputs(role, kind, real, fake))])
-    finally:
-        torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2):
+        set_threads(count)
+        value = evaluate(role, kind, real, fake, backend="cpp")
+        results.append([value, *torch.autograd.grad(value, inputs(role, kind, real, fake))])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

@@ -109,6 +109,7 @@ OPERATORS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name, arguments", OPERATORS)
 def test_forward_operators_are_registered_well(name: str, arguments: tuple, dtype) -> None:
@@ -118,6 +119,7 @@ def test_forward_operators_are_registered_well(name: str, arguments: tuple, dtyp
         torch.library.opcheck(operator, (None, torch.randn(2, 6).to(dtype).t(), *arguments))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_slopes_are_registered_well(dtype) -> None:
     real, fake, real_slope, fake_slope = (torch.randn(6, 2).to(dtype) for _ in range(4))
@@ -125,6 +127,7 @@ def test_slopes_are_registered_well(dtype) -> None:
     torch.library.opcheck(torch.ops.fastgan.loss_slopes_.default, (None, fake, None, fake_slope, loss.BCE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_other_operators_are_registered_well(dtype: torch.dtype) -> None:
     real, fake = torch.randn(6, 2).to(dtype), torch.rand(2, 6).to(dtype).t()

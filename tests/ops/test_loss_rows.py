@@ -125,6 +125,7 @@ def test_labels_to_second_order() -> None:
     assert torch.autograd.gradgradcheck(lambda x: loss.bce_with_logits(x, labels, reduction="none"), logits(3, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_they_are_registered_well(dtype: torch.dtype) -> None:
     real, fake, upstream = torch.randn(6, 2).to(dtype), torch.rand(2, 6).to(dtype).t(), torch.randn(6, 2, dtype=wide(dtype))

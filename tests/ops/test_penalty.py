@@ -211,18 +211,18 @@ def test_pushes_of_strided_gradients(pushes: dict[str, Push], name: str, options
 
 
 @pytest.mark.parametrize("name, options", BOTH)
-def test_pushes_do_not_depend_on_the_threads(requires_extension: None, name: str, options: dict) -> None:
+def test_pushes_do_not_depend_on_the_threads(
+    requires_extension: None, set_threads: Callable[[int], None], name: str, options: dict
+) -> None:
     gradient, push = normal(64, 784, dtype=torch.float32), {"norm": norm_push, "square": square_push}[name]
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(push(gradient, **options, backend="cpp"))
-    finally:
-        torch.set_num_threads(threads)
+    results = []
+    for count in (1, 2):
+        set_threads(count)
+        results.append(push(gradient, **options, backend="cpp"))
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [(4, 5), (3, 2, 2, 2)], ids=str)
 def test_opcheck(requires_extension: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:

@@ -7,7 +7,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -282,12 +282,11 @@ def test_masks_are_those_of_each_pass() -> None:
 
 
 @pytest.fixture
-def shared_work(requires_extension: None) -> Iterator[Callable[[], None]]:
-    """Calls that two threads share; it raises where a result is not what one thread made. Afterwards all is as before."""
-    threads = torch.get_num_threads()
+def shared_work(requires_extension: None, set_threads: Callable[[int], None]) -> Callable[[], None]:
+    """Calls that two threads share; it raises where a result is not what one thread made."""
     real, fake, alpha, out = torch.randn(600, 784), torch.randn(600, 784), torch.rand(600), torch.zeros(4, 600, 784)
     run = torch.ops.fastgan.interpolate_.default
-    torch.set_num_threads(1)
+    set_threads(1)
     run(out[0], real, fake, alpha)
     expected = out[0].numpy().tobytes()
     slots = itertools.count(1)
@@ -299,9 +298,8 @@ def shared_work(requires_extension: None) -> Iterator[Callable[[], None]]:
             run(mixed, real, fake, alpha)
             assert mixed.numpy().tobytes() == expected
 
-    torch.set_num_threads(2)
-    yield call
-    torch.set_num_threads(threads)
+    set_threads(2)
+    return call
 
 
 def test_work_is_shared_by_two_callers_at_once(shared_work: Callable[[], None]) -> None:
@@ -339,8 +337,8 @@ def test_a_forked_child_does_its_work_alone(shared_work: Callable[[], None]) -> 
     assert exit_status(child) == 0
 
 
-def test_one_thread_needs_no_other(shared_work: Callable[[], None]) -> None:
-    torch.set_num_threads(1)
+def test_one_thread_needs_no_other(shared_work: Callable[[], None], set_threads: Callable[[int], None]) -> None:
+    set_threads(1)
     shared_work()
 
 
@@ -364,11 +362,13 @@ def test_draws_differ_by_role_and_repeat(backend: str) -> None:
     assert not torch.equal(draws.alpha(8, penalty=0), draws.alpha(8, penalty=1))
 
 
+@pytest.mark.slow
 def test_compiled_code_draws_the_same_numbers(requires_extension: None) -> None:
     compiled = torch.compile(lambda: sample.uniforms(3, 5, **COUNTER), backend="eager", fullgraph=True)
     assert torch.equal(compiled(), sample.uniforms(3, 5, **COUNTER, backend="cpp"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, arguments",
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -36,14 +36,6 @@ def backend(request: pytest.FixtureRequest) -> str:
     if request.param == "cpp":
         request.getfixturevalue("requires_extension")
     return request.param
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    """Gives back the number of threads that a test changes."""
-    count = torch.get_num_threads()
-    yield
-    torch.set_num_threads(count)
 
 
 class Run:
@@ -207,11 +199,13 @@ def test_the_average_of_a_constant_is_that_constant(backend: str) -> None:
 
 
 @pytest.mark.parametrize("rule, options", RULES)
-def test_the_result_does_not_depend_on_the_threads(rule: str, options: dict, requires_extension: None, threads: None) -> None:
+def test_the_result_does_not_depend_on_the_threads(
+    rule: str, options: dict, requires_extension: None, set_threads: Callable[[int], None]
+) -> None:
     weight, gradient = numbers(150_001, dtype=torch.float32)
     results = []
     for count in (1, 2, 3):
-        torch.set_num_threads(count)
+        set_threads(count)
         run = Run(weight, rule, options, backend="cpp", averaged=True)
         results.append([run.step(gradient, decay=0.9), *run.everything()])
     for other in results[1:]:
@@ -286,6 +280,7 @@ def test_an_unknown_rule_or_option_is_an_error(backend: str) -> None:
         assert torch.equal(run.weight, weight)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "rule, options",
     [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -20,14 +20,6 @@ from fastgan.ops.packed import PackedProducts
 from fastgan.optim import SGD, Adam, Optimizer, RMSprop
 
 FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "packed": torch.bfloat16}
-
-
-@pytest.fixture
-def threads() -> Iterator[Callable[[int], None]]:
-    """Sets the number of threads until the test ends."""
-    count = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(count)
 
 
 def packs(products: PackedProducts) -> list[Tensor]:
@@ -190,16 +182,16 @@ def worked() -> list[Tensor]:
     return [*results, totals, *operands, *packs(run.products), *run.everything()]
 
 
-def test_the_result_depends_neither_on_threads_nor_on_the_call(requires_dot: None, threads: Callable[[int], None]) -> None:
-    threads(1)
+def test_the_result_depends_neither_on_threads_nor_on_the_call(requires_dot: None, set_threads: Callable[[int], None]) -> None:
+    set_threads(1)
     expected = worked()
     for count in (2, 2, 3):
-        threads(count)
+        set_threads(count)
         assert all(torch.equal(*pair) for pair in zip(worked(), expected, strict=True))
 
 
-def test_two_callers_at_once_get_their_own_results(requires_dot: None, threads: Callable[[int], None]) -> None:
-    threads(2)
+def test_two_callers_at_once_get_their_own_results(requires_dot: None, set_threads: Callable[[int], None]) -> None:
+    set_threads(2)
     expected = worked()
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(worked) for _ in range(8)]:

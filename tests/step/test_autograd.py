@@ -176,6 +176,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["autograd", "closed-form"])
 @pytest.mark.parametrize(("ours", "theirs", "optimizer"), CASES)
 def test_step_equals_plain_torch_lines(ours, theirs, optimizer, engine):

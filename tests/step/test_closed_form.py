@@ -97,6 +97,7 @@ GAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("options", "shape"), GAMES)
 def test_fifty_free_steps_equal_those_of_autograd(options: dict[str, Any], shape: dict[str, Any]) -> None:
     (closed, metrics), (autograd, expected) = (trained(engine, options, shape, 50) for engine in ("closed-form", "autograd"))
@@ -127,6 +128,7 @@ def gradient(engine: str, precision: str, options: dict[str, Any], rows: int, le
     return (before - network.weight.double()) / 1024.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [pytest.param(16, id="16 rows"), pytest.param(7, id="7 rows, an odd number")])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(

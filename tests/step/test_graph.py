@@ -106,6 +106,7 @@ GAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", GAMES)
 def test_replayed_steps_are_the_eager_ones(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     strides = [1, 9, 4, 2]  # graphs of four steps, and of one
@@ -197,6 +198,7 @@ def test_steps_that_cannot_be_captured_run_eagerly(monkeypatch: pytest.MonkeyPat
     assert torch.equal(trainer._game.generator.count, whole._game.generator.count)
 
 
+@pytest.mark.slow
 def test_fit_takes_strides_between_what_it_has_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     trainer, _ = trained(monkeypatch, True, [])
     step, taken = trainer.step, []
