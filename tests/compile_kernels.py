@@ -1,6 +1,6 @@
 """Compiles every Triton kernel that steps launch, for an architecture that need not be here; a line of JSON for each.
 
-    python -m tests.compile_kernels ARCHITECTURE PRECISION games|one|ladder|table
+    python -m tests.compile_kernels games|one|ladder|table ARCHITECTURE:PRECISION ...
 
 A step is run as ever, on CPU tensors, but its launches only compile. games: steps that launch every kernel in every variant;
 one: a single step, whose products are all kinds; ladder: that step with each tile of the ladder in turn; table: steps at every
@@ -77,23 +77,27 @@ def play(precision: str, rows: int, **game: Any) -> None:
     Trainer(Generator(), Discriminator(), **game).attach(images, rows).step()
 
 
-def report() -> Iterator[dict[str, Any]]:
-    for kernel in Compiler.made.values():
+def report(arch: int, precision: str, kernels: list[Any]) -> Iterator[dict[str, Any]]:
+    for kernel in kernels:
         yield dict(
             kernel=kernel.metadata.name,
             arch=kernel.metadata.target.arch,
+            asked=f"{arch}:{precision}",
             shared=kernel.metadata.shared,
             tf32="tf32" in kernel.asm["ptx"],
             spills=spills(resources(kernel.asm["cubin"])),
         )
 
 
-def main(arch: int, precision: str, what: str = "games") -> None:
-    compile_for(arch)
-    {"games": games, "one": one, "ladder": ladder, "table": partial(table, arch=arch)}[what](precision)
-    for line in report():
-        print(json.dumps(line))
+def main(what: str, *targets: str) -> None:
+    for target in targets:
+        arch, precision = int(target.partition(":")[0]), target.partition(":")[2]
+        Compiler.made.clear()
+        compile_for(arch)
+        {"games": games, "one": one, "ladder": ladder, "table": partial(table, arch=arch)}[what](precision)
+        for line in report(arch, precision, list(Compiler.made.values())):
+            print(json.dumps(line))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])

@@ -19,6 +19,8 @@ import torch
 
 from fastgan.ops import backend
 
+LONGEST = ("test_interpreter.py", "test_cubins.py")  # minutes each
+
 
 @pytest.fixture(autouse=True)
 def _fixed_seed() -> None:
@@ -76,6 +78,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "set_threads" in getattr(item, "fixturenames", ()):
             item.add_marker("threads")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=_order)
+
+
+def _order(item: pytest.Item) -> int:
+    """The longest first, so that workers do not wait for the last one."""
+    return 0 if item.path.name in LONGEST else 1 if item.get_closest_marker("slow") else 2
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -1,6 +1,6 @@
 """What tests/test_gpu_tools.py asks of a process whose launches do something else.
 
-python -m tests.gpu_tools tune FOLDER | compile ARCHITECTURE
+python -m tests.gpu_tools tune FOLDER | compile ARCHITECTURE ...
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def tune_on_paper(folder: Path) -> None:
 
 
 def compile_micro(arch: int) -> None:
-    """Compiles the kernels of benchmarks.gpu_micro; prints their names."""
+    """Compiles the kernels of benchmarks.gpu_micro; prints the architecture and their names."""
     absent.compile_for(arch)
     words, arrived = torch.zeros(2, 8, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
     launch = absent.Compiler(torch.device("cpu"), arch)
@@ -58,11 +58,13 @@ def compile_micro(arch: int) -> None:
         buffers = [torch.zeros(1000, dtype=kind) for kind in (torch.float32, dtype, dtype, torch.float32)]
         for gradient in (False, True):
             launch(kernels.adam_kernel, (1,), *buffers, 1000, 0.5, 0.9, 0.0, GRADIENT=gradient, BLOCK=1024)
-    print(json.dumps([kernel.metadata.name for kernel in launch.made.values()]))
+    made = [kernel.metadata for kernel in launch.made.values() if kernel.metadata.target.arch == arch]
+    print(json.dumps([arch, [metadata.name for metadata in made]]))
 
 
 if __name__ == "__main__":
     if sys.argv[1] == "tune":
         tune_on_paper(Path(sys.argv[2]))
     else:
-        compile_micro(int(sys.argv[2]))
+        for arch in map(int, sys.argv[2:]):
+            compile_micro(arch)

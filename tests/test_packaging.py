@@ -79,17 +79,17 @@ def build(tree: Path, **environment: str) -> tuple[int, list[Path], str]:
 
 
 @pytest.mark.slow
-def test_the_extension_is_built_in_place_and_says_one_line(tree: Path, requires_extension: None) -> None:
+def test_the_extension_is_built_in_place_and_the_terminal_stays_quiet(tree: Path, requires_extension: None) -> None:
+    with (tree / "csrc" / "library.cpp").open("a") as file:
+        file.write('#warning "a word of the compiler"\n')
     code, built, output = build(tree, FASTGAN_REQUIRE_EXT="1")
     assert code == 0, output
     assert [path.name for path in built] == ["_C.abi3.so"]
-    assert output.splitlines() == ["fastgan: compiling 1 C++ source, 1 at a time, about 1 min"]
+    first, *rest = output.splitlines()
+    assert first == "fastgan: compiling 1 C++ source, 1 at a time, about 1 min"
+    assert "a word of the compiler" in output, "what the compiler says is shown"
+    assert len(rest) <= 6 and "-fPIC" not in output, "its commands are not"
     assert build(tree, FASTGAN_REQUIRE_EXT="1")[::2] == (0, ""), "nothing is left to compile"
-    with (tree / "csrc" / "library.cpp").open("a") as file:
-        file.write('#warning "a word of the compiler"\n')
-    code, _, output = build(tree, FASTGAN_REQUIRE_EXT="1")
-    assert code == 0 and "a word of the compiler" in output, "what the compiler says is shown"
-    assert "-fPIC" not in output, "its commands are not"
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from fastgan.kernels import tiles
+from fastgan.kernels.launch import INTERPRETED
 from torch import Tensor
 
 from fastgan import Trainer, optim, penalties
@@ -101,7 +102,7 @@ GAMES = [
     pytest.param(dict(loss="minimax", d_steps=3, **SGD), dict(d=dict(dropout=None)), id="minimax, three D updates"),
     pytest.param(dict(loss="lsgan", **SGD), dict(g=dict(output="sigmoid"), d_hidden=(50,)), id="lsgan, one hidden layer"),
     pytest.param(dict(loss="hinge", **SGD), dict(g=dict(output="identity"), d_hidden=(40, 30, 20, 140)), id="hinge, deep"),
-    pytest.param(dict(loss="wgan"), dict(d=dict(bias=False)), id="wgan: RMSprop and clipping, no biases"),
+    pytest.param(dict(loss="wgan", d_steps=2), dict(d=dict(bias=False)), id="wgan: RMSprop and clipping, no biases"),
     pytest.param(dict(loss="wgan-gp", d_steps=3, dtype=torch.uint8, **SGD), {}, id="wgan-gp"),
     pytest.param(
         dict(loss="wgan", penalty=penalties.GradientPenalty(5.0, 0.02, True, every=2), d_steps=3, **SGD),
@@ -203,7 +204,11 @@ def test_one_gradient_that_is_not_finite_leaves_its_weight_alone(device: torch.d
     assert (after != before).any()
 
 
-@pytest.mark.parametrize("options", [{}, dict(loss="wgan-gp", d_steps=1)], ids=["standard", "wgan-gp"])
+# the interpreter is slow, and the second one has all that a warm-up could change in the first
+standard = pytest.param({}, marks=pytest.mark.skipif(INTERPRETED, reason="wgan-gp shows it"), id="standard")
+
+
+@pytest.mark.parametrize("options", [standard, pytest.param(dict(loss="wgan-gp", d_steps=1), id="wgan-gp")])
 def test_replays_are_the_eager_steps(options: dict, device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
     """A warm-up trains the copies of the weights that products read: they too must be what they were."""
 
@@ -250,6 +255,10 @@ def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)
 
 
+# the interpreter runs programs one after the other: only a device could do it differently
+in_any_order = pytest.mark.skipif(INTERPRETED, reason="the interpreter has one order of programs")
+
+
 @pytest.fixture
 def split_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Any]]:
     """Every product is split along its depth, however short; the parts' room is poisoned before each launch. The rooms."""
@@ -283,6 +292,7 @@ def test_products_split_along_their_depth(
     assert len(split_products) > 3 and not any(arrived.any() for arrived in split_products)
 
 
+@in_any_order
 def test_parts_are_added_in_their_order(
     device: torch.device, precision: str, monkeypatch: pytest.MonkeyPatch, split_products: set[Any]
 ) -> None:
@@ -290,6 +300,7 @@ def test_parts_are_added_in_their_order(
     assert split_products
 
 
+@in_any_order
 def test_runs_repeat_bit_for_bit(device: torch.device, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = []
     for _ in range(2):
