@@ -53,7 +53,7 @@ train: build
 # tests that set the number of threads run alone, after the others
 test: build
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not threads and not long" --durations $(DURATIONS)
-	$(BIN)/python -m pytest -m "threads and not long"
+	$(BIN)/python -m pytest -q -m "threads and not long" $$(grep -rl --include="test_*.py" set_threads tests)
 
 test-fast: build
 	$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -m "not threads and not slow and not long"

@@ -13,6 +13,8 @@ from fastgan.mlp import MLP
 
 SCRIPT = """
 import sys, torch
+from patch_once import patch_once_a_launch
+patch_once_a_launch()
 from fastgan import distributed
 from fastgan.ops.tiled import TiledProducts
 from two_processes import GAMES, trainer
@@ -25,6 +27,7 @@ with distributed.process_group("cpu") as world:
         results[name] = {"state": game.state_dict(), "metrics": dict(metrics)}
     torch.save(results, f"{sys.argv[1]}/{world.rank}.pt")
 """
+HERE = Path(__file__)
 SGD = dict(g_optimizer=optim.SGD(0.05), d_optimizer=optim.SGD(0.05))
 GAMES = {
     "relativistic-average": dict(loss="relativistic-average", ema=0.9, penalty=[penalties.R1(2.0), penalties.R2(1.0)], **SGD),
@@ -42,7 +45,8 @@ def trainer(name: str, precision: str) -> Trainer:
 def test_two_processes_are_one(tmp_path: Path, device: torch.device, run_two_processes: Callable[..., list]) -> None:
     if device.type != "cpu":
         pytest.skip("two processes of one GPU cannot talk by NCCL")
-    ranks = run_two_processes(tmp_path, SCRIPT, {"FASTGAN_BACKEND": "triton"}, two_processes=Path(__file__))
+    modules = dict(two_processes=HERE, patch_once=HERE.with_name("patch_once.py"))
+    ranks = run_two_processes(tmp_path, SCRIPT, {"FASTGAN_BACKEND": "triton"}, **modules)
     for name in GAMES:
         alone = trainer(name, "fp64")
         metrics = alone.step(3)
