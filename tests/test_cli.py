@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,15 @@ def here(*arguments: object) -> int:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(make_once: Callable[..., Path]) -> Path:
     """A finished run of ten steps on `ring`, the quickest data set."""
-    root = tmp_path_factory.mktemp("cli")
-    done = fastgan("train", "--data", "ring", "--steps", 10, "--batch-size", 8, "--log-every", 5, "--out", "run", cwd=root)
-    assert done.returncode == 0, done.stderr
-    return root / "run"
+
+    def make(folder: Path) -> None:
+        flags = ("--data", "ring", "--steps", 10, "--batch-size", 8, "--log-every", 5, "--out", "run")
+        done = fastgan("train", *flags, cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    return make_once("run_of_the_command", make) / "run"
 
 
 @pytest.mark.slow

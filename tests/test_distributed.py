@@ -41,9 +41,10 @@ def trainer(name: str) -> Trainer:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, run_two_processes: Callable[..., list]) -> list[dict]:
+def ranks(make_once: Callable[..., Path], run_two_processes: Callable[..., list]) -> list[dict]:
     """What each of two processes ends with, for every game."""
-    return run_two_processes(tmp_path_factory.mktemp("ranks"), SCRIPT, tests_game=Path(__file__))
+    folder = make_once("games_of_ranks", lambda folder: run_two_processes(folder, SCRIPT, tests_game=Path(__file__)))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", GAMES)

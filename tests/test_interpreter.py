@@ -13,7 +13,7 @@ import pytest
 import torch
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
-SHARDS = 4  # in which the tests are run, so that workers share them
+SHARDS = 5  # in which the tests are run, so that workers share them
 
 
 def version(package: str) -> tuple[int, ...]:

@@ -193,7 +193,14 @@ def test_without_gradients_there_is_a_value(name: str, mode: Callable) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["d_loss", "gradient_penalty, closed form", "MLP"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param("d_loss", marks=pytest.mark.long),  # what a compiler is given of these two compiled_step sees
+        "gradient_penalty, closed form",
+        pytest.param("MLP", marks=pytest.mark.long),
+    ],
+)
 def test_a_whole_step_by_inductor(name: str) -> None:
     """Forward, derivatives and the update in one compiled region, by the compiler that people use."""
     torch._dynamo.reset()

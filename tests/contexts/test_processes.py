@@ -32,10 +32,11 @@ with distributed.process_group("cpu") as world:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory: pytest.TempPathFactory, run_two_processes: Callable[..., list]) -> list[dict]:
+def ranks(make_once: Callable[..., Path], run_two_processes: Callable[..., list]) -> list[dict]:
     """The gradients that each of two processes ends with, for every operator."""
-    folder = Path(__file__).with_name("operators.py")
-    return run_two_processes(tmp_path_factory.mktemp("ranks"), SCRIPT, operators=folder)
+    operators = Path(__file__).with_name("operators.py")
+    folder = make_once("gradients_of_ranks", lambda folder: run_two_processes(folder, SCRIPT, operators=operators))
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 def expected(operator: Operator) -> list[Tensor]:
