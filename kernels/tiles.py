@@ -56,15 +56,20 @@ def narrower(tile: Tile, itemsize: int) -> Tile:
     return tile if itemsize < 4 else tile._replace(depth=max(16, tile.depth // 2))
 
 
+def largest(kernel: str, arch: int) -> int:
+    """How many sums a tile of a kernel has at most, so that none is spilled."""
+    # a first tangent keeps its operand's squares in registers beside the sums; for sm_80 any tangent is short of them
+    small = kernel == "first" or (kernel == "tangent" and nearest(arch) == 80)
+    return 64 * 64 if small else 128 * 128
+
+
 @functools.cache
 def product_tile(kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int) -> Tile:
     """The tile of a product [rows, depth] x [depth, columns]."""
     known = nearest(arch)
     if numbers := measured().get(f"{known} {kernel} {rows}x{columns}x{depth} {itemsize}"):
         return Tile(*numbers)
-    # a first tangent keeps its operand's squares in registers beside the sums
-    most = 64 * 64 if kernel == "first" else 128 * 128
-    ladder = [tile for tile in LADDER if tile.rows * tile.columns <= most] or [LADDER[-1]]
+    ladder = [tile for tile in LADDER if tile.rows * tile.columns <= largest(kernel, arch)] or [LADDER[-1]]
     counts = {tile: -(-rows // tile.rows) * -(-columns // tile.columns) for tile in ladder}
     enough = (tile for tile in ladder if counts[tile] >= 0.7 * MULTIPROCESSORS[known])
     tile = next(enough, ladder[-1])

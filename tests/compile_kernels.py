@@ -53,11 +53,10 @@ def one(precision: str) -> None:
 def ladder(precision: str) -> None:
     """A step with each tile, whatever the rule would choose for its products."""
     for tile in tiles.LADDER:
-        # a first tangent has squares in registers beside the sums: no larger tile is ever chosen for it
-        first = tile if tile.rows * tile.columns <= 64 * 64 else tiles.LADDER[2]
 
-        def choose(kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int, tile=tile, first=first):
-            return tiles.narrower(first if kernel == "first" else tile, itemsize)
+        def choose(kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int, tile=tile):
+            fits = tile.rows * tile.columns <= tiles.largest(kernel, arch)
+            return tiles.narrower(tile if fits else tiles.LADDER[2], itemsize)
 
         tiles.product_tile = choose  # type: ignore[assignment]
         one(precision)

@@ -56,6 +56,12 @@ def test_what_the_rule_chooses_fits_every_architecture(tile: Tile) -> None:
     assert tile.rows * tile.columns <= 64 * 32 * tile.warps, "a thread has at most 64 sums"
 
 
+def test_tangents_of_sm_80_take_smaller_tiles() -> None:
+    """Larger ones keep 96 bytes of registers in memory there."""
+    sizes = {arch: tiles.product_tile("tangent", 8192, 1024, 784, 2, arch)[:2] for arch in (80, 90)}
+    assert sizes == {80: (64, 64), 90: (128, 128)}
+
+
 def test_operands_of_four_bytes_take_half_the_depth() -> None:
     half, whole = (tiles.product_tile("adjoint", 64, 512, 256, itemsize, 90) for itemsize in (4, 2))
     assert half == whole._replace(depth=whole.depth // 2)
