@@ -61,10 +61,13 @@ def with_cuda(torch, cuda_home):
 
 
 def stale(sources, headers, objects):
-    """The sources that ninja is about to compile: those whose object file is missing or older than they or than a header."""
-    newest = max((path.stat().st_mtime for path in headers), default=0.0)
+    """The sources that are about to be compiled: new or changed ones, and all of them after a change of a header."""
     made = [(source, objects / source.with_suffix(".o")) for source in sources]
-    return [s for s, o in made if not o.exists() or o.stat().st_mtime < max(s.stat().st_mtime, newest)]
+    times = {path: path.stat().st_mtime for path in (*sources, *headers, *(o for _, o in made if o.exists()))}
+    # ninja compiles what includes a changed header: the newest object is then newer than the header, others need not be
+    last = max((times[o] for _, o in made if o in times), default=0.0)
+    changed = any(times[path] > last for path in headers)
+    return [source for source, o in made if changed or o not in times or times[o] < times[source]]
 
 
 def announcement(sources, jobs):
@@ -100,8 +103,8 @@ def forgiving(build_extension):
     class Build(build_extension):
         def build_extensions(self):
             (extension,) = self.extensions
-            headers = [Path("setup.py"), *map(Path, extension.depends)]
-            sources = stale(list(map(Path, extension.sources)), headers, Path(self.build_temp))
+            sources, headers = list(map(Path, extension.sources)), list(map(Path, extension.depends))
+            sources = stale(sources, headers, Path(self.build_temp))
             if sources:
                 jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
                 print(announcement(sources, min(jobs, len(sources))), flush=True)
