@@ -70,8 +70,8 @@ inline __m512i narrow_32(__m512 first, __m512 second) {
 
 // Two rows of 16 columns as pairs.
 inline __m512i pairs_of(__m512 even, __m512 odd) {
-  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20, 4,
-                                         19, 3, 18, 2, 17, 1, 16, 0);
+  const __m512i order = _mm512_set_epi16(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8, 23, 7, 22, 6, 21, 5, 20,
+                                         4, 19, 3, 18, 2, 17, 1, 16, 0);
   return _mm512_permutexvar_epi16(order, narrow_32(even, odd));
 }
 
@@ -90,7 +90,8 @@ inline void transpose(__m512i (&row)[16]) {
   }
   for (int i = 0; i < 4; ++i) {
     const __m512i a = _mm512_shuffle_i32x4(row[i], row[i + 4], 0x88), b = _mm512_shuffle_i32x4(row[i], row[i + 4], 0xdd);
-    const __m512i c = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88), d = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
+    const __m512i c = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0x88),
+                  d = _mm512_shuffle_i32x4(row[i + 8], row[i + 12], 0xdd);
     t[i] = _mm512_shuffle_i32x4(a, c, 0x88);
     t[i + 4] = _mm512_shuffle_i32x4(b, d, 0x88);
     t[i + 8] = _mm512_shuffle_i32x4(a, c, 0xdd);

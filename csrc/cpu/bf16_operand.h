@@ -49,13 +49,18 @@ struct Operand {
 
 Operand operand_of(const Tensor& values, const Tensor& panels, int64_t columns) {
   TORCH_CHECK(values.scalar_type() == at::kBFloat16 && panels.scalar_type() == at::kBFloat16, "operands are bf16");
-  TORCH_CHECK(values.dim() == 2 && values.stride(1) == 1 && values.size(1) >= columns + columns % 2 && values.stride(0) % 2 == 0,
-              "values must be [rows, columns] with even row strides");
+  TORCH_CHECK(
+      values.dim() == 2 && values.stride(1) == 1 && values.size(1) >= columns + columns % 2 && values.stride(0) % 2 == 0,
+      "values must be [rows, columns] with even row strides");
   TORCH_CHECK(panels.dim() == 3 && panels.stride(2) == 1 && panels.stride(1) == 2 * kPanel && panels.size(2) == 2 * kPanel &&
                   2 * panels.size(1) == values.size(0) && panels.size(0) * kPanel >= columns,
               "panels must be [columns / 64, rows / 2, 128]");
-  return {reinterpret_cast<uint16_t*>(values.data_ptr()), values.stride(0), reinterpret_cast<uint32_t*>(panels.data_ptr()),
-          panels.stride(0) / 2, values.size(0), columns};
+  return {reinterpret_cast<uint16_t*>(values.data_ptr()),
+          values.stride(0),
+          reinterpret_cast<uint32_t*>(panels.data_ptr()),
+          panels.stride(0) / 2,
+          values.size(0),
+          columns};
 }
 
 // Replaces every vector of a tile: change(vector, row, v).

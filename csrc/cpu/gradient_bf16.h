@@ -61,8 +61,9 @@ struct Block {
 
 // Gradients of kOutputs outputs and V vectors of inputs, added up over all rows. `between()` runs after every `stride` pairs.
 template <int V, class Between>
-inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs, Tile& gradient,
-                                                         int first, bool adds, int64_t stride, const Between& between) {
+inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs,
+                                                         Tile& gradient, int first, bool adds, int64_t stride,
+                                                         const Between& between) {
   Sums<kOutputs, V> sums;
   for (int r = 0; r < kOutputs; ++r)
     for (int v = 0; v < V; ++v) sums.at[r][v] = adds ? _mm512_load_ps(&gradient.at[first + r][16 * v]) : _mm512_setzero_ps();
@@ -113,8 +114,8 @@ std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
 }
 
 int64_t words_of(const Tensor& panels) {
-  TORCH_CHECK(panels.scalar_type() == at::kBFloat16 && panels.dim() == 3 && panels.stride(2) == 1 && panels.size(2) == 2 * kPanel &&
-                  panels.stride(1) == 2 * kPanel,
+  TORCH_CHECK(panels.scalar_type() == at::kBFloat16 && panels.dim() == 3 && panels.stride(2) == 1 &&
+                  panels.size(2) == 2 * kPanel && panels.stride(1) == 2 * kPanel,
               "panels must be bf16 [columns / 64, rows / 2, 128]");
   return panels.stride(0) / 2;
 }
@@ -124,13 +125,15 @@ uint32_t* words_at(const Tensor& tensor) {
 }
 
 LayerPart layer_of(const Tensor& upstream, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous() && weight.dim() == 2, "weights must be fp32 [out, in]");
+  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous() && weight.dim() == 2,
+              "weights must be fp32 [out, in]");
   const int64_t outputs = weight.size(0), inputs = weight.size(1), stride = words_of(upstream), x_stride = words_of(x);
   TORCH_CHECK(upstream.size(1) == x.size(1) && upstream.size(0) * kPanel >= outputs && x.size(0) * kPanel >= inputs,
               "panels do not fit the weight");
   float* b = nullptr;
   if (bias.has_value()) {
-    TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == outputs, "bias must be fp32 [out]");
+    TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == outputs,
+                "bias must be fp32 [out]");
     b = bias->data_ptr<float>();
   }
   return {words_at(upstream), words_at(x), stride, x_stride, x.size(1), outputs, inputs, weight.data_ptr<float>(), b, {}};

@@ -71,9 +71,9 @@ void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::I
            double scale, int64_t seed, int64_t step, int64_t first_row) {
   check(pre);
   const int64_t rows = pre.size(0), width = pre.size(1), passes = std::max<int64_t>(1, streams.size());
-  const Masks masks{{streams.begin(), streams.end()},      rows / passes,
-                    static_cast<uint32_t>(threshold),      static_cast<uint32_t>(step),
-                    static_cast<uint32_t>(first_row),      static_cast<uint64_t>(seed),
+  const Masks masks{{streams.begin(), streams.end()}, rows / passes,
+                    static_cast<uint32_t>(threshold), static_cast<uint32_t>(step),
+                    static_cast<uint32_t>(first_row), static_cast<uint64_t>(seed),
                     static_cast<float>(scale)};
   FASTGAN_ROWS(pre.scalar_type(), [&] {
     using T = wide_t<scalar_t>;

@@ -24,13 +24,13 @@ using OptionalTensor = std::optional<Tensor>;
 #pragma GCC push_options
 #pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
 
+using fastgan::change_all;
 using fastgan::kIdentity;
 using fastgan::kPanel;
 using fastgan::kRows;
 using fastgan::kTanh;
-using fastgan::Masks;
-using fastgan::change_all;
 using fastgan::lanes;
+using fastgan::Masks;
 using fastgan::Operand;
 using fastgan::operand_of;
 using fastgan::Sums;
@@ -107,8 +107,8 @@ void tile(const uint32_t* x, int64_t stride, const uint32_t* y, int64_t pairs, i
 }
 
 template <int R, class Finish>
-inline void tile(const uint32_t* x, int64_t stride, const uint32_t* y, int64_t pairs, int64_t row, int64_t column, int64_t width,
-                 const Finish& finish) {
+inline void tile(const uint32_t* x, int64_t stride, const uint32_t* y, int64_t pairs, int64_t row, int64_t column,
+                 int64_t width, const Finish& finish) {
   width <= 16 ? tile<R, 1>(x, stride, y, pairs, row, column, width, finish)
               : tile<R, fastgan::kVectors>(x, stride, y, pairs, row, column, width, finish);
 }
@@ -146,7 +146,8 @@ void product(const Tensor& x, const Tensor& pack, int64_t columns, const Finish&
 
 const float* bias_of(const OptionalTensor& bias, int64_t columns) {
   if (!bias.has_value()) return nullptr;
-  TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == columns, "bias must be fp32 [out]");
+  TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == columns,
+              "bias must be fp32 [out]");
   return bias->const_data_ptr<float>();
 }
 
@@ -157,8 +158,13 @@ void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList p
                   int64_t first_row) {
   for (size_t l = 0; l < packs.size(); ++l) {
     const Operand out = operand_of(values[l + 1], panels[l], widths[l]);
-    Masks masks{{}, out.rows / passes, static_cast<uint32_t>(thresholds[l]), static_cast<uint32_t>(step),
-                static_cast<uint32_t>(first_row), static_cast<uint64_t>(seed), static_cast<float>(scales[l])};
+    Masks masks{{},
+                out.rows / passes,
+                static_cast<uint32_t>(thresholds[l]),
+                static_cast<uint32_t>(step),
+                static_cast<uint32_t>(first_row),
+                static_cast<uint64_t>(seed),
+                static_cast<float>(scales[l])};
     if (thresholds[l]) {
       TORCH_CHECK(static_cast<int64_t>(streams.size()) >= passes, "a layer with dropout has a stream for each pass");
       masks.streams.assign(streams.begin(), streams.begin() + passes);
@@ -180,7 +186,8 @@ void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList p
 // tanh to about one unit in the last place: a minimax polynomial up to 5/8, (1 - e) / (1 + e) with e = exp(-2 |x|) beyond.
 float tanh_of(float x) {
   const float a = std::fabs(x), u = x * x, e = fastgan::exp_negative(2.0f * a);
-  const float small = a + a * u * fastgan::polynomial(u, -0.33333302f, 0.13331456f, -0.053739842f, 0.020638987f, -0.0057048702f);
+  const float small =
+      a + a * u * fastgan::polynomial(u, -0.33333302f, 0.13331456f, -0.053739842f, 0.020638987f, -0.0057048702f);
   return std::copysign(a < 0.625f ? small : (1.0f - e) / (1.0f + e), x);
 }
 
@@ -210,7 +217,8 @@ void output_bf16_(const Tensor& x, const Tensor& pack, const OptionalTensor& bia
       return sum;
     });
     constexpr int64_t rows = sizeof(sums.at) / sizeof(sums.at[0]);
-    for (int64_t r = 0; activation != kIdentity && r < rows; ++r) activate(result + (row + r) * columns + column, width, activation);
+    for (int64_t r = 0; activation != kIdentity && r < rows; ++r)
+      activate(result + (row + r) * columns + column, width, activation);
   });
 }
 

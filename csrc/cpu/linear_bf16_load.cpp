@@ -27,8 +27,9 @@ using fastgan::Sums;
 constexpr int64_t kFillWork = 1 << 14;  // elements worth a thread
 
 const float* rows_of(const Tensor& source, const Tensor& like) {
-  TORCH_CHECK(source.scalar_type() == at::kFloat && source.dim() == 2 && source.is_contiguous() && source.sizes() == like.sizes(),
-              "rows must be fp32 [rows, columns], all of one shape");
+  TORCH_CHECK(
+      source.scalar_type() == at::kFloat && source.dim() == 2 && source.is_contiguous() && source.sizes() == like.sizes(),
+      "rows must be fp32 [rows, columns], all of one shape");
   return source.const_data_ptr<float>();
 }
 

@@ -75,7 +75,7 @@ std::array<Sums, 2> run_singles(const Batch<scalar>& batch, Two target, Two shif
 template <int wanted, bool write_real, class scalar>
 std::array<Sums, 2> run_pairs(const Batch<scalar>& batch, double target, double weight) {
   using T = wide_t<scalar>;
-  const Pairs<scalar, write_real> item{batch.logits[kReal],    batch.logits[kFake],  batch.gradients[kReal],
+  const Pairs<scalar, write_real> item{batch.logits[kReal],    batch.logits[kFake], batch.gradients[kReal],
                                        batch.gradients[kFake], Bce<T>(target, 0.0), T(weight)};
   return run<wanted>(std::array{item, item}, {batch.counts[kReal], 0});
 }
@@ -101,19 +101,14 @@ std::array<Sums, 2> evaluate(const Batch<scalar>& batch, const Objective& object
   using T = wide_t<scalar>;
   const Two target = objective.target;
   switch (objective.form) {
-    case kSquare:
-      return run_singles<wanted, Square<T>>(batch, target, {}, weight, {});
-    case kHinge:
-      return run_singles<wanted, Hinge<T>>(batch, target, {}, weight, {});
-    case kLinear:
-      return run_singles<wanted, Linear<T>>(batch, target, {}, weight, {});
-    case kAverage:
-      return run_average<wanted>(batch, target, weight);
+    case kSquare: return run_singles<wanted, Square<T>>(batch, target, {}, weight, {});
+    case kHinge: return run_singles<wanted, Hinge<T>>(batch, target, {}, weight, {});
+    case kLinear: return run_singles<wanted, Linear<T>>(batch, target, {}, weight, {});
+    case kAverage: return run_average<wanted>(batch, target, weight);
     case kPaired:
       return batch.gradients[kReal] ? run_pairs<wanted, true>(batch, target[kFake], weight[kReal])
                                     : run_pairs<wanted, false>(batch, target[kFake], weight[kReal]);
-    default:
-      return run_singles<wanted, Bce<T>>(batch, target, {}, weight, {});
+    default: return run_singles<wanted, Bce<T>>(batch, target, {}, weight, {});
   }
 }
 
@@ -152,8 +147,8 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
 }
 
 std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                         bool want_real, int64_t form, double fake_target, double real_target,
-                                         double scale, bool mean) {
+                                         bool want_real, int64_t form, double fake_target, double real_target, double scale,
+                                         bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -271,8 +266,8 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& re
 std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
-std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&, int64_t,
-                                        double, double, double, bool) {
+std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&,
+                                        int64_t, double, double, double, bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
 Tensor bce(const Tensor& x, const Tensor&, bool) {

@@ -31,7 +31,7 @@ constexpr bool asks(int wanted, int what) {
 template <class T>
 struct Bce {
   static constexpr int64_t chunk = 16 * 1024;  // elements that one thread takes at a time
-  T up, down, shift;  // the slope towards +inf, and minus the slope towards -inf
+  T up, down, shift;                           // the slope towards +inf, and minus the slope towards -inf
   template <class Number>
   Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
 

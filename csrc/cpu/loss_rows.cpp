@@ -111,8 +111,8 @@ template <bool write_real, class scalar>
 void visit_pairs(const Rows<scalar>& rows, const Objective& objective) {
   using T = wide_t<scalar>;
   const Bce<T> payment(objective.target[kFake], 0.0);
-  const PairRow<scalar, write_real> item{rows.real, rows.fake, rows.real_gradient, rows.fake_gradient,
-                                         rows.upstream, payment, T(objective.scale)};
+  const PairRow<scalar, write_real> item{rows.real,     rows.fake, rows.real_gradient, rows.fake_gradient,
+                                         rows.upstream, payment,   T(objective.scale)};
   visit(rows.values, item, Nothing<T>{}, rows.count);
 }
 
@@ -120,16 +120,11 @@ template <class scalar>
 void visit_rows(const Rows<scalar>& rows, const Objective& objective) {
   using T = wide_t<scalar>;
   switch (objective.form) {
-    case kSquare:
-      return visit_sides<Square<T>>(rows, objective);
-    case kHinge:
-      return visit_sides<Hinge<T>>(rows, objective);
-    case kLinear:
-      return visit_sides<Linear<T>>(rows, objective);
-    case kPaired:
-      return rows.real_gradient ? visit_pairs<true>(rows, objective) : visit_pairs<false>(rows, objective);
-    default:
-      return visit_sides<Bce<T>>(rows, objective);
+    case kSquare: return visit_sides<Square<T>>(rows, objective);
+    case kHinge: return visit_sides<Hinge<T>>(rows, objective);
+    case kLinear: return visit_sides<Linear<T>>(rows, objective);
+    case kPaired: return rows.real_gradient ? visit_pairs<true>(rows, objective) : visit_pairs<false>(rows, objective);
+    default: return visit_sides<Bce<T>>(rows, objective);
   }
 }
 
@@ -166,9 +161,10 @@ Tensor loss_rows(const OptionalTensor& real_logits, const Tensor& fake_logits, i
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     using T = wide_t<scalar_t>;
     const auto* const real_data = real.defined() ? real.const_data_ptr<scalar_t>() : nullptr;
-    visit_rows(Rows<scalar_t>{real_data, fake.const_data_ptr<scalar_t>(), nullptr, nullptr, {}, values.mutable_data_ptr<T>(),
-                              fake.numel()},
-               objective);
+    visit_rows(
+        Rows<scalar_t>{
+            real_data, fake.const_data_ptr<scalar_t>(), nullptr, nullptr, {}, values.mutable_data_ptr<T>(), fake.numel()},
+        objective);
   });
   return values;
 }
@@ -186,9 +182,10 @@ std::tuple<Tensor, Tensor> loss_rows_backward(const Tensor& upstream, const Opti
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
     const auto* const real_data = real.defined() ? real.const_data_ptr<scalar_t>() : nullptr;
     auto* const real_place = real_gradient.defined() ? real_gradient.mutable_data_ptr<scalar_t>() : nullptr;
-    visit_rows(Rows<scalar_t>{real_data, fake.const_data_ptr<scalar_t>(), real_place, fake_gradient.mutable_data_ptr<scalar_t>(),
-                              upstream_of<wide_t<scalar_t>>(upstream, kept), nullptr, fake.numel()},
-               objective);
+    visit_rows(
+        Rows<scalar_t>{real_data, fake.const_data_ptr<scalar_t>(), real_place, fake_gradient.mutable_data_ptr<scalar_t>(),
+                       upstream_of<wide_t<scalar_t>>(upstream, kept), nullptr, fake.numel()},
+        objective);
   });
   return {real_gradient, fake_gradient};
 }

@@ -79,8 +79,7 @@ std::tuple<Tensor, Tensor> norm_push(const Tensor& gradient, double weight, doub
 
 std::tuple<Tensor, Tensor> square_push(const Tensor& gradient, double gamma) {
   const double slope = gamma / gradient.size(0);
-  return visit_rows(
-      gradient, [=](double squares) { return 0.5 * gamma * squares; }, [=](double) { return slope; });
+  return visit_rows(gradient, [=](double squares) { return 0.5 * gamma * squares; }, [=](double) { return slope; });
 }
 
 std::tuple<Tensor, Tensor> meta(const Tensor& gradient) {

@@ -30,6 +30,7 @@ inline std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t 
 constexpr int kPhiloxTile = 16;
 
 // The words of kPhiloxTile counters (block[i], row[i], step, stream[i]): words[4 i .. 4 i + 3]. In sample.cpp.
-void philox_tile(const uint32_t* block, const uint32_t* row, uint32_t step, const uint32_t* stream, uint64_t key, uint32_t* words);
+void philox_tile(const uint32_t* block, const uint32_t* row, uint32_t step, const uint32_t* stream, uint64_t key,
+                 uint32_t* words);
 
 }  // namespace fastgan

@@ -266,7 +266,8 @@ void batch_indices_(Tensor& out, int64_t size, int64_t position, int64_t seed, i
   const int64_t count = out.numel();
   fastgan::share((count + kIndexUnit - 1) / kIndexUnit, 1, [&](int64_t unit) {
     Permutation permutation(size, static_cast<uint64_t>(seed), static_cast<uint32_t>(stream));
-    for (int64_t i = unit * kIndexUnit; i < std::min(count, (unit + 1) * kIndexUnit); ++i) indices[i] = permutation(position + i);
+    for (int64_t i = unit * kIndexUnit; i < std::min(count, (unit + 1) * kIndexUnit); ++i)
+      indices[i] = permutation(position + i);
   });
 }
 

@@ -43,34 +43,23 @@ Network<T> network_of(const Step& a) {
 inline double number(const Tensor& scalar, const char* name) {
   TORCH_CHECK(scalar.numel() == 1, name, " must hold one number");
   switch (scalar.scalar_type()) {
-    case at::kLong:
-      return static_cast<double>(*scalar.const_data_ptr<int64_t>());
-    case at::kFloat:
-      return *scalar.const_data_ptr<float>();
-    case at::kDouble:
-      return *scalar.const_data_ptr<double>();
-    case at::kBool:
-      return *scalar.const_data_ptr<bool>();
-    default:
-      TORCH_CHECK(false, name, " must be int64, fp32, fp64 or bool");
+    case at::kLong: return static_cast<double>(*scalar.const_data_ptr<int64_t>());
+    case at::kFloat: return *scalar.const_data_ptr<float>();
+    case at::kDouble: return *scalar.const_data_ptr<double>();
+    case at::kBool: return *scalar.const_data_ptr<bool>();
+    default: TORCH_CHECK(false, name, " must be int64, fp32, fp64 or bool");
   }
 }
 
 // Whether any element is true or, of floating-point numbers, not finite.
 inline bool is_withheld(const Tensor& withhold) {
-  const auto any = [&](const auto* values, const auto& bad) {
-    return std::any_of(values, values + withhold.numel(), bad);
-  };
+  const auto any = [&](const auto* values, const auto& bad) { return std::any_of(values, values + withhold.numel(), bad); };
   TORCH_CHECK(withhold.is_contiguous(), "withhold must be contiguous");
   switch (withhold.scalar_type()) {
-    case at::kBool:
-      return any(withhold.const_data_ptr<bool>(), [](bool value) { return value; });
-    case at::kFloat:
-      return any(withhold.const_data_ptr<float>(), [](float value) { return !std::isfinite(value); });
-    case at::kDouble:
-      return any(withhold.const_data_ptr<double>(), [](double value) { return !std::isfinite(value); });
-    default:
-      TORCH_CHECK(false, "withhold must be bool, fp32 or fp64");
+    case at::kBool: return any(withhold.const_data_ptr<bool>(), [](bool value) { return value; });
+    case at::kFloat: return any(withhold.const_data_ptr<float>(), [](float value) { return !std::isfinite(value); });
+    case at::kDouble: return any(withhold.const_data_ptr<double>(), [](double value) { return !std::isfinite(value); });
+    default: TORCH_CHECK(false, "withhold must be bool, fp32 or fp64");
   }
 }
 

@@ -185,7 +185,8 @@ Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& n
 
 void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
   const auto fits = [](const Tensor& pack, int64_t columns, int64_t depth) {
-    const bool packed = pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel;
+    const bool packed =
+        pack.scalar_type() == at::kBFloat16 && pack.is_contiguous() && pack.dim() == 3 && pack.size(2) == 2 * kPanel;
     const bool on_line = reinterpret_cast<uintptr_t>(pack.const_data_ptr()) % 64 == 0;
     return packed && on_line && pack.size(0) * kPanel >= columns && pack.size(1) == (depth + 1) / 2;
   };
@@ -195,9 +196,9 @@ void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
 }
 
 Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tensor& count, const Tensor& withhold,
-                    std::string_view rule, at::ArrayRef<double> options, double clip, const OptionalTensor& average, double decay,
-                    at::TensorList weights, const c10::List<OptionalTensor>& biases, at::TensorList upstream, at::TensorList x,
-                    const Tensor& coefficient, at::TensorList forward, at::TensorList adjoint) {
+                    std::string_view rule, at::ArrayRef<double> options, double clip, const OptionalTensor& average,
+                    double decay, at::TensorList weights, const c10::List<OptionalTensor>& biases, at::TensorList upstream,
+                    at::TensorList x, const Tensor& coefficient, at::TensorList forward, at::TensorList adjoint) {
   const Step a{weight, state, lr, count, withhold, rule, options, clip, average, decay};
   check(a);
   TORCH_CHECK(weight.scalar_type() == at::kFloat, "weight must be fp32");

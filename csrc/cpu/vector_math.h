@@ -75,7 +75,7 @@ struct ExpConstants;
 template <>
 struct ExpConstants<float> {
   using Bits = int32_t;
-  static constexpr float largest = 87.0f;       // e^-87 is still a normal number
+  static constexpr float largest = 87.0f;        // e^-87 is still a normal number
   static constexpr float shifter = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer, held in the low bits
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr int bias = 127, mantissa_bits = 23;

@@ -126,18 +126,12 @@ void launch_average(Task<scalar> task, const Tensor& like) {
 template <int wanted, class scalar>
 void evaluate(const Task<scalar>& task, int64_t form, const Tensor& like) {
   switch (form) {
-    case kSquare:
-      return launch<wanted, Sides<Square>>(task, like);
-    case kHinge:
-      return launch<wanted, Sides<Hinge>>(task, like);
-    case kLinear:
-      return launch<wanted, Sides<Linear>>(task, like);
-    case kPaired:
-      return launch<wanted, Both<Pairs>>(task, like);
-    case kAverage:
-      return launch_average<wanted>(task, like);
-    default:
-      return launch<wanted, Sides<Bce>>(task, like);
+    case kSquare: return launch<wanted, Sides<Square>>(task, like);
+    case kHinge: return launch<wanted, Sides<Hinge>>(task, like);
+    case kLinear: return launch<wanted, Sides<Linear>>(task, like);
+    case kPaired: return launch<wanted, Both<Pairs>>(task, like);
+    case kAverage: return launch_average<wanted>(task, like);
+    default: return launch<wanted, Sides<Bce>>(task, like);
   }
 }
 
@@ -184,8 +178,8 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
 }
 
 std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                         bool want_real, int64_t form, double fake_target, double real_target,
-                                         double scale, bool mean) {
+                                         bool want_real, int64_t form, double fake_target, double real_target, double scale,
+                                         bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
