@@ -1,4 +1,4 @@
-# make test | test-fast | train | lint | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make test | test-fast | train | lint | format | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 # make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
@@ -11,13 +11,16 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # the tests start many processes, each of which would compile every module again
 unexport PYTHONDONTWRITEBYTECODE
-NATIVE := $(wildcard csrc/*.* csrc/*/*.*)
+NATIVE := $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
+# what clang-format sets
+CPP = $(NATIVE) $(wildcard benchmarks/*/*.cu)
 
 help:
 	@echo "make test    set up .venv and run the tests (WORKERS=$(WORKERS) at a time, DURATIONS=$(DURATIONS) of the slowest shown)"
 	@echo "make test-fast  the quick ones of them, in a minute or so"
 	@echo "make train   set up .venv and train on scikit-learn's digits into runs/digits (STEPS=$(STEPS); repeat to resume)"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, clang-format and mypy, which change nothing"
+	@echo "make format  sets every line as make lint wants it"
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make bench   run every benchmark of benchmarks/ops"
 	@echo "make cuda-check  compile all CUDA sources for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
@@ -61,7 +64,13 @@ test-fast: build
 lint: $(VENV)/.packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CPP)
 	$(BIN)/mypy
+
+format: $(VENV)/.packages
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CPP)
 
 bench: build
 	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
@@ -76,4 +85,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test test-fast lint bench cuda-check gpu clean
+.PHONY: help build train test test-fast lint format bench cuda-check gpu clean
