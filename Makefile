@@ -76,7 +76,7 @@ bench: build
 	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
 
 cuda-check: $(VENV)/.packages
-	$(BIN)/python tests/cuda_check.py
+	$(BIN)/python tests/project/cuda_check.py
 
 gpu:
 	$(PYTHON) -m benchmarks.gpu --minutes $(MINUTES) $(if $(PARTS),--parts $(PARTS))

@@ -131,7 +131,7 @@ def extension_arguments():
     except ImportError as error:
         return fall_back(f"torch cannot be imported ({error})")
     cuda = with_cuda(torch, CUDA_HOME)
-    sources = [Path("csrc/library.cpp"), *sorted(Path("csrc/cpu").glob("*.cpp"))]
+    sources = [Path("csrc/library.cpp"), *sorted(Path("csrc/cpu").rglob("*.cpp"))]
     sources += sorted(Path("csrc/cuda").glob("*.cu")) if cuda else []
     missing = [str(path) for path in sources if not path.exists()]
     if missing:

@@ -23,7 +23,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 import fastgan
-from benchmarks.harness import RESULTS, ROOT, append, circumstances, machine
+from benchmarks.harness.rows import RESULTS, ROOT, append, circumstances, machine
 from fastgan import data
 
 BATCH, EPOCHS, SEED, LOSS = 64, 100, 0, "nonsaturating"
@@ -110,7 +110,9 @@ def draw(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.article", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data-root", type=Path, help="the folder of MNIST's IDX files")
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "article", help="made anew")

@@ -27,12 +27,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import goals
-from benchmarks.gpu import NewRows, archive, shorten
-from benchmarks.gpu_calls import FOLDER, LOADING, NO_DEVICE, PACKING, Call, Command, Lane, calls, digits
-from benchmarks.gpu_parts import PLAYED, TOOLS, collect, extension
-from benchmarks.harness import ROOT
-from benchmarks.shell import Outcome, Shell
+from benchmarks.gpu import goals
+from benchmarks.gpu.calls import FOLDER, LOADING, NO_DEVICE, PACKING, Call, Command, Lane, calls, digits
+from benchmarks.gpu.parts import PLAYED, TOOLS, collect, extension
+from benchmarks.gpu.run import NewRows, archive, shorten
+from benchmarks.gpu.runner import Outcome, Shell
+from benchmarks.harness.rows import ROOT
 
 GAMES = [f"{game} {precision}" for game, precision in PLAYED]
 CORRECTNESS = {*GAMES, "kernels", "kernels again", "tests", *TOOLS}
@@ -204,7 +204,9 @@ def stop(*_: Any) -> None:
 
 def main(given: list[str] | None = None) -> int:
     began = time.monotonic() - LOADING  # importing torch came before
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_session", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("call", type=int, choices=(1, 2))
     parser.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     parser.add_argument("--out", type=Path, help="for all.tgz and summary.txt: $OUT, or runs/gpu-session/call-N unless given")

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import RESULTS, ROOT
+from benchmarks.harness.rows import RESULTS, ROOT
 from benchmarks.peers import WORKS
-from benchmarks.step import YARDSTICK
+from benchmarks.step.comparison import YARDSTICK
 
 README = ROOT / "README.md"
 BATCH = 64
@@ -76,7 +76,7 @@ def place(row: Row) -> tuple[int, int]:
 
 
 def is_gpu(machine: str) -> bool:
-    """Whether a machine is named after its GPU, see `harness.machine`."""
+    """Whether a machine is named after its GPU, see `harness.rows.machine`."""
     return not machine.endswith("cores")
 
 

@@ -23,7 +23,7 @@ TORCH_LIBRARY(fastgan, m) {
       "int first_row) -> ()");
   m.def("slope_(Tensor(a!) adjoints, Tensor activations, float negative_slope, float scale) -> ()");
 
-  // linear: chains of layers in bf16 by AVX512-BF16 where `bf16_dot` is true; csrc/cpu/bf16.h says how values [rows, columns],
+  // linear: chains of layers in bf16 by AVX512-BF16 where `bf16_dot` is true; csrc/cpu/packed/storage.h says how values [rows, columns],
   // panels [columns / 64, rows / 2, 128] and packed weights [n / 64, k / 2, 128] are stored. activation: 0 identity, 1 tanh, 2 sigmoid.
   m.def("bf16_dot() -> bool");
   m.def(

@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-__version__ = "0.1.0"
+from ._version import __version__
 
 
 def _bridge_kernels() -> None:
@@ -28,12 +28,22 @@ def _bridge_kernels() -> None:
 _bridge_kernels()
 
 from . import data, layers, losses, mlp, models, optim, penalties, testing  # noqa: E402
+from .data import DataError  # noqa: E402
 from .models import Discriminator, Generator  # noqa: E402
-from .trainer import Trainer  # noqa: E402
+from .ops.backend import BackendUnavailable  # noqa: E402
+from .training.checkpoint import CheckpointError  # noqa: E402
+from .training.fit import NonFiniteError  # noqa: E402
+from .training.signals import Interrupted  # noqa: E402
+from .training.trainer import Trainer  # noqa: E402
 
 __all__ = [
+    "BackendUnavailable",
+    "CheckpointError",
+    "DataError",
     "Discriminator",
     "Generator",
+    "Interrupted",
+    "NonFiniteError",
     "Trainer",
     "__version__",
     "data",

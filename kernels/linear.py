@@ -1,7 +1,7 @@
 """linear: the products of a chain of layers, with everything that belongs to a product's tile in its epilogue.
 
 Operands [rows, width] and weights [out, in] are row-major, filled up with zeros to whole blocks of FILL columns and rows, so
-that products load without masks. The formulas are those of fastgan/chain.py; a unit's slope is kept in its activation's sign.
+that products load without masks. The formulas are those of fastgan/chain/passes.py; the sign of an activation keeps its slope.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import torch
 from fastgan.kernels.launch import architecture
 from torch.utils.cpp_extension import CUDA_HOME
 
-from benchmarks.graphs import times
-from benchmarks.measurement import PATIENCE, Measurement, slopes
+from benchmarks.harness.cuda_graphs import times
+from benchmarks.harness.measurement import PATIENCE, Measurement, slopes
 from benchmarks.micro.nodes import multiprocessors
 
 SOURCE = Path(__file__).with_name("barriers.cu")

@@ -7,10 +7,10 @@ from functools import partial
 
 import torch
 
-from benchmarks.graphs import in_a_row, times
-from benchmarks.measurement import PATIENCE, Measurement, rate
+from benchmarks.harness.cuda_graphs import in_a_row, times
+from benchmarks.harness.measurement import PATIENCE, Measurement, rate
 from benchmarks.micro.nodes import launcher
-from fastgan.hardware import matmul_precision
+from fastgan.runtime.precision import matmul_precision
 
 COPY, SQUARE = 1 << 32, 8192  # bytes; rows and columns of a product
 WEIGHTS = 1_473_680  # about what either of the article's networks has

@@ -10,8 +10,8 @@ from functools import partial
 import torch
 from fastgan.kernels.launch import Launcher
 
-from benchmarks.graphs import capture, times
-from benchmarks.measurement import PATIENCE, Measurement, slopes
+from benchmarks.harness.cuda_graphs import capture, times
+from benchmarks.harness.measurement import PATIENCE, Measurement, slopes
 
 NODES = (1, 20, 1280)
 STEPS = (1, 16, 64)  # of a graph that is replayed

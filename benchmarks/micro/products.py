@@ -9,10 +9,10 @@ from functools import partial
 import torch
 from fastgan.kernels.launch import architecture
 
-from benchmarks.graphs import in_a_row
-from benchmarks.measurement import PATIENCE, Measurement, rate
-from benchmarks.tiling import Key, Update
-from benchmarks.tune import CASES, JOBS, LAUNCHES, SECONDS, Product, products_of, time_by_graph, tuner
+from benchmarks.harness.cuda_graphs import in_a_row
+from benchmarks.harness.measurement import PATIENCE, Measurement, rate
+from benchmarks.tune.launches import Key, Update
+from benchmarks.tune.search import CASES, JOBS, LAUNCHES, SECONDS, Product, products_of, time_by_graph, tuner
 
 TWINS = 2  # networks that take turns, as in a step
 

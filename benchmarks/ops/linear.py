@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.harness import Bench, device, parser
+from benchmarks.harness.bench import Bench, parser
+from benchmarks.harness.rows import device
 from fastgan.layers import FusedLinear
 
 MODULES = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2), "tanh": nn.Tanh}
@@ -79,7 +80,7 @@ def compare(bench: Bench, case: Case, batch: int) -> None:
 
 def main() -> None:
     """Every layer at every batch size; --quick takes one and a tenth of the time."""
-    options = parser(__doc__).parse_args()
+    options = parser("ops.linear", __doc__).parse_args()
     bench = Bench("ops.linear", quick=options.quick, keep=not options.no_rows)
     torch.manual_seed(0)
     for case in (case for case in CASES if options.only in case.label):

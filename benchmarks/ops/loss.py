@@ -2,8 +2,8 @@
 
 Works: "forward" without a graph; "both", the value and the gradients of the logits; "rows", the same of reduction="none" with
 a gradient for every row from above; "statistics", the value, the gradients, and the four numbers that people log of the logits.
-torch's composition runs in eager mode and as one region of torch.compile, with the gradients inside (benchmarks/compiling.py);
-one region for each case, dtype and size, compiled before anything is timed, in one to two seconds on two cores.
+torch's composition runs in eager mode and as one region of torch.compile, with the gradients inside (`harness.compiling`); one
+region for each case, dtype and size, compiled before anything is timed, in one to two seconds on two cores.
 
 The bytes counted are the least that each must move, in the logits' dtype: every logit read once for the value, read again and
 its gradient written for the backward pass; "rows" writes a value and reads a gradient for each row besides.
@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.compiling import Function, add_option, compiled, compiled_both, forget, is_wanted, outputs, run_both
-from benchmarks.harness import Bench, device, parser
+from benchmarks.harness.bench import Bench, parser
+from benchmarks.harness.compiling import Function, add_option, compiled, compiled_both, forget, is_wanted, outputs, run_both
+from benchmarks.harness.rows import device
 from fastgan import losses
 
 
@@ -181,7 +182,7 @@ def compare(bench: Bench, case: Case, size: int, dtype: torch.dtype, compiles: b
 
 def main() -> None:
     """Every case at every size in fp32 and bf16; --quick takes two sizes, a tenth of the time, and compiles few cases."""
-    given = parser(__doc__)
+    given = parser("ops.loss", __doc__)
     given.add_argument("--sizes", type=int, nargs="+")
     given.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
     add_option(given)

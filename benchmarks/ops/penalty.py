@@ -7,7 +7,7 @@ derivative written, and for "both" the gradient read once more.
 Whole penalties as they are called, of the article's critic (784-1024-512-256-1, LeakyReLU 0.2, with dropout and without) and of
 a small convolutional one, in fp32 and under bf16 autocast: the value and the gradients of all parameters, with new random
 numbers in each call. The peer is the script with autograd.grad(create_graph=True), in eager mode and as one region of
-torch.compile with both derivatives in it (benchmarks/compiling.py), which takes about ten seconds for each batch size. They are
+torch.compile with both derivatives in it (`harness.compiling`), which takes about ten seconds for each batch size. They are
 products of matrices above all, and no bytes are counted.
 """
 
@@ -22,9 +22,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from benchmarks.compiling import Function, add_option, compiled_both, forget, is_wanted, run_both
-from benchmarks.harness import Bench, device, parser
-from fastgan import closed_penalty, penalties
+from benchmarks.harness.bench import Bench, parser
+from benchmarks.harness.compiling import Function, add_option, compiled_both, forget, is_wanted, run_both
+from benchmarks.harness.rows import device
+from fastgan import penalties
+from fastgan.chain import penalty as closed_penalty
 from fastgan.layers import next_masks
 from fastgan.ops import penalty as ops
 from fastgan.ops.linear import Dropout
@@ -273,7 +275,7 @@ FEW = ("norm", "gradient penalty: mlp")  # how labels begin that are compiled in
 
 def main() -> None:
     """Every price at every size, then every penalty of every critic; --quick takes fewer sizes, and compiles few."""
-    given = parser(__doc__)
+    given = parser("ops.penalty", __doc__)
     given.add_argument("--batches", type=int, nargs="+")
     given.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of whole penalties")
     add_option(given)

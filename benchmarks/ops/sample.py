@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench, device
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.rows import device
 from fastgan.ops import reference, sample
 
 COUNTER = dict(seed=1, step=2, stream=3)
@@ -77,7 +78,7 @@ def gate(case: Case) -> None:
 
 def main() -> None:
     """Every case; --quick takes a tenth of the time."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ops.sample", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default="", help="cases whose label contains this")
     parser.add_argument("--no-rows", action="store_true", help="print the table, keep no rows")

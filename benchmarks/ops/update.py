@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Bench, device
+from benchmarks.harness.bench import Bench
+from benchmarks.harness.rows import device
 from fastgan.ops.update import state_size, update_
 
 
@@ -78,7 +79,7 @@ def compare(bench: Bench, case: Case, size: int) -> None:
 
 def main() -> None:
     """Every rule at every size; --quick takes two sizes and a tenth of the time."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ops.update", description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", default="", help="rules whose label contains this")
     parser.add_argument("--sizes", type=int, nargs="+")

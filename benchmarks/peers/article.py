@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from . import Z_DIM, Batch, Setup, networks
+from benchmarks.peers import Z_DIM, Batch, Setup, networks
 
 PRINT_EVERY = 100  # batches
 

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, grad_and_value
 
-from . import Batch, Setup
-from .eager import Eager
+from benchmarks.peers import Batch, Setup
+from benchmarks.peers.eager import Eager
 
 Weights = dict[str, Tensor]
 EPSILON = 1e-8

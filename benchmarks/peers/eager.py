@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import Z_DIM, Batch, Setup, networks
+from benchmarks.peers import Z_DIM, Batch, Setup, networks
 
 
 class Eager:

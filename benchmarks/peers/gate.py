@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import PIXELS, Z_DIM, Batch, Candidate, Setup, networks
-from .eager import Eager, gradient_penalty
+from benchmarks.peers import PIXELS, Z_DIM, Batch, Candidate, Setup, networks
+from benchmarks.peers.eager import Eager, gradient_penalty
 
 BATCH = 64
 TOLERANCE = {"fp32": 1e-4, "tf32": 5e-3, "bf16": 2e-2}  # of a loss, relative to the largest of the first losses

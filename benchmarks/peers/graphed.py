@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from . import Batch, Setup
-from .compiled import Adam, Compiled, Weights
-from .eager import Eager
+from benchmarks.peers import Batch, Setup
+from benchmarks.peers.compiled import Adam, Compiled, Weights
+from benchmarks.peers.eager import Eager
 
 STEPS = 16  # of a graph; single ones make up the rest
 WARM_UPS = 3  # before a capture: libraries take their workspaces, optimizers make their states, compilers run

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from . import SLOPE, Z_DIM, Batch, Layers, Setup
+from benchmarks.peers import SLOPE, Z_DIM, Batch, Layers, Setup
 
 try:
     BACKEND = jax.default_backend()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from . import SLOPE, Layers
+from benchmarks.peers import SLOPE, Layers
 
 
 class Dropout(nn.Module):

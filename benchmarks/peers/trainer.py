@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 import fastgan
+from benchmarks.peers import Z_DIM, Batch, Setup
 from fastgan.ops import sample
 from fastgan.ops.sample import Draws, Role
-
-from . import Z_DIM, Batch, Setup
 
 
 class Auto:

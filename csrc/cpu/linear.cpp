@@ -1,6 +1,6 @@
 // linear: what follows a product of matrices in a chain of layers, in one pass over its result.
 
-#include "masks.h"
+#include "dropout.h"
 #include "vector_math.h"
 
 #include <ATen/Dispatch.h>

@@ -13,7 +13,7 @@
 // Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
 // fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
-#include "../loss_operator.h"
+#include "../objective.h"
 #include "loss_pass.h"
 
 #include <ATen/Parallel.h>

@@ -1,6 +1,6 @@
 // loss without a reduction: a value for each row, and slopes that a gradient for each row multiplies. loss.cpp lists the forms.
 
-#include "../loss_operator.h"
+#include "../objective.h"
 #include "loss_pass.h"
 
 #include <ATen/Parallel.h>

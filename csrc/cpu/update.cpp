@@ -4,7 +4,7 @@
 // squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not depend on the number
 // of threads.
 
-#include "step.h"
+#include "optimizer_step.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>

@@ -1,8 +1,8 @@
 // What one launch does with many logits: it sums what each pays, and writes its slope.
 #pragma once
 
-#include "../loss_operator.h"
-#include "payments.h"
+#include "../objective.h"
+#include "logit_loss.h"
 #include "reduce.h"
 
 namespace {

@@ -1,5 +1,5 @@
 """The five families of operators: sample, linear, loss, penalty, update. Importing them registers every implementation."""
 
-from . import sample_triton, update_triton
+from . import cpp, linear, loss, penalty, sample, triton, update
 
-__all__ = ["sample_triton", "update_triton"]
+__all__ = ["cpp", "linear", "loss", "penalty", "sample", "triton", "update"]

@@ -1,21 +1,50 @@
-"""linear: x -> act(x W^T + b) with dropout, and which products a chain of such layers takes (dense.py, packed.py, tiled.py)."""
+"""linear: x -> act(x W^T + b) with dropout, and the passes over a product that a chain of such layers takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import linear_cpp  # noqa: F401  registers what it has
+from . import reference, sample
 from .backend import implementation, resolve
-from .dense import DenseProducts, Layer, Products
-from .linear_reference import Dropout, linear_by_reference
-from .packed import PackedProducts
-from .tiled import INPUT_PRECISION, WIDEST, TiledProducts
+from .sample import Masks
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
+
+
+class Layer(NamedTuple):
+    """One layer of a chain: weight [out, in], bias [out]; a hidden layer's unit has slope 1 above 0 and `negative_slope` below.
+
+    output: what the last layer ends in (identity, tanh or sigmoid); dropout: a hidden layer's probability.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+    negative_slope: float = 1.0
+    dropout: float = 0.0
+    output: str = "identity"
+
+    @property
+    def scale(self) -> float:
+        """What dropout multiplies the units by that it keeps."""
+        return 1.0 / (1.0 - self.dropout)
+
+
+class Dropout(NamedTuple):
+    """A unit's probability to be dropped, and the pass whose mask is drawn."""
+
+    probability: float
+    masks: Masks
+
+    def scale(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """The factor of activations [B, ...], in fp32 or wider."""
+        masks = self.masks
+        counter = dict(seed=masks.seed, step=masks.step, stream=masks.streams[0], first_row=masks.first_row)
+        place = dict(device=like.device, dtype=torch.promote_types(like.dtype, torch.float32))
+        return sample.dropout_scale(shape[0], math.prod(shape[1:]), self.probability, **counter, **place).view(shape)
 
 
 def linear(
@@ -36,28 +65,29 @@ def linear(
     return run(x, weight, bias, activation=activation, negative_slope=negative_slope, dropout=dropout)
 
 
-@implementation("linear.products", "reference")
-def _products(layers: Sequence[Layer], precision: str) -> Products:
-    return DenseProducts(layers, _dtype(layers, precision))
+@implementation("linear.linear", "reference")
+def linear_by_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, *, activation: str, negative_slope: float, dropout: Dropout | None
+) -> Tensor:
+    """`reference.linear` with the factor that a mask makes."""
+    scale = None if dropout is None else dropout.scale((*x.shape[:-1], weight.shape[0]), x)
+    return reference.linear(x, weight, bias, activation=activation, negative_slope=negative_slope, scale=scale)
 
 
-@implementation("linear.products", "cpp", "cpu")
-def _products_cpp(layers: Sequence[Layer], precision: str) -> Products:
-    packed = precision == "bf16" and layers[0].weight.dtype == torch.float32 and torch.ops.fastgan.bf16_dot()
-    return PackedProducts(layers) if packed else _products(layers, precision)
+@implementation("linear.fold_", "reference")
+def _fold_(pre: Tensor, layer: Layer, masks: sample.Masks | None) -> None:
+    """pre = fold(pre + bias), with the dropout of stacked passes."""
+    wide = pre if layer.bias is None else pre + layer.bias.detach()
+    pre.copy_(reference.fold(wide, layer.negative_slope, None if masks is None else _mask(wide, layer.dropout, masks)))
 
 
-@implementation("linear.products", "triton", "cuda", "cpu")
-def _products_triton(layers: Sequence[Layer], precision: str) -> Any:
-    fits = max(extent for layer in layers for extent in layer.weight.shape) <= WIDEST
-    tiled = fits and precision in INPUT_PRECISION and layers[0].weight.dtype == torch.float32 and len(layers) > 1
-    return TiledProducts(layers, precision) if tiled else _products(layers, precision)
+def _mask(like: Tensor, probability: float, masks: sample.Masks) -> Tensor:
+    rows, width = like.shape[0] // len(masks.streams), like.shape[1]
+    place = dict(seed=masks.seed, step=masks.step, first_row=masks.first_row, device=like.device, dtype=like.dtype)
+    return torch.cat([sample.dropout_scale(rows, width, probability, stream=word, **place) for word in masks.streams])
 
 
-def _dtype(layers: Sequence[Layer], precision: str) -> torch.dtype:
-    return torch.bfloat16 if precision == "bf16" else layers[0].weight.dtype
-
-
-def products(layers: Sequence[Layer], precision: str, backend: str = "auto") -> Any:
-    """The fastest products of a chain in a precision (fp64, fp32, tf32, bf16): `Products`, or `TiledProducts` if fused."""
-    return resolve("linear.products", layers[0].weight.device.type, backend)(layers, precision)
+@implementation("linear.slope_", "reference")
+def _slope_(adjoints: Tensor, activations: Tensor, layer: Layer) -> None:
+    """adjoints *= m, read back from the activations."""
+    adjoints.mul_(reference.slope(activations, layer.negative_slope, layer.scale))

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import loss_cpp, reference  # noqa: F401  loss_cpp registers what it has
+from . import reference
 from .backend import check_name, implementation, resolve
-from .loss_objective import AVERAGE, BCE, HINGE, LINEAR, PAIRED, SQUARE, Objective, d_objective, g_objective  # noqa: F401
+from .objective import AVERAGE, BCE, HINGE, LINEAR, PAIRED, SQUARE, Objective, d_objective, g_objective  # noqa: F401
 
 KINDS, PAIRED_KINDS = reference.KINDS, reference.PAIRED_KINDS
 RELATIVISTIC_KINDS, SMOOTHED_KINDS = reference.RELATIVISTIC_KINDS, reference.SMOOTHED_KINDS

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from . import reference
 from .backend import implementation, resolve
-
-FLOAT_DTYPES = (torch.float32, torch.float64)  # what C++ takes
-COUNT_DTYPES = (torch.int64, *FLOAT_DTYPES)
 
 implementation("update.update_", "reference")(reference.update_)
 
@@ -47,41 +42,3 @@ def update_(
     return run(
         weight, gradient, state, lr, count, withhold, rule=rule, options=options, clip=clip, average=average, decay=decay
     )
-
-
-@implementation("update.update_", "cpp", "cpu")
-def _update_in_one_pass(
-    weight: Tensor,
-    gradient: Tensor,
-    state: list[Tensor],
-    lr: Tensor,
-    count: Tensor,
-    withhold: Tensor,
-    *,
-    rule: str,
-    options: dict,
-    clip: float = 0.0,
-    average: Tensor | None = None,
-    decay: float = 0.0,
-) -> Tensor:
-    """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others."""
-    extra: dict[str, Any] = dict(clip=clip, average=average, decay=decay)
-    buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
-    if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
-        return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
-    run = torch.ops.fastgan.update_.default
-    return run(weight, gradient, state, lr, count, withhold, rule, numbers(rule, options), **extra)
-
-
-def numbers(rule: str, options: dict[str, Any]) -> list[float]:
-    """A rule's options as C++ takes them: in the order of torch.optim's arguments after the learning rate, betas as two."""
-    defaults: dict[str, Any] = getattr(reference.RULES[rule], "__kwdefaults__")  # noqa: B009
-    return [
-        float(number) for value in (defaults | options).values() for number in (value if isinstance(value, tuple) else (value,))
-    ]
-
-
-def _alike(buffers: list[Tensor]) -> bool:
-    """Contiguous, of one size, and of one dtype that C++ has."""
-    dtype, size = buffers[0].dtype, buffers[0].numel()
-    return dtype in FLOAT_DTYPES and all(x.dtype == dtype and x.numel() == size and x.is_contiguous() for x in buffers)

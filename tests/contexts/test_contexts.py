@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .operators import OPERATORS, Call, Critic, Operator, critic_of, plain, rows
+from tests.contexts.operators import OPERATORS, Call, Critic, Operator, critic_of, plain, rows
 
 Result = tuple[Tensor, list[Tensor]]  # a value, and its derivatives by all parameters
 Context = Callable[[Call, nn.Module, Tensor, Tensor], Result]

@@ -13,8 +13,7 @@ from torch.nn import functional as F
 from fastgan import losses, penalties
 from fastgan.layers import FusedLinear
 from fastgan.mlp import MLP
-
-from .operators import OPERATORS, Critic, conv_critic, critic_of, mlp_critic, plain_gradient, plain_penalty, rows
+from tests.contexts.operators import OPERATORS, Critic, conv_critic, critic_of, mlp_critic, plain_gradient, plain_penalty, rows
 
 Penalty = Callable[..., Tensor]
 CALLS: dict[str, Penalty] = {

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from fastgan import losses, penalties
 from fastgan.layers import FusedLinear
 from fastgan.mlp import MLP
-
-from .operators import OPERATORS, Operator, critic_of, rows
+from tests.contexts.operators import OPERATORS, Operator, critic_of, rows
 
 pytestmark = pytest.mark.cuda
 

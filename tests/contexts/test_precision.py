@@ -7,8 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import losses, penalties
-
-from .operators import OPERATORS, Call, critic_of, plain, rows
+from tests.contexts.operators import OPERATORS, Call, critic_of, plain, rows
 
 HALVES = [pytest.param(torch.bfloat16, id="bf16"), pytest.param(torch.float16, id="fp16")]
 

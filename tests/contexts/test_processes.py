@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from .operators import OPERATORS, Operator, critic_of, half, plain, plain_game
+from tests.contexts.operators import OPERATORS, Operator, critic_of, half, plain, plain_game
 
 pytestmark = pytest.mark.slow
 
 SCRIPT = """
 import sys, torch
 from torch.nn.parallel import DistributedDataParallel
-from fastgan import distributed
+from fastgan.runtime import distributed
 from operators import OPERATORS, critic_of, half, plain_game, rows
 with distributed.process_group("cpu") as world:
     found = {}

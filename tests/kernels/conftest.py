@@ -1,21 +1,25 @@
-"""Kernels run natively on a CUDA device, else on the CPU under Triton's interpreter; elsewhere nothing is collected.
+"""Which tests run where: the host's in every ordinary run; those that run kernels on a CUDA device or under the interpreter.
 
-The interpreter knows fp32 alone: its bf16 product is wrong.
+test_interpreter.py starts pytest on this folder once more, under Triton's interpreter on the CPU. That run leaves the host's
+tests out, which would start it again. The interpreter knows fp32 alone: its bf16 product is wrong.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.kernels.patch_once import patch_once_a_launch
 
+HOST = ("test_cubins.py", "test_interpreter.py", "test_launch.py", "test_tiles.py")  # they run no kernel in their own process
 INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 RUNS = importlib.util.find_spec("triton") is not None and (INTERPRETED or torch.cuda.is_available())
-collect_ignore_glob = [] if RUNS else ["test_*.py"]
+KERNELS = sorted(path.name for path in Path(__file__).parent.glob("test_*.py") if path.name not in HOST)
+collect_ignore = [*(HOST if INTERPRETED else ()), *(() if RUNS else KERNELS)]
 
 
 if INTERPRETED and RUNS:
@@ -37,7 +41,8 @@ def precision(request: pytest.FixtureRequest) -> str:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """FASTGAN_TEST_SHARD=1/4 keeps the second, sixth, ... test: tests/test_interpreter.py runs each shard in a process."""
-    if shard := os.environ.get("FASTGAN_TEST_SHARD"):
+    """FASTGAN_TEST_SHARD=1/4 keeps the second, sixth, ... test under the interpreter: test_interpreter.py shares them so."""
+    shard = os.environ.get("FASTGAN_TEST_SHARD")
+    if shard and INTERPRETED:
         number, _, count = shard.partition("/")
         items[:] = items[int(number) :: int(count)]

@@ -15,8 +15,8 @@ SCRIPT = """
 import sys, torch
 from patch_once import patch_once_a_launch
 patch_once_a_launch()
-from fastgan import distributed
-from fastgan.ops.tiled import TiledProducts
+from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.runtime import distributed
 from two_processes import GAMES, trainer
 with distributed.process_group("cpu") as world:
     results = {}

@@ -13,9 +13,12 @@ from fastgan.kernels import launch, tiles
 from fastgan.kernels import update as update_kernels
 from torch import Tensor
 
-from fastgan.ops import reference, sample_triton, tiled, update_triton
-from fastgan.ops.dense import Layer
+from fastgan.chain import triton_tiles
+from fastgan.ops import reference
+from fastgan.ops.linear import Layer
 from fastgan.ops.sample import Masks, Role, stream
+from fastgan.ops.triton import sample as sample_triton
+from fastgan.ops.triton import update as update_triton
 from tests.kernels.conftest import INTERPRETED
 
 if INTERPRETED:
@@ -126,7 +129,7 @@ def products(memory: VirtualMemory, monkeypatch: pytest.MonkeyPatch, tile: tiles
     """Layers of shapes (out, in) in virtual memory, and one tile for every product."""
     monkeypatch.setattr(tiles, "product_tile", lambda *_: tile)
     layers = [Layer(torch.empty(shape, device="meta"), None) for shape in shapes]
-    made = tiled.TiledProducts(layers, "fp32")
+    made = triton_tiles.TiledProducts(layers, "fp32")
     monkeypatch.setattr(made, "words", torch.tensor)
     return made
 

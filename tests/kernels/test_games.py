@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import sanitize
+from benchmarks.gpu import sanitize
 
 
 @pytest.mark.slow

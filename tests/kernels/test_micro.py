@@ -1,4 +1,4 @@
-"""The kernels that benchmarks.gpu_micro times: what is timed is what it is called."""
+"""The kernels that benchmarks.micro times: what is timed is what it is called."""
 
 from __future__ import annotations
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastgan.ops import backend, reference, sample, sample_triton
+from fastgan.ops import backend, reference, sample
 from fastgan.ops.sample import Role, stream
+from fastgan.ops.triton import sample as sample_triton
 
 # seeds are of 64 bits, steps and shapes of 32: what happens to one of them does not depend on the other two
 COUNTERS = [(0, 0), (1, 77), (12345678901234567, 77), (2**63 - 1, 2**31), (12345678901234567, 2**32 + 5)]

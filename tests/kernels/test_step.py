@@ -13,12 +13,12 @@ from fastgan.kernels.launch import INTERPRETED
 from torch import Tensor
 
 from fastgan import Trainer, optim, penalties
-from fastgan.fused import FusedPasses
+from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.engines import cuda_graph
+from fastgan.engines.closed_form.fused_passes import FusedPasses
 from fastgan.mlp import MLP
 from fastgan.ops import backend
 from fastgan.ops.sample import Draws
-from fastgan.ops.tiled import TiledProducts
-from fastgan.step import graph
 
 PIXELS, Z = 43, 5
 
@@ -220,9 +220,9 @@ def test_replays_are_the_eager_steps(options: dict, device: torch.device, monkey
 
         return replay, values
 
-    monkeypatch.setattr(graph, "record", rerun)
+    monkeypatch.setattr(cuda_graph, "record", rerun)
     eager, captured = (trainer_of(monkeypatch, "triton", device, "fp32", 7, options, SMALL) for _ in range(2))
-    captured._player = graph.Captured(captured._step, captured._game, 2)
+    captured._player = cuda_graph.Captured(captured._step, captured._game, 2)
     expected, found = eager.step(5), captured.step(5)
     assert captured._player.problem is None and len(captured._player.graphs) == 2
     for mine, theirs in zip(captured._step.networks, eager._step.networks, strict=True):

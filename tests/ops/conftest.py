@@ -1,4 +1,4 @@
-"""Fixtures for the devices that operators run on, and for the storages that a chain's products come in."""
+"""Fixtures for the devices that operators run on."""
 
 from __future__ import annotations
 
@@ -26,18 +26,3 @@ def device(request: pytest.FixtureRequest) -> Iterator[str]:
         request.getfixturevalue("requires_cuda_kernels")
     with nullcontext() if request.param == "cpu" else torch.device(request.param):
         yield request.param
-
-
-@pytest.fixture
-def requires_dot(requires_extension: None) -> None:
-    """Skips where there are no bf16 dot products of pairs, saying so."""
-    if not torch.ops.fastgan.bf16_dot():
-        pytest.skip("this processor, or the compiler, has no AVX512-BF16")
-
-
-@pytest.fixture(params=["fp64", "fp32", "bf16", "packed"])
-def format_(request: pytest.FixtureRequest) -> str:
-    """The name of a storage: a dtype of dense products, or packed ones in bf16."""
-    if request.param == "packed":
-        request.getfixturevalue("requires_dot")
-    return request.param

@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan.ops import backend, reference, sample
-from fastgan.ops.dense import Layer
-from fastgan.ops.linear import ACTIVATIONS, Dropout, linear
+from fastgan.ops.linear import ACTIVATIONS, Dropout, Layer, linear
 from fastgan.ops.sample import Masks
 
 SLOPE = 0.2

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops.update import numbers as numbers_of
+from fastgan.ops.cpp.update import numbers as numbers_of
 from fastgan.ops.update import state_size, update_
 
 ADAM = dict(betas=(0.5, 0.999), eps=1e-8, weight_decay=0.0)

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan import closed_penalty, penalties, testing
+from fastgan import penalties, testing
+from fastgan.chain import penalty as closed_penalty
 from fastgan.testing.critics import PiecewiseLinear
 from fastgan.testing.faults import OF_BOTH, OF_PENALTIES
 

@@ -1,0 +1,1 @@
+"""A training step of fastgan against its peers: python -m benchmarks.step."""

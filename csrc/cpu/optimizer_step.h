@@ -1,0 +1,139 @@
+// An optimizer's step as operators are given it: its tensors, checked, and the rule that it names.
+#pragma once
+
+#include "optimizer.h"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <optional>
+#include <string_view>
+#include <type_traits>
+
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+// What the caller of an operator gives. options: the rule's own numbers, in the order of torch.optim's arguments after lr.
+struct Step {
+  const Tensor& weight;
+  at::TensorList state;
+  const Tensor& lr;
+  const Tensor& count;
+  const Tensor& withhold;
+  std::string_view rule;
+  at::ArrayRef<double> options;
+  double clip;
+  const OptionalTensor& average;
+  double decay;
+};
+
+template <class T>
+Network<T> network_of(const Step& a) {
+  const T bound = a.clip ? T(a.clip) : std::numeric_limits<T>::infinity();
+  T* average = a.average.has_value() ? a.average->mutable_data_ptr<T>() : nullptr;
+  return {a.weight.mutable_data_ptr<T>(), average, bound, T(a.decay)};
+}
+
+// A 0-d tensor's value.
+inline double number(const Tensor& scalar, const char* name) {
+  TORCH_CHECK(scalar.numel() == 1, name, " must hold one number");
+  switch (scalar.scalar_type()) {
+    case at::kLong: return static_cast<double>(*scalar.const_data_ptr<int64_t>());
+    case at::kFloat: return *scalar.const_data_ptr<float>();
+    case at::kDouble: return *scalar.const_data_ptr<double>();
+    case at::kBool: return *scalar.const_data_ptr<bool>();
+    default: TORCH_CHECK(false, name, " must be int64, fp32, fp64 or bool");
+  }
+}
+
+// Whether any element is true or, of floating-point numbers, not finite.
+inline bool is_withheld(const Tensor& withhold) {
+  const auto any = [&](const auto* values, const auto& bad) { return std::any_of(values, values + withhold.numel(), bad); };
+  TORCH_CHECK(withhold.is_contiguous(), "withhold must be contiguous");
+  switch (withhold.scalar_type()) {
+    case at::kBool: return any(withhold.const_data_ptr<bool>(), [](bool value) { return value; });
+    case at::kFloat: return any(withhold.const_data_ptr<float>(), [](float value) { return !std::isfinite(value); });
+    case at::kDouble: return any(withhold.const_data_ptr<double>(), [](double value) { return !std::isfinite(value); });
+    default: TORCH_CHECK(false, "withhold must be bool, fp32 or fp64");
+  }
+}
+
+inline void set_number(const Tensor& scalar, double value) {
+  if (scalar.scalar_type() == at::kLong) *scalar.mutable_data_ptr<int64_t>() = static_cast<int64_t>(value);
+  if (scalar.scalar_type() == at::kFloat) *scalar.mutable_data_ptr<float>() = static_cast<float>(value);
+  if (scalar.scalar_type() == at::kDouble) *scalar.mutable_data_ptr<double>() = value;
+}
+
+inline void check_buffer(const Tensor& buffer, const Tensor& weight, const char* name) {
+  TORCH_CHECK(buffer.is_contiguous() && buffer.scalar_type() == weight.scalar_type() && buffer.numel() == weight.numel(), name,
+              " must be contiguous, and of weight's dtype and size");
+}
+
+inline void check(const Step& a) {
+  TORCH_CHECK(a.weight.scalar_type() == at::kFloat || a.weight.scalar_type() == at::kDouble, "weight must be fp32 or fp64");
+  check_buffer(a.weight, a.weight, "weight");
+  for (const Tensor& buffer : a.state) check_buffer(buffer, a.weight, "state");
+  if (a.average.has_value()) check_buffer(*a.average, a.weight, "average");
+}
+
+// What autograd has saved of these tensors is out of date.
+inline void mark_changed(const Step& a) {
+  const auto bump = [](const Tensor& tensor) {
+    if (!tensor.is_inference()) tensor.unsafeGetTensorImpl()->bump_version();
+  };
+  bump(a.weight);
+  for (const Tensor& buffer : a.state) bump(buffer);
+  if (a.average.has_value()) bump(*a.average);
+}
+
+// What a step returns: the sum of the finite gradients' squares and the number of the others.
+inline Tensor result_of(const Totals& totals, const Tensor& weight) {
+  const double numbers[] = {totals.squares, totals.not_finite};
+  return at::tensor(at::ArrayRef<double>(numbers), weight.options());
+}
+
+// Calls run(rule) with the rule of a step.
+template <class T, class Run>
+void with_rule(const Step& a, double lr, double count, const Run& run) {
+  const auto& options = a.options;
+  const auto given = [&](size_t numbers, size_t states) {
+    TORCH_CHECK(options.size() == numbers, a.rule, " has ", numbers, " options, not ", options.size());
+    TORCH_CHECK(a.state.size() == states, "this rule keeps ", states, " buffers, not ", a.state.size());
+  };
+  const auto buffer = [&](size_t index) { return a.state[index].template mutable_data_ptr<T>(); };
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  if (a.rule == "sgd") {  // momentum, dampening, weight decay, nesterov
+    given(4, options.empty() || options[0] == 0 ? 0 : 1);
+    const T momentum = options[0], dampening = options[1], weight_decay = options[2], nesterov = options[3];
+    if (!momentum) return run(Sgd<T, false>{T(lr), weight_decay});
+    const bool first = count == 1;  // the velocity begins as the gradient, whole
+    run(Sgd<T, true>{T(lr), weight_decay, first ? 0 : momentum, first ? 1 : 1 - dampening, nesterov, nesterov ? momentum : 1,
+                     buffer(0)});
+  } else if (a.rule == "rmsprop") {  // alpha, eps, weight decay, momentum, centered
+    const bool moves = options.size() > 3 && options[3], centred = options.size() > 4 && options[4];
+    given(5, 1 + moves + centred);
+    const auto with = [&](auto has_momentum, auto centered) {
+      T* velocity = has_momentum ? buffer(1) : nullptr;
+      T* mean = centered ? buffer(a.state.size() - 1) : nullptr;
+      run(RmsProp<T, has_momentum, centered>{T(lr), T(options[2]), T(options[0]), T(1.0 - options[0]), T(options[1]),
+                                             T(options[3]), buffer(0), velocity, mean});
+    };
+    if (moves) return centred ? with(yes, yes) : with(yes, no);
+    centred ? with(no, yes) : with(no, no);
+  } else {  // beta1, beta2, eps, weight decay
+    TORCH_CHECK(a.rule == "adam", "unknown rule ", a.rule);
+    given(4, 2);
+    const double beta1 = options[0], beta2 = options[1];
+    const T rate = lr / (1.0 - std::pow(beta1, count)), scale = 1.0 / std::sqrt(1.0 - std::pow(beta2, count));
+    run(Adam<T>{rate, scale, T(options[3]), T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), T(options[2]), buffer(0),
+                buffer(1)});
+  }
+}
+
+}  // namespace

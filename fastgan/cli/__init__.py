@@ -1,0 +1,55 @@
+"""The command line: fastgan train | sample | doctor."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+import tyro
+
+from ..ops.backend import BackendUnavailable
+from ..runtime import distributed
+from ..training.fit import NonFiniteError
+from ..training.signals import Interrupted
+from .command import Job
+from .doctor import Doctor
+from .sample import Sample
+from .train import Train, resumed
+
+COMMANDS: dict[str, Callable] = {"train": Train, "sample": Sample, "doctor": Doctor}
+
+
+def parse(arguments: Sequence[str]) -> Train | Sample | Doctor:
+    """The command a line means; a resumed run starts from its saved configuration."""
+    command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastgan", args=arguments)
+    if isinstance(command, Train) and command.resume:
+        return resumed(command, arguments)
+    return command
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; 0 done, 1 stopped on a value that was not finite, 2 bad arguments or input, 130 or 143 interrupted."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        command = parse(sys.argv[1:] if arguments is None else arguments)
+        with distributed.process_group(getattr(command, "device", "cpu")):
+            return _run(command.prepare())
+    except (ValueError, TypeError, OSError, BackendUnavailable) as error:
+        print(f"fastgan: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(job: Job) -> int:
+    try:
+        job()
+    except Interrupted as stop:
+        print(f"fastgan: {stop}; continue with --resume", file=sys.stderr)
+        return stop.exit_code
+    except NonFiniteError as error:
+        print(f"fastgan: {error}", file=sys.stderr)
+        return 1
+    except (ValueError, TypeError) as error:
+        # past `prepare` these are faults of the program, which deserve their traceback
+        raise RuntimeError("training failed") from error
+    return 0

@@ -1,0 +1,78 @@
+"""fastgan doctor: what this installation is and what it will run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from .._version import __version__
+from ..chain import products  # noqa: F401  registers the storages
+from ..ops import backend
+from ..runtime.device import has_native_bf16
+from .command import Job
+
+
+def versions() -> dict[str, str]:
+    """Names and versions of what a result depends on."""
+    found = {"fastgan": __version__, "python": platform.python_version(), "torch": torch.__version__}
+    for name in ("torchvision", "triton", "numpy", "safetensors"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found | {"CUDA of torch": torch.version.cuda or "none"}
+
+
+def devices() -> dict[str, str]:
+    """The devices a run can choose, with their native precision."""
+    cpu = torch.device("cpu")
+    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    found = {"cpu": f"{platform.machine()}, {threads}, auto precision {_precision(cpu)}"}
+    for index in range(torch.cuda.device_count()):
+        device = torch.device("cuda", index)
+        capability = "sm_{}{}".format(*torch.cuda.get_device_capability(device))
+        found[str(device)] = f"{torch.cuda.get_device_name(device)}, {capability}, auto precision {_precision(device)}"
+    return found if len(found) > 1 else found | {"cuda": "no device"}
+
+
+def _precision(device: torch.device) -> str:
+    return "bf16" if has_native_bf16(device) else "fp32"
+
+
+def native_code() -> dict[str, str]:
+    """Whether the C++ extension and Triton can run, or why not."""
+    problems = {"C++ extension": backend.extension_problem(), "Triton": backend.triton_problem()}
+    return {name: problem or "ready" for name, problem in problems.items()}
+
+
+def choices() -> list[tuple[str, str, str, str]]:
+    """(operator, device type, implementation, reason) for every operator on every kind of device here."""
+    kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    return [(line.operator, kind, line.backend, line.reason) for kind in kinds for line in backend.choices(kind)]
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """Print versions, devices, and which implementation runs for every operator, with the reason."""
+
+    def prepare(self) -> Job:
+        return _diagnose
+
+
+def _diagnose() -> None:
+    console = Console()
+    for title, facts in (("versions", versions()), ("devices", devices()), ("native code", native_code())):
+        table = Table("what", "value", title=title, title_justify="left")
+        for row in facts.items():
+            table.add_row(*row)
+        console.print(table)
+    table = Table("operator", "device", "runs", "why", title="operators", title_justify="left")
+    for choice in choices():
+        table.add_row(*choice)
+    console.print(table)

@@ -1,0 +1,74 @@
+"""ImageSet: a whole data set as one tensor."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .convert import SCALE_ADVICE
+from .errors import DataError, DataTypeError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """A whole data set on one device.
+
+    images: uint8 [N, C, H, W] in 0..255, or float32 in [-1, 1] of shape [N, C, H, W], or [N, features] for points;
+    labels: int64 [N], or None. Raises DataError for other shapes and DataTypeError for other dtypes.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shape = tuple(self.images.shape)
+        if self.images.dtype not in (torch.uint8, torch.float32):
+            raise DataTypeError(f"{self.name}: images are {self.images.dtype}; {SCALE_ADVICE}")
+        if len(shape) != 4 and not (len(shape) == 2 and self.images.dtype == torch.float32):
+            raise DataError(f"{self.name}: images have shape {shape}; [N, C, H, W], or float [N, features], is expected")
+        if self.images.numel() == 0:
+            raise DataError(f"{self.name} is empty: images have shape {shape}")
+        if self.labels is not None and self.labels.dtype != torch.int64:
+            raise DataTypeError(f"{self.name}: labels are {self.labels.dtype}; int64 is expected")
+        if self.labels is not None and tuple(self.labels.shape) != shape[:1]:
+            raise DataError(f"{self.name}: {shape[0]:,} images but labels of shape {tuple(self.labels.shape)}")
+
+    @property
+    def size(self) -> int:
+        """The number of samples, N."""
+        return self.images.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def features(self) -> int:
+        """The numbers in one sample."""
+        return math.prod(self.shape)
+
+    @property
+    def is_points(self) -> bool:
+        """Whether samples are plain vectors, to be drawn as a scatter plot, rather than images."""
+        return self.images.dim() == 2
+
+    def to(self, device: torch.device | str) -> ImageSet:
+        """The same set on another device."""
+        return replace(self, images=self.images.to(device), labels=None if self.labels is None else self.labels.to(device))
+
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that name the images (shape, dtype and content; not the labels), on whatever device."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256(f"{self.images.dtype} {tuple(self.images.shape)} ".encode())
+        digest.update(self.images.cpu().contiguous().numpy().data)
+        return digest.hexdigest()[:16]

@@ -1,0 +1,229 @@
+"""The alternating update by autograd, for any pair of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from .. import losses
+from ..layers import drawing
+from ..mlp import MLP
+from ..models import Network
+from ..ops import loss as loss_ops
+from ..ops.sample import Draws, Role
+from ..runtime.distributed import all_rows, sum_
+from ..runtime.input_gradient import input_gradient
+from ..runtime.precision import matmul_precision
+from .flat_network import FlatNetwork
+from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Moment, mix
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class LossScale:
+    """fp16's dynamic loss scale, decided on the device (torch.amp.GradScaler's rule, without its host synchronisation)."""
+
+    def __init__(self, device: torch.device, dtype: torch.dtype, *, growth_interval: int = 2000) -> None:
+        self.scale = torch.full((), 65536.0, device=device)
+        self.clean_updates = torch.zeros((), dtype=torch.int32, device=device)
+        self.growth_interval = growth_interval
+        self.dtype = dtype
+
+    def unscale_(self, gradient: Tensor) -> Tensor:
+        """Divides a flat gradient by the scale; returns whether anything overflowed, 0-d bool. The scale follows."""
+        overflow = ~gradient.isfinite().all()
+        gradient.div_(self.scale)
+        torch._amp_update_scale_(self.scale, self.clean_updates, overflow.float(), 2.0, 0.5, self.growth_interval)
+        return overflow
+
+
+def _module_at_end(network: nn.Module, kind: type[nn.Module], rows: Tensor) -> nn.Module | None:
+    """The module of a kind whose output, perhaps as a view, is the network's output on `rows`, if there is one."""
+    outputs: list[tuple[nn.Module, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
+        for module in network.modules()
+        if isinstance(module, kind)
+    ]
+    try:
+        with torch.no_grad():
+            result = network(rows)
+        return next((module for module, output in outputs if output.data_ptr() == result.data_ptr()), None)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class AutogradStep:
+    """d_steps discriminator updates, then one of the generator; real and fake rows pass the critic separately.
+
+    A Sigmoid at the critic's end is read as logits and a Tanh at the generator's end runs in fp32, for as long as a step runs.
+    """
+
+    name = "autograd"
+
+    def __init__(self, game: Game) -> None:
+        self.game = game
+        self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
+        self.generation = 0
+        self.sigmoid: nn.Module | None = None
+        self.tanh: nn.Module | None = None
+        half = game.precision == "fp16"
+        self.scales = [LossScale(game.device, game.dtype) for _ in range(2)] if half else None
+
+    def __call__(self, images: Tensor, moment: Moment, rows: int) -> dict[str, Tensor]:
+        """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
+        for network in (self.game.generator, self.game.discriminator):
+            network.module.train()
+        with self._ends(), matmul_precision(self.game.precision):
+            metrics: dict[str, Tensor] = {}
+            for d_step in range(self.game.d_steps):
+                metrics = self._update_discriminator(images, moment, d_step, rows)
+            metrics |= self._update_generator(images, moment, rows)
+        if isinstance(moment.counter, Tensor) and moment.last:
+            for network in (self.game.generator, self.game.discriminator):
+                network.add_up()
+        return metrics
+
+    def _update_discriminator(self, images: Tensor, moment: Moment, d_step: int, rows: int) -> dict[str, Tensor]:
+        game, draws = self.game, self.game.draws(moment, d_step, rows)
+        with self._randomness(moment, d_step):
+            with self._arithmetic():
+                with torch.no_grad():
+                    fake = self._generate(game.latents(draws, rows), draws, MAKING)
+                real = game.real_rows(images, moment, d_step, rows).view_as(fake)
+                real_logits = self._judge(real, draws, REAL)
+                fake_logits = self._judge(fake, draws, FAKE)
+            loss = losses.d_loss(real_logits, fake_logits, game.loss)
+            penalty = self._penalty(real, fake, draws, moment, d_step) / game.world.size
+            gradients = self._gradients(loss + penalty, game.discriminator, 0)
+        penalty = sum_(penalty.detach().clone(), game.world.size)
+        finite = real_logits.isfinite().all() & fake_logits.isfinite().all() & penalty.isfinite()
+        norm = self._apply(game.discriminator, gradients, ~finite, moment, 0)
+        return {
+            "d_loss": loss.detach() + penalty,
+            "d_real": real_logits.detach().mean(),
+            "d_fake": fake_logits.detach().mean(),
+            "penalty": penalty,
+            "d_grad_norm": norm,
+        }
+
+    def _update_generator(self, images: Tensor, moment: Moment, rows: int) -> dict[str, Tensor]:
+        game, last = self.game, self.game.d_steps - 1
+        draws = game.draws(moment, last, rows)
+        with self._randomness(moment, game.d_steps):
+            with self._arithmetic():
+                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, LEARNING)
+                fake_logits = self._judge(fake, draws, GENERATOR)
+                real_logits = None
+                if game.loss in loss_ops.RELATIVISTIC_KINDS:
+                    with torch.no_grad():
+                        real_logits = self._judge(game.real_rows(images, moment, last, rows).view_as(fake), draws, REAL)
+            loss = losses.g_loss(fake_logits, real_logits, game.loss)
+            gradients = self._gradients(loss, game.generator, 1)
+        finite = fake_logits.isfinite().all()
+        if real_logits is not None:
+            finite = finite & real_logits.isfinite().all()
+        norm = self._apply(game.generator, gradients, ~finite, moment, 1)
+        return {"g_loss": loss.detach(), "g_grad_norm": norm}
+
+    def _generate(self, latents: Tensor, draws: Draws, pass_: int) -> Tensor:
+        with drawing(draws, pass_):
+            fake = self.game.generator.module(latents)
+        # images stay fp32 for the critic's input gradient and for the penalties' points
+        return fake.to(self.game.dtype)
+
+    def _judge(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
+        """The logits of all processes' rows."""
+        with drawing(draws, pass_):
+            logits = self.game.discriminator.module(rows)
+        return all_rows(logits, self.game.world)
+
+    def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, moment: Moment, d_step: int) -> Tensor:
+        total = real.new_zeros(())
+        for number, spec in self.game.due_penalties(moment, d_step):
+            points = spec.points(real, fake, draws, number)
+            with self._arithmetic(), drawing(draws, self.game.place(number, spec)):
+                gradient = input_gradient(self.game.discriminator.module, points)
+            total = total + spec.every * spec.value(gradient)
+        return total
+
+    def _gradients(self, loss: Tensor, network: FlatNetwork, which: int) -> Sequence[Tensor | None]:
+        if self.scales:
+            loss = loss * self.scales[which].scale
+        return torch.autograd.grad(loss, network.parameters, allow_unused=True)
+
+    def _apply(
+        self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, moment: Moment, which: int
+    ) -> Tensor:
+        """Gradients meet, the optimizer steps; returns the gradient's norm."""
+        network.collect(gradients)
+        sum_(network.gradient, self.game.world.size)
+        if self.scales:
+            # an overflow is the loss scale's to mend, and no fault of the run
+            overflow = self.scales[which].unscale_(network.gradient)
+            network.gradient.masked_fill_(overflow, 0.0)
+        else:
+            overflow = torch.zeros_like(withhold)
+        statistics = network.update(withhold | overflow, moment.counter)
+        network.note(withhold, statistics)
+        return statistics[0].sqrt()
+
+    def _arithmetic(self) -> AbstractContextManager:
+        """Passes in half precision, where it is the game's. Those that share one context share one cast of the weights."""
+        dtype = HALF.get(self.game.precision)
+        return torch.autocast(self.game.device.type, dtype) if dtype else nullcontext()
+
+    @contextmanager
+    def _randomness(self, moment: Moment, d_step: int) -> Iterator[None]:
+        """Seeds torch's generator for modules with randomness of their own, and gives the caller's state back.
+
+        A captured step takes that generator as it is: a replay moves it on, and nothing can seed it in between.
+        """
+        if not self.foreign or isinstance(moment.counter, Tensor):
+            yield
+            return
+        devices = [self.game.device] if self.game.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(mix(self.game.seed, moment.step, d_step, self.game.world.rank))
+            yield
+
+    def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
+        """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""
+        self.tanh = _module_at_end(self.game.generator.module, nn.Tanh, latents)
+        self.sigmoid = _module_at_end(self.game.discriminator.module, nn.Sigmoid, samples) if read_logits else None
+        self.generation += 1
+        return self.sigmoid is not None
+
+    def follow_networks(self) -> None:
+        """Nothing to do: modules read their weights where they are."""
+
+    def reserve(self, steps: int) -> None:
+        """Nothing to do: what updates leave behind is added up as they go."""
+
+    @contextmanager
+    def _ends(self) -> Iterator[None]:
+        hooks = []
+        if self.sigmoid is not None:
+            hooks.append(self.sigmoid.register_forward_hook(lambda module, inputs, output: inputs[0]))
+        if self.tanh is not None and self.game.precision in HALF:
+            # a tanh in bf16 rounds to 1 beyond 3, its slope to 0: a picture's background would never learn again
+            hooks.append(self.tanh.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(self.game.dtype),)))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the step keeps besides the networks: fp16's loss scales."""
+        pairs = enumerate(self.scales or ())
+        return {f"{name}.{number}": getattr(scale, name) for number, scale in pairs for name in ("scale", "clean_updates")}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Takes over a `state_dict`, in place."""
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

@@ -1,0 +1,229 @@
+"""Passes over a chain of layers in as few launches as depend on each other, for devices where a launch is what costs.
+
+The formulas are those of chain/passes.py. What one launch can do on the way of another has no launch of its own: the critic's
+last layer and U_{L-1} come out of the last hidden layer, logits are judged beside the first adjoint product, a penalty's push
+is a factor in the first tangent product, and weight gradients stay in the registers of the optimizer's step. Nothing waits for
+the device; what an update is judged by stays there (update_log.py).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...chain.passes import Stack
+from ...chain.triton_tiles import TiledProducts
+from ...ops.objective import DEFAULTS, Objective
+from ...ops.penalty import Form
+from ...ops.sample import Masks
+from ...ops.triton.update import VALUE, Stepping, programs, step_, stepping
+from ...runtime.distributed import ALONE, World, sum_
+from ..flat_network import FlatNetwork
+from .update import Outcome, Pushing, judge
+from .update_log import Records
+
+BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
+
+
+class FusedPasses(Stack):
+    """Passes of one network, `judged` where it is a critic whose logits are an objective's.
+
+    inputs: A_0 .. A_{L-1}; adjoints: U_1 .. U_L, a critic's U_L = 1; coefficient: three numbers for every row (BIAS, ...).
+    output [passes, rows, out], fp32, of a network that is not judged; gradient: a critic's g, fp32, filled up.
+    """
+
+    def __init__(
+        self, products: TiledProducts, network: FlatNetwork, count: int, rows: int, world: World, *, judged: bool
+    ) -> None:
+        super().__init__(products, rows, rows, count, self._allocate(products, count * rows, judged))
+        apart = world.size > 1 or self.tile.splits > 1
+        parts = programs(network.weight.numel()) if apart else products.update_programs(self.tile)
+        network.records = Records(products, network, count * rows if judged else 0, parts)
+
+    @staticmethod
+    def _allocate(products: TiledProducts, rows: int, judged: bool) -> dict[str, Any]:
+        sizes = [products.shapes[0][1], *(outputs for outputs, _ in products.shapes)]
+        coefficient = torch.ones(3, rows, device=products.device)
+        buffers: dict[str, Any] = {
+            "inputs": [products.operand(rows, width) for width in sizes[:-1]],
+            "adjoints": [products.operand(rows, width) for width in sizes[1:]],
+            "coefficient": list(coefficient.unbind()),
+        }
+        if not judged:
+            return buffers | {"output": torch.zeros(rows, sizes[-1], device=products.device)}
+        buffers["adjoints"][-1][:, 0] = 1.0
+        coefficient[BIAS] = 0.0
+        partials = torch.zeros(-(-sizes[-2] // 16), rows, device=products.device)
+        gradient = products.operand(rows, sizes[0], torch.float32)
+        tangents = [products.operand(rows, width) for width in sizes[1:-1]]
+        return buffers | {"partials": list(partials.unbind()), "gradient": gradient, "tangents": tangents}
+
+    def _name_buffers(self) -> None:
+        self.inputs, self.adjoints, self.coefficient = (self.buffers[name] for name in ("inputs", "adjoints", "coefficient"))
+        self.all_rows = len(self._root.buffers["inputs"][0])
+        self.judged = "output" not in self.buffers
+        if not self.judged:
+            self.output = self.buffers["output"].unflatten(0, (-1, self.rows))
+        learning = self.all_rows if self.judged else self.rows  # of a generator's passes one is its own update's
+        self.tile = self.products.update_tile(learning)
+        self._table: Tensor | None = None
+
+    def hands(self, count: int) -> list[FusedPasses]:
+        """As many passes over these buffers, each with input rows and coefficients of its own; input rows in one matrix."""
+        inputs = self.products.operand(count * self.all_rows, self.products.shapes[0][1])
+        hands = []
+        for number in range(count):
+            coefficient = torch.stack(self.coefficient)
+            first = inputs[number * self.all_rows : (number + 1) * self.all_rows]
+            own = {"inputs": [first, *self.inputs[1:]], "coefficient": list(coefficient.unbind())}
+            hands.append(self._like(self._count, self.buffers | own))
+        return hands
+
+    def load(self, values: Tensor) -> None:
+        """The input rows [rows, in] of this one pass."""
+        self.products.load(self.inputs[0], values)
+
+    def forward(self, masks_of: Callable[[int], Masks], into: Sequence[FusedPasses] = ()) -> None:
+        """Runs the chain; see Passes.forward."""
+        products, dropped = self.products, itertools.count()
+        last = len(products.layers) - 2
+        for index, layer in enumerate(products.layers[:-1]):
+            masks = masks_of(next(dropped)) if layer.dropout else None
+            head = (self.adjoints[last], self.buffers["partials"][0], self.all_rows) if self.judged and index == last else None
+            products.hidden(index, self.inputs[index + 1], self.inputs[index], masks, head)
+        if not self.judged:
+            copy = (into[0].inputs[0], self.rows, into[0].all_rows) if into else None
+            products.output(self.buffers["output"], self.inputs[-1], copy)
+
+    def judge(
+        self,
+        network: FlatNetwork,
+        objective: Objective,
+        world: World,
+        *,
+        real: bool,
+        priced: Collection[int] = (),
+        of: slice = slice(None),
+    ) -> Outcome:
+        """The objective of the logits, and the adjoints of the passes `of` down to U_1; see Passes.judge."""
+        assert objective.arguments is not None, "the mean of every objective has a kernel"
+        record, products = network.records.begin(), self.products
+        given = objective.arguments
+        form, fake_target, real_target, scale, _ = given + DEFAULTS[len(given) - 1 :]
+        parts, partials = products.parts(len(self) * self.rows), self.buffers["partials"]
+        places = record, self.coefficient[BIAS], partials[0], parts, self.all_rows, products.biases[-1], self.rows
+        flags = (int(0 in priced), int(1 in priced)) if real else (0, 0)
+        block = min(1024, max(16, 1 << (self.rows - 1).bit_length()))
+        judging = (*places, fake_target, real_target, scale, *flags), dict(FORM=form, REAL=real, JUDGE_BLOCK=block)
+        beside_adjoints = world.size == 1 and len(products.layers) > 2
+        if world.size > 1:
+            self._judge_together(record, objective, world, real, flags, parts)
+        elif not beside_adjoints:
+            products.judge(*judging)
+        self[of]._descend(len(products.layers) - 3, judging if beside_adjoints else None)
+        return network.records.outcome()
+
+    def _judge_together(
+        self, record: Tensor, objective: Objective, world: World, real: bool, priced: tuple[int, int], parts: int
+    ) -> None:
+        """The objective of the logits of all processes."""
+        logits = torch.stack(self.buffers["partials"][:parts]).sum(0) + self.products.biases[-1]
+        slopes = self.coefficient[BIAS]
+        sides = [slice(number * self.rows, (number + 1) * self.rows) for number in range(1 + real)]
+        fake = sides[-1]
+        outcome = judge(
+            logits[sides[0]] if real else None, logits[fake], slopes[sides[0]] if real else None, slopes[fake], objective, world
+        )
+        record[VALUE].copy_(outcome.value)
+        record[2:4].copy_(outcome.means)
+        for side, is_priced in zip(sides, priced if real else priced[1:], strict=True):
+            for kind in (INPUT, OTHERS):
+                self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_priced else slopes[side])
+
+    def _descend(self, first: int, judging: tuple | None = None) -> None:
+        for index in range(first, -1, -1):
+            self.products.adjoint(index, self.adjoints[index], self.adjoints[index + 1], self.inputs[index + 1], judging)
+            judging = None
+
+    def adjoint_from(self, critic: FusedPasses) -> None:
+        """From a critic's input gradient at this one pass's output; its rows are weighed by the critic's slopes."""
+        output, activation = self.output[0], self.products.layers[-1].output
+        slopes = critic.coefficient[BIAS]
+        given = dict(coefficient=slopes, y=output, activation=activation)
+        critic.products.input_gradient(self.adjoints[-1], critic.adjoints[0], "generator", **given)
+        self._descend(len(self.products.layers) - 2)
+
+    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, outcome: Outcome, world: World) -> None:
+        """The tangents of penalties on this one pass's input gradient, and their prices; see Passes.push."""
+        forms = [penalty.kernel_form(penalty.every / world.size) for penalty in penalties]
+        known = [form for form in forms if form is not None]
+        if len(known) == len(forms) and all(form.squared for form in known):
+            first, form = "square", known[0]._replace(weight=sum(form.weight for form in known))
+        elif len(known) == len(forms) == 1 and self._first >= 2:  # at points of its own, where s is 0
+            first, form = "norm", known[0]
+        else:
+            self._push_any(penalties, network, world)
+            return
+        prices = network.records.prices(self.rows) if world.size == 1 else torch.empty_like(self.coefficient[BIAS])
+        self._push_form(first, form, prices)
+        if world.size > 1:
+            network.records.prices(1).copy_(sum_(prices.sum().view(1), world.size))
+
+    def _push_form(self, first: str, form: Form, prices: Tensor) -> None:
+        weight = form.weight / self.rows
+        mode = dict(mode="square", factor=weight) if first == "square" else dict(mode="points")
+        gradient, x = self.buffers["gradient"], self.inputs[0]
+        self.products.input_gradient(gradient, self.adjoints[0], x=x, coefficient=self.coefficient[BIAS], **mode)
+        self._tangents(gradient, first, prices, (weight, form.target, form.one_sided))
+
+    def _push_any(self, penalties: Sequence[Pushing], network: FlatNetwork, world: World) -> None:
+        """Penalties that are no kernel's: their own push, and what weight gradients take of the input, by torch."""
+        self.products.input_gradient(self.buffers["gradient"], self.adjoints[0], mode="plain")
+        x, width = self.inputs[0], self.products.shapes[0][1]
+        gradient = self.buffers["gradient"][:, :width]
+        pairs = [penalty.push(gradient.contiguous(), penalty.every / world.size) for penalty in penalties]
+        gradient.copy_(torch.stack([push for _, push in pairs]).sum(0))
+        x[:, :width] = gradient.addcmul(x[:, :width].float(), self.coefficient[BIAS].unsqueeze(1)).to(x.dtype)
+        self.coefficient[INPUT].fill_(1.0)
+        price = torch.stack([price for price, _ in pairs]).sum().view(1)
+        network.records.prices(1).copy_(sum_(price, world.size))
+        self._tangents(self.buffers["gradient"], "push", None, (0.0, 0.0, False))
+
+    def _tangents(self, x: Tensor, first: str, prices: Tensor | None, form: tuple[float, float, bool]) -> None:
+        coefficient, activations = self.coefficient[BIAS], self.inputs[1:]
+        for index, made in enumerate(activations):
+            out = self.buffers["tangents"][index]
+            self.products.tangent(index, out, x, made, coefficient, self.all_rows, first, prices, form)
+            x, first = out, ""
+
+    def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
+        """One optimizer step of the network whose layers these are."""
+        network.set_rate(step)
+        products, records, optimizer = self.products, network.records, _stepping(network)
+        if self._table is None:  # made once for each part
+            self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
+        operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, records.flags
+        if world.size == 1 and self.tile.splits == 1:
+            products.update(optimizer, *operands, records.place())
+            return
+        gradients = network.gradient.unsqueeze(0)
+        if world.size == 1:
+            gradients = products.parts_of(network.weight.numel(), self.tile.splits)
+        place = records.place()
+        products.update(optimizer, *operands, place, gradients)
+        step_(products.launch, optimizer, sum_(gradients, world.size), place, records.flags)
+        products.refresh()
+
+    def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
+        """Counts what updates did, and shows the last one's outcome."""
+        network.records.settle()
+
+
+def _stepping(network: FlatNetwork) -> Stepping:
+    rule: dict[str, Any] = dict(rule=network.spec.rule, options=network.options, clip=network.clip)
+    average: dict[str, Any] = dict(average=network.average, decay=network.decay or 0.0)
+    return stepping(network.weight, network.state, network.lr, network.count, **rule, **average)

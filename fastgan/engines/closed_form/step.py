@@ -1,0 +1,199 @@
+"""The alternating update in closed form, for networks that are chains of linear layers: no graph, no double backward.
+
+For a critic with slopes m_l and activations A_l, s = dLoss/dlogit and v = dPenalty/dg at every row (docs/closed-form-step.md):
+
+    forward    A_l = m_l * (A_{l-1} W_l^T + b_l)
+    adjoint    U_L = 1,  U_l = m_l * (U_{l+1} W_{l+1}),  g = U_1 W_1
+    tangent    T_0 = v,  T_l = m_l * (T_{l-1} W_l^T)
+    update     dW_l = U_l^T (s * A_{l-1} + T_{l-1}),  db_l = sum of s * U_l
+
+A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_{l-1} then has the coefficient 1 instead of s.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from torch import Tensor, nn
+
+from ...chain.passes import read_layers
+from ...chain.products import products as products_of
+from ...chain.recognition import NotAnMLP, recognise
+from ...chain.triton_tiles import TiledProducts
+from ...ops import loss as loss_ops
+from ...ops.linear import Layer
+from ...ops.sample import masks
+from ...penalties import Penalty
+from ...runtime.precision import matmul_precision
+from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, Moment
+from .fused_passes import FusedPasses
+from .inputs import Dealer, FusedDealer
+from .update import Outcome, TrainingPasses
+
+POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
+
+
+class NoClosedForm(ValueError):
+    """A game that only autograd plays; the message says why."""
+
+
+def _chain(module: nn.Module) -> list[Layer]:
+    try:
+        return read_layers(recognise(module).layers)
+    except NotAnMLP as reason:
+        raise NoClosedForm(str(reason)) from None
+
+
+class ClosedFormStep:
+    """d_steps discriminator updates, then one of the generator, on buffers that are made once."""
+
+    name = "closed-form"
+
+    def __init__(self, game: Game, *, read_logits: bool) -> None:
+        self.game, self.read_logits = game, read_logits
+        self.generation = 0
+        self.networks = [game.generator, game.discriminator]
+        self._check_game()
+        self._read_networks()
+
+    def _check_game(self) -> None:
+        if self.game.precision == "fp16":
+            raise NoClosedForm("fp16 needs a loss scale")
+        for penalty in self.game.penalties:
+            if not penalty.has_push():
+                raise NoClosedForm(f"{type(penalty).__name__} does not define its push")
+
+    def _read_networks(self) -> None:
+        generator, critic = (_chain(network.module) for network in self.networks)
+        if critic[-1].weight.shape[0] != 1:
+            raise NoClosedForm(f"the discriminator has {critic[-1].weight.shape[0]} outputs, not one")
+        self.sigmoid = critic[-1].output == "sigmoid"
+        if critic[-1].output != "identity" and not (self.sigmoid and self.read_logits):
+            raise NoClosedForm(f"{self.game.loss} is not computed on the logits before the discriminator's {critic[-1].output}")
+        critic[-1] = critic[-1]._replace(output="identity")
+        self.parameters = [network.parameters for network in self.networks]
+        self.products = [products_of(layers, self.game.precision) for layers in (generator, critic)]
+        if len({isinstance(products, TiledProducts) for products in self.products}) > 1:  # one of them is a single layer
+            self.products = [products_of(layers, self.game.precision, "reference") for layers in (generator, critic)]
+        self.versions = [network.version() for network in self.networks]
+        self.rows, self.fused = 0, False
+        self.generation += 1
+
+    def __call__(self, images: Tensor, moment: Moment, rows: int) -> Metrics:
+        """Runs one step on `rows` rows of this process; images [N, ...] on the game's device."""
+        self.follow_networks()
+        if rows != self.rows:
+            self._make_buffers(rows)
+        if self.fused:
+            moment = moment._replace(counter=self.products[0].counter(moment.counter))
+        with matmul_precision(self.game.precision):
+            self._deal(images, moment)
+            for d_step in range(self.game.d_steps):
+                judged = self._update_discriminator(moment, d_step)
+            fooled = self._update_generator(moment)
+            if moment.last:
+                self.critic.settle(self.game.discriminator, moment.counter)
+                self.generator.settle(self.game.generator, moment.counter)
+        return _metrics(judged, fooled)
+
+    def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
+        """Whether steps read the logits before a Sigmoid."""
+        return self.sigmoid
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What the step keeps besides the networks: nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Nothing to load."""
+
+    def follow_networks(self) -> None:
+        """Sees weights that somebody has changed since the last step, by loading others, and parameters that were replaced."""
+        if any(network.parameters is not ours for network, ours in zip(self.networks, self.parameters, strict=True)):
+            self._read_networks()
+        for number, network in enumerate(self.networks):
+            if (version := network.version()) != self.versions[number]:
+                self.products[number].refresh()
+                self.versions[number] = version
+
+    def _make_buffers(self, rows: int) -> None:
+        game = self.game
+        points = sum(spec.at is None for spec in game.penalties)
+        self.fused = fused = all(isinstance(products, TiledProducts) for products in self.products)
+        counts = game.d_steps + 1, POINTS + points
+        self.generator: TrainingPasses | FusedPasses
+        self.critic: TrainingPasses | FusedPasses
+        if fused:
+            self.generator = FusedPasses(self.products[0], game.generator, counts[0], rows, game.world, judged=False)
+            self.critic = FusedPasses(self.products[1], game.discriminator, counts[1], rows, game.world, judged=True)
+        else:
+            self.generator, self.critic = (TrainingPasses(*given, rows) for given in zip(self.products, counts, strict=True))
+        self.hands = self.critic.hands(game.d_steps + 1)
+        self.dealer = (FusedDealer if fused else Dealer)(game, self.generator, self.hands, rows)
+        self.rows = rows
+        self.reserve(1)
+        self.generation += 1
+
+    def reserve(self, steps: int) -> None:
+        """Makes room for what so many steps leave on the device before they are settled."""
+        if self.fused:
+            self.game.discriminator.records.reserve(steps * self.game.d_steps)
+            self.game.generator.records.reserve(steps)
+
+    def _deal(self, images: Tensor, moment: Moment) -> None:
+        """All rows of a step, the generator's among them: its weights do not change between the discriminator's updates."""
+        game, last = self.game, self.game.d_steps
+        self.draws = [game.draws(moment, min(update, last - 1), self.rows) for update in range(last + 1)]
+        self.dealer.latents(self.draws)
+        self.dealer.real(images, moment)
+        drawn = [(draws, LEARNING if update == last else MAKING) for update, draws in enumerate(self.draws)]
+        self.generator.forward(partial(masks, drawn), [hand[FAKE : FAKE + 1] for hand in self.hands])
+        self.dealer.points(images, self.draws, moment)
+
+    def _update_discriminator(self, moment: Moment, d_step: int) -> Outcome:
+        game = self.game
+        passes, priced = self._arrange(moment, d_step)
+        critic = self.hands[d_step][: len(passes)]
+        critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
+        outcome = critic.judge(game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, priced=priced)
+        for number, penalties in priced.items():
+            critic[number : number + 1].push(penalties, game.discriminator, outcome, game.world)
+        critic.update(game.discriminator, outcome, moment.counter, game.world)
+        return outcome
+
+    def _arrange(self, moment: Moment, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
+        """A discriminator update's passes over the critic: their numbers, and the penalties on some of them."""
+        passes = [REAL, FAKE]
+        priced: dict[int, list[Penalty]] = {}
+        for number, spec in self.game.due_penalties(moment, d_step):
+            place = self.game.place(number, spec)
+            if spec.at is None:
+                passes.append(place)
+            priced.setdefault(passes.index(place), []).append(spec)
+        return passes, priced
+
+    def _update_generator(self, moment: Moment) -> Outcome:
+        game, last = self.game, self.game.d_steps
+        first = REAL if game.relativistic else FAKE
+        passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
+        critic, fake = self.hands[last][first:POINTS], slice(FAKE - first, POINTS - first)
+        critic.forward(partial(masks, passes))
+        outcome = critic.judge(game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake)
+        generator = self.generator[last:]
+        generator.adjoint_from(critic[fake])
+        generator.update(game.generator, outcome, moment.counter, game.world)
+        return outcome
+
+
+def _metrics(d: Outcome, g: Outcome) -> Metrics:
+    return Metrics(
+        {
+            "d_loss": lambda: d.value + d.price(),
+            "d_real": lambda: d.means[0],
+            "d_fake": lambda: d.means[1],
+            "penalty": d.price,
+            "d_grad_norm": d.norm,
+            "g_loss": lambda: g.value,
+            "g_grad_norm": g.norm,
+        }
+    )

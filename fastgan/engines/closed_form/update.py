@@ -1,0 +1,155 @@
+"""An update in closed form: the loss and its gradients by the logits, penalties on the input gradient, the optimizer's step."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ...chain.passes import Passes
+from ...ops import loss as loss_ops
+from ...ops.penalty import Form
+from ...runtime.distributed import ALONE, World, all_rows, sum_
+from ..flat_network import FlatNetwork
+
+
+class Pushing(Protocol):
+    """What is asked of a penalty (penalties.Penalty)."""
+
+    every: int
+
+    def kernel_form(self, times: float = 1.0) -> Form | None: ...
+
+    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass
+class Outcome:
+    """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
+    price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
+
+    value: Tensor
+    means: Tensor
+    penalty: Tensor | None = None
+    statistics: Tensor | None = None
+
+    def doubt(self) -> Tensor:
+        """Numbers that are finite where all logits, slopes and pushes are."""
+        return self.means if self.penalty is None else self.means + self.penalty
+
+    def price(self) -> Tensor:
+        """The penalties' price, 0-d."""
+        return torch.zeros_like(self.value) if self.penalty is None else self.penalty
+
+    def norm(self) -> Tensor:
+        """The norm of the network's gradient, 0-d."""
+        assert self.statistics is not None
+        return self.statistics[0].sqrt()
+
+
+class TrainingPasses(Passes):
+    """Passes over a network that is trained: what its updates need besides the passes themselves."""
+
+    def hands(self, count: int) -> list[TrainingPasses]:
+        """As many passes over these buffers, each with input rows, seeds and coefficients of its own."""
+        return [self._hand() for _ in range(count)]
+
+    def _hand(self) -> TrainingPasses:
+        first = self.products.operand(len(self._seeds), self.gradient.shape[-1])
+        own = {name: self.buffers[name].clone() for name in ("seed", "coefficient")}
+        return self._like(self._count, self.buffers | own | {"inputs": [first, *self.inputs[1:]]})
+
+    def judge(
+        self,
+        network: FlatNetwork,
+        objective: loss_ops.Objective,
+        world: World,
+        *,
+        real: bool,
+        priced: Collection[int] = (),
+        of: slice = slice(None),
+    ) -> Outcome:
+        """The objective of the logits of all processes' rows, and the adjoints of the passes `of` down to U_1.
+
+        network: whose update this is for; real: whether the first pass is of real rows and the next of fake ones, else the
+        first is of fake ones. Where g is asked for (priced), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own
+        points; elsewhere s is the seed.
+        """
+        logits, places = self.output, self._slope_places(1 + real, priced)
+        fake, real_logits = logits[int(real)], logits[0] if real else None
+        outcome = judge(real_logits, fake, places[0] if real else None, places[-1], objective, world)
+        self[of].adjoint()
+        return outcome
+
+    def _slope_places(self, judged: int, priced: Collection[int]) -> list[Tensor]:
+        root: TrainingPasses = self._root
+        if root._constants != (constants := (self._count, *priced)):
+            for number in range(self._count):
+                (self.seed if number in priced else self.coefficient)[number].fill_(1.0)
+            for points in self.coefficient[judged:]:
+                points.fill_(0.0)
+            root._constants = constants
+        return [(self.coefficient if number in priced else self.seed)[number] for number in range(judged)]
+
+    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, outcome: Outcome, world: World) -> None:
+        """Adds the price that penalties put on this one pass's input gradient; leaves their tangents in the activations."""
+        gradient = self.input_gradient()[0]
+        prices, pushes = zip(*(penalty.push(gradient, penalty.every / world.size) for penalty in penalties), strict=True)
+        self.tangent(sum(pushes[1:], pushes[0]), self.loaded)
+        price = sum_(sum(prices[1:], prices[0]), world.size)
+        outcome.penalty = price if outcome.penalty is None else outcome.penalty + price
+
+    @functools.cached_property
+    def _update_all(self) -> Callable[..., Tensor] | None:
+        """Gradients and the optimizer's step in one, where there is such a thing."""
+        return self.products.updater(self.adjoints, self.inputs, self._coefficients)
+
+    def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
+        """One optimizer step of the network whose layers these are."""
+        products, doubt = self.products, outcome.doubt()
+        if self._update_all and world.size == 1:
+            outcome.statistics = network.update(doubt, step, self._update_all)
+        else:
+            bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
+            weight_of = (network.gradient_of(layer.weight) for layer in products.layers)
+            self.gradients(list(zip(weight_of, bias_of, strict=True)))
+            sum_(network.gradient, world.size)
+            outcome.statistics = network.update(doubt, step)
+            products.refresh()
+        network.note(doubt, outcome.statistics)
+
+    def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
+        """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
+        if isinstance(counter, Tensor):
+            network.add_up()
+
+
+def judge(
+    real: Tensor | None,
+    fake: Tensor,
+    real_slope: Tensor | None,
+    fake_slope: Tensor,
+    objective: loss_ops.Objective,
+    world: World,
+) -> Outcome:
+    """The objective of all processes' logits; writes the slopes of this one's rows."""
+    if world.size == 1:
+        return _outcome(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
+    all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
+    assert all_fake is not None
+    all_real_slope = None if all_real is None else torch.empty_like(all_real)
+    all_fake_slope = torch.empty_like(all_fake)
+    outcome = _outcome(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
+    own = slice(world.rank * len(fake_slope), (world.rank + 1) * len(fake_slope))
+    fake_slope.copy_(all_fake_slope[own])
+    if real_slope is not None and all_real_slope is not None:
+        real_slope.copy_(all_real_slope[own])
+    return outcome
+
+
+def _outcome(value: Tensor, statistics: Tensor) -> Outcome:
+    return Outcome(value, statistics[:2])

@@ -1,0 +1,62 @@
+"""What the updates of a network leave on the device until somebody may look: values, mean logits, prices, statistics."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...chain.triton_tiles import TiledProducts
+from ...ops.triton.update import DOUBT, PRICES, RESULTS, settle_
+from ..flat_network import FlatNetwork
+from .update import Outcome
+
+
+class Records:
+    """A row for each update since the last settlement, then their count and the last one's results.
+
+    prices: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
+    """
+
+    def __init__(self, products: TiledProducts, network: FlatNetwork, prices: int, programs: int) -> None:
+        self.launch, self.network, self.programs = products.launch, network, programs
+        self.statistics, self.device = PRICES + prices, products.device
+        self.doubts = PRICES - DOUBT
+        self.rows = torch.empty(0)
+        self.reserve(1)
+
+    def reserve(self, updates: int) -> None:
+        """Makes room for so many updates between two settlements, and forgets those of an unfinished step."""
+        self.used = 0
+        if updates > len(self.rows):
+            width = self.statistics + 2 * self.programs
+            # every row begins on 16 bytes, or kernels would be compiled for two kinds of rows
+            self.rows = torch.zeros(updates, -(-width // 4) * 4, device=self.device)
+            self.flags = 1 << (updates - 1).bit_length()
+
+    def begin(self) -> Tensor:
+        """Opens the next update's record and returns it."""
+        if self.used == 0:  # a tensor of their own: somebody may still hold the results before
+            self.results = torch.zeros(RESULTS, device=self.device)
+        self.doubts = PRICES - DOUBT
+        return self.rows[self.used]
+
+    def prices(self, count: int) -> Tensor:
+        """Room for a penalty's prices in the open record."""
+        first = DOUBT + self.doubts
+        self.doubts += count
+        return self.rows[self.used][first : first + count]
+
+    def place(self) -> tuple:
+        """Where an update's kernel finds its record and those before it; closes the record."""
+        self.used += 1
+        return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
+
+    def outcome(self) -> Outcome:
+        """The last update's, once it is settled."""
+        return Outcome(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
+
+    def settle(self) -> None:
+        """Counts the updates since the last time, and gathers the last one's results."""
+        counters = self.network.count, self.network.skips
+        settle_(self.launch, self.rows, self.used, self.doubts, self.statistics, self.programs, *counters, self.results)
+        self.used = 0

@@ -1,0 +1,198 @@
+"""A network's parameters as views of one flat buffer, and the optimizer that updates the buffer in one pass."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..ops.reference import is_withheld
+from ..ops.update import state_size, update_
+from ..optim import Optimizer, Schedule
+
+ALIGNMENT = 16  # elements: each parameter starts on a cache line
+
+
+class FlatNetwork:
+    """A module whose trainable parameters are views of `weight` [P]; the module goes on working and shows the trained weights.
+
+    gradient [P]: where gradients meet; state: the optimizer's buffers [P]; average [P] or None: the weights' moving average;
+    count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update.
+    Raises ValueError for a module without trainable parameters, or with parameters of several dtypes or devices.
+    """
+
+    def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, decay: float | None = None) -> None:
+        self.module, self.spec, self.clip, self.decay = module, spec, clip, decay
+        self.parameters = self._trainable()
+        self._remember_tree()
+        self._check_alike()
+        first = self.parameters[0]
+        offsets, end = [], 0
+        for parameter in self.parameters:
+            offsets.append(end)
+            end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
+        self.offsets = offsets
+        self.weight = torch.zeros(end, dtype=first.dtype, device=first.device)
+        self.gradient = torch.zeros_like(self.weight)
+        self.state = [torch.zeros_like(self.weight) for _ in range(state_size(spec.rule, spec.options()))]
+        self.count = torch.zeros((), dtype=torch.int64, device=first.device)
+        rate = spec.lr.start if isinstance(spec.lr, Schedule) else spec.lr
+        self.lr = torch.tensor(rate, dtype=torch.float64, device=first.device)
+        self.options = spec.options()
+        self.gradients = self.views(self.gradient)
+        self._adoptions = 0
+        self._adopt()
+        self.average = self.weight.clone() if decay is not None else None
+        self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
+        self._updates: list[tuple[Tensor, Tensor]] = []
+        self.records: Any = None  # where fused updates leave what they did (records.Records)
+
+    def _trainable(self) -> list[nn.Parameter]:
+        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+
+    def _remember_tree(self) -> None:
+        modules = list(self.module.modules())
+        places = {id(p): (module._parameters, name) for module in modules for name, p in module._parameters.items()}
+        self._homes = [places[id(parameter)] for parameter in self.parameters]
+        self._dictionaries = [d for module in modules for d in (module._parameters, module._modules)]
+        self._entries = self._count_entries()
+
+    def _in_place(self) -> bool:
+        """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
+        base, size = self.weight.data_ptr(), self.weight.element_size()
+        where = [parameter.data_ptr() - base for parameter in self.parameters]
+        there = [home.get(name) for home, name in self._homes]
+        alike = all(map(operator.is_, there, self.parameters)) and all([p.requires_grad for p in self.parameters])
+        return alike and where == [size * offset for offset in self.offsets] and self._count_entries() == self._entries
+
+    def _count_entries(self) -> int:
+        return sum(map(len, self._dictionaries))
+
+    def _check_alike(self) -> None:
+        name = type(self.module).__name__
+        if not self.parameters:
+            raise ValueError(f"{name} has no trainable parameters")
+        kinds = {(parameter.dtype, parameter.device) for parameter in self.parameters}
+        if len(kinds) > 1 or not self.parameters[0].is_floating_point():
+            raise ValueError(f"{name}'s parameters must be of one floating dtype on one device, got {sorted(map(str, kinds))}")
+
+    def views(self, flat: Tensor) -> list[Tensor]:
+        """A buffer of the weights' size as tensors of the parameters' shapes."""
+        places = zip(self.offsets, self.parameters, strict=True)
+        return [flat[offset : offset + parameter.numel()].view(parameter.shape) for offset, parameter in places]
+
+    def _adopt(self) -> None:
+        for parameter, view in zip(self.parameters, self.views(self.weight), strict=True):
+            view.copy_(parameter.detach())
+            parameter.data = view
+        self._adoptions += 1
+
+    def ensure_views(self) -> None:
+        """Repairs parameters that were moved out of the buffer since the last step, keeping their values.
+
+        A module whose dtype, device or set of parameters changed is refused with a RuntimeError.
+        """
+        if self._in_place():
+            return
+        current = self._trainable()
+        alike = [(p.shape, p.dtype, p.device) for p in current] == [
+            (p.shape, self.weight.dtype, self.weight.device) for p in self.parameters
+        ]
+        if not alike:
+            raise RuntimeError(
+                f"{type(self.module).__name__} changed its dtype, device or parameters after the trainer took it; "
+                "move it before creating the Trainer"
+            )
+        self.parameters = current
+        self._remember_tree()
+        self._adopt()
+
+    def collect(self, gradients: Sequence[Tensor | None]) -> None:
+        """Copy gradients of the parameters, None for zero, into the flat buffer."""
+        for view, gradient in zip(self.gradients, gradients, strict=True):
+            if gradient is None:
+                view.zero_()
+            else:
+                view.copy_(gradient)
+
+    def gradient_of(self, parameter: Tensor) -> Tensor:
+        """The view of `gradient` that belongs to a parameter."""
+        return next(view for own, view in zip(self.parameters, self.gradients, strict=True) if own is parameter)
+
+    def touch(self) -> None:
+        """Says that the weights were changed through the flat buffer: copies of them are out of date."""
+        self._adoptions += 1
+
+    def version(self) -> int:
+        """A number that grows when somebody else than `update` changes the weights: through the parameters, or by new ones."""
+        return self._adoptions + sum([parameter._version for parameter in self.parameters])
+
+    def set_rate(self, step: int | Tensor) -> None:
+        """Moves `lr` to a step's rate, if it follows a schedule."""
+        if isinstance(self.spec.lr, Schedule):
+            now = step if isinstance(step, Tensor) else torch.full((), step, device=self.lr.device)
+            self.lr.copy_(self.spec.lr(now))
+
+    def update(self, withhold: Tensor, step: int | Tensor, run: Callable[..., Tensor] = update_) -> Tensor:
+        """One optimizer step from `gradient`, at the rate of a step; returns the statistics of `ops.update.update_`.
+
+        run: what does it, with the arguments of `update_`.
+        """
+        self.set_rate(step)
+        return run(
+            self.weight,
+            self.gradient,
+            self.state,
+            self.lr,
+            self.count,
+            withhold,
+            rule=self.spec.rule,
+            options=self.options,
+            clip=self.clip,
+            average=self.average,
+            decay=self.decay or 0.0,
+        )
+
+    def note(self, withhold: Tensor, statistics: Tensor) -> None:
+        """Keeps what an update was given and returned (`ops.update.update_`), to be added up later, many at once."""
+        self._updates.append((withhold, statistics))
+        if len(self._updates) == 256:
+            self.add_up()
+
+    def add_up(self) -> None:
+        """Counts what the noted updates left alone."""
+        if self._updates:
+            given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
+            self.skips += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
+            self._updates.clear()
+
+    def forget_notes(self) -> None:
+        """Drops what was noted and not added up: the updates of a capture that failed."""
+        self._updates.clear()
+
+    @property
+    def skipped(self) -> Tensor:
+        """0-d int64: updates withheld and weights left alone because something was not finite."""
+        self.add_up()
+        return self.skips
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimizer's state as tensors: count, state.0, state.1, ..., and the average."""
+        buffers = {f"state.{number}": buffer for number, buffer in enumerate(self.state)}
+        average = {} if self.average is None else {"average": self.average}
+        return {"count": self.count, **buffers, **average}
+
+    def check_state(self, state: dict[str, Tensor]) -> None:
+        """ValueError where a saved state does not fit."""
+        own = self.state_dict()
+        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
+            raise ValueError(f"the saved optimizer state does not fit {type(self.module).__name__} with {self.spec.rule}")
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Copies a saved state in place, so that views and captured graphs stay valid."""
+        self.check_state(state)
+        for name, tensor in self.state_dict().items():
+            tensor.copy_(state[name])

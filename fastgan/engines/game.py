@@ -1,0 +1,126 @@
+"""What an alternating update is made of, whichever engine plays it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ..ops import sample
+from ..ops.loss import RELATIVISTIC_KINDS
+from ..ops.sample import Draws, Role
+from ..penalties import Penalty
+from ..runtime.distributed import World
+from .flat_network import FlatNetwork
+
+# passes over the critic and over the generator, each with dropout masks of its own; penalty k's own points are PENALTY + k
+REAL, FAKE, GENERATOR, PENALTY = range(4)
+LEARNING, MAKING = 14, 15  # the generator in its own update, and for the discriminator's
+
+
+class Metrics(Mapping[str, Tensor]):
+    """A step's metrics as 0-d tensors, each computed when it is read: most steps' metrics never are."""
+
+    def __init__(self, parts: dict[str, Callable[[], Tensor]]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._parts[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def __reduce__(self) -> tuple:
+        return OrderedDict, (list(self.items()),)  # which weights_only loading takes
+
+
+class Moment(NamedTuple):
+    """When a step runs: its number, and what its draws count by, the same number or, in a captured step, a 0-d tensor of it.
+
+    last: whether somebody may look at counters and metrics before the next step.
+    """
+
+    step: int
+    counter: int | Tensor
+    last: bool = True
+
+
+def at(step: int) -> Moment:
+    """A step by its number."""
+    return Moment(step, step)
+
+
+def mix(*numbers: int) -> int:
+    """A 63-bit seed for torch's generator from several numbers (splitmix64's finalizer after each)."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) % 2**64
+        state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        state = (state ^ (state >> 27)) * 0x94D049BB133111EB % 2**64
+    return state >> 1
+
+
+@dataclass
+class Game:
+    """Two networks, an objective and the rules of play.
+
+    latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws.
+    """
+
+    generator: FlatNetwork
+    discriminator: FlatNetwork
+    loss: str
+    penalties: tuple[Penalty, ...]
+    d_steps: int
+    seed: int
+    precision: str
+    latent_shape: tuple[int, ...]
+    world: World = field(default_factory=World)
+
+    def __post_init__(self) -> None:
+        self.device = self.generator.weight.device
+        self.dtype = self.generator.weight.dtype
+
+    @property
+    def relativistic(self) -> bool:
+        """Whether the generator's update looks at real rows too."""
+        return self.loss in RELATIVISTIC_KINDS
+
+    @property
+    def skipped(self) -> Tensor:
+        """0-d int64: updates withheld and weights left alone because something was not finite."""
+        return self.generator.skipped + self.discriminator.skipped
+
+    def draws(self, moment: Moment, d_step: int, rows: int) -> Draws:
+        """The random numbers of this process's rows in one update."""
+        return Draws(self.seed, moment.counter, d_step, self.world.rank * rows, self.device, self.dtype)
+
+    def latents(self, draws: Draws, rows: int, role: Role = Role.LATENT) -> Tensor:
+        """Latents [rows, *latent_shape]."""
+        width = 1
+        for extent in self.latent_shape:
+            width *= extent
+        return draws.latents(rows, width, role).view(rows, *self.latent_shape)
+
+    def real_rows(self, images: Tensor, moment: Moment, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
+        """This process's real rows of one D update, flat, [rows, features] in [-1, 1]; into `out` if it is given."""
+        update = moment.counter * self.d_steps + d_step
+        position = (update * self.world.size + self.world.rank) * rows
+        word, size = sample.stream(Role.BATCH), images.shape[0]
+        indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
+        return sample.gather_rows(images, indices, dtype=self.dtype, out=out)
+
+    def place(self, number: int, penalty: Penalty) -> int:
+        """The pass over the critic whose rows a penalty looks at."""
+        return {"real": REAL, "fake": FAKE, None: PENALTY + number}[penalty.at]
+
+    def due_penalties(self, moment: Moment, d_step: int) -> list[tuple[int, Penalty]]:
+        """The penalties of one D update, each with its number."""
+        update = moment.step * self.d_steps + d_step
+        return [(number, penalty) for number, penalty in enumerate(self.penalties) if update % penalty.every == 0]

@@ -1,0 +1,67 @@
+"""Adversarial losses on logits: one fused pass each, differentiable to any order.
+
+With r = D(real) and f = D(fake) as logits, means over all elements, sums of both sides, no halves:
+
+    kind                  discriminator                                      generator
+    minimax               softplus(-r) + softplus(f)                         -softplus(f)
+    nonsaturating         softplus(-r) + softplus(f)                         softplus(-f)
+    lsgan                 (r - 1)^2 + f^2                                    (f - 1)^2
+    wgan                  f - r                                              -f
+    hinge                 relu(1 - r) + relu(1 + f)                          -f
+    relativistic          softplus(f - r), row by row                        softplus(r - f)
+    relativistic-average  softplus(mean f - r) + softplus(f - mean r)        the roles exchanged
+
+Sources: Goodfellow et al. 2014 (minimax, nonsaturating), Mao et al. 2017 (lsgan), Arjovsky et al. 2017 (wgan),
+Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the paired one is R3GAN's, Huang et al. 2024).
+"""
+
+from .bce import BCEWithLogitsLoss, binary_cross_entropy_with_logits
+from .objectives import (
+    KINDS,
+    GANLoss,
+    Statistics,
+    d_loss,
+    d_loss_with_statistics,
+    g_loss,
+    hinge_d_loss,
+    hinge_g_loss,
+    lsgan_d_loss,
+    lsgan_g_loss,
+    minimax_d_loss,
+    minimax_g_loss,
+    nonsaturating_d_loss,
+    nonsaturating_g_loss,
+    relativistic_average_d_loss,
+    relativistic_average_g_loss,
+    relativistic_d_loss,
+    relativistic_g_loss,
+    resolve_kind,
+    wgan_d_loss,
+    wgan_g_loss,
+)
+
+__all__ = [
+    "KINDS",
+    "BCEWithLogitsLoss",
+    "GANLoss",
+    "Statistics",
+    "binary_cross_entropy_with_logits",
+    "d_loss",
+    "d_loss_with_statistics",
+    "g_loss",
+    "hinge_d_loss",
+    "hinge_g_loss",
+    "lsgan_d_loss",
+    "lsgan_g_loss",
+    "minimax_d_loss",
+    "minimax_g_loss",
+    "nonsaturating_d_loss",
+    "nonsaturating_g_loss",
+    "relativistic_average_d_loss",
+    "relativistic_average_g_loss",
+    "relativistic_d_loss",
+    "relativistic_g_loss",
+    "resolve_kind",
+    "wgan_d_loss",
+    "wgan_g_loss",
+]

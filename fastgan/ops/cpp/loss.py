@@ -1,0 +1,182 @@
+"""loss by the C++ operators, and how autograd sees them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import implementation, is_transformed
+from ..objective import Objective, bce_objective, d_objective, g_objective, side_objective
+
+
+@functools.cache
+def _operator(name: str) -> Callable[..., Any]:
+    overload = getattr(torch.ops.fastgan, name).default
+    return getattr(overload, "_op", overload)  # the same without a call in Python, an eighth of the time
+
+
+def _differentiable_gradients(
+    define: Callable[..., Tensor], upstream: Tensor, inputs: tuple[Tensor | None, ...], wanted: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Gradients of upstream * define(*inputs) with a graph of their own, for a backward that is differentiated."""
+    # aliases: one input may be computed from another, or be the same tensor, and the derivative is a partial one
+    aliases = [None if x is None else x.view_as(x) for x in inputs]
+    targets = [x for x, want in zip(aliases, wanted, strict=True) if want and x is not None]
+    gradients = iter(torch.autograd.grad(define(*aliases), targets, upstream, create_graph=True, materialize_grads=True))
+    return tuple(next(gradients) if want else None for want in wanted)
+
+
+@implementation("loss.slopes_", "cpp", "cpu", "cuda")
+def _slopes_in_one_pass(
+    real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
+) -> tuple[Tensor, Tensor]:
+    assert objective.arguments is not None and not objective.rows, "the mean of every objective has a kernel"
+    return _operator("loss_slopes_")(real, fake, real_slope, fake_slope, *objective.arguments)
+
+
+class _Loss(torch.autograd.Function):
+    """The fused value; the slope is recomputed from the saved logits, which moves fewer bytes than saving it."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
+        ctx.save_for_backward(real, fake)
+        ctx.objective = objective
+        return _operator("loss_rows" if objective.rows else "loss")(real, fake, *objective.arguments)  # type: ignore[misc]
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        real, fake = ctx.saved_tensors
+        want_real, want_fake, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            define = ctx.objective.define
+            return *_differentiable_gradients(define, upstream, (real, fake), (want_real, want_fake)), None
+        backward = _operator("loss_rows_backward" if ctx.objective.rows else "loss_backward")
+        return *backward(upstream, real, fake, want_real, *ctx.objective.arguments), None
+
+
+class _LossWithStatistics(torch.autograd.Function):
+    """The same, and statistics, which have no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, real: Tensor, fake: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(real, fake)
+        ctx.objective = objective
+        value, statistics = _operator("loss_statistics")(real, fake, *objective.arguments)  # type: ignore[misc]
+        ctx.mark_non_differentiable(statistics)
+        return value, statistics
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        return _Loss.backward(ctx, upstream)
+
+
+class _Bce(torch.autograd.Function):
+    """Binary cross-entropy with a tensor of labels, which has no gradient here."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, labels: Tensor, reduction: str) -> Tensor:
+        ctx.save_for_backward(x, labels)
+        ctx.reduction = reduction
+        return _bce(x, labels, reduction)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, labels = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            define = functools.partial(reference.bce_with_logits, reduction=ctx.reduction)
+            return *_differentiable_gradients(define, upstream, (x, labels), (True, False)), None
+        if ctx.reduction == "none":
+            return _operator("bce_rows_backward")(upstream, x, labels), None, None
+        return _operator("bce_backward")(upstream, x, labels, ctx.reduction == "mean"), None, None
+
+
+def _bce(x: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return _operator("bce_rows")(x, labels)
+    return _operator("bce")(x, labels, reduction == "mean")
+
+
+FEW = 1024  # rows that cost less than a call of Python
+_WIDE = (torch.float32, torch.float64)
+_DTYPES = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
+
+
+def _plain(x: Tensor) -> bool:
+    """Whether a kernel sees all there is to x: no tensor subclass, no torch.func transform, no forward-mode derivative."""
+    return type(x) is Tensor and x.dtype in _DTYPES and not is_transformed()
+
+
+def _alike(x: Tensor, like: Tensor) -> bool:
+    return type(x) is Tensor and x.dtype is like.dtype
+
+
+def _kernel_arguments(real: Tensor | None, fake: Tensor, objective: Objective) -> tuple | None:
+    """What the kernels take of an objective; None where the reference has to run."""
+    seen = _plain(fake) and (real is None or _alike(real, fake)) and (fake.is_cpu or not objective.rows)
+    return objective.arguments if seen else None
+
+
+def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
+    if (arguments := _kernel_arguments(real, fake, objective)) is None:
+        return objective.define(real, fake)
+    if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
+        brief = objective.rows and objective.brief and fake.numel() < FEW and fake.dtype in _WIDE
+        return objective.define(real, fake) if brief else _Loss.apply(real, fake, objective)
+    return _operator("loss_rows" if objective.rows else "loss")(real, fake, *arguments)
+
+
+@implementation("loss.d_loss", "cpp", "cpu", "cuda")
+def _cpp_d_loss(real, fake, *, kind: str, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+    return _value(real, fake, d_objective(kind, label_smoothing, scale, reduction))
+
+
+@implementation("loss.d_loss_with_statistics", "cpp", "cpu", "cuda")
+def _cpp_d_loss_with_statistics(real, fake, *, kind, label_smoothing=0.0, scale=1.0, reduction="mean") -> tuple[Tensor, Tensor]:
+    objective = d_objective(kind, label_smoothing, scale, reduction)
+    if objective.rows or (arguments := _kernel_arguments(real, fake, objective)) is None:
+        return _value(real, fake, objective), reference.statistics(real.detach(), fake.detach())
+    if torch.is_grad_enabled() and (fake.requires_grad or real.requires_grad):
+        return _LossWithStatistics.apply(real, fake, objective)
+    return _operator("loss_statistics")(real, fake, *arguments)
+
+
+def _has_minimal_mean(logits: Tensor, reduction: str) -> bool:
+    """Whether two operations of torch cost less than a kernel whose backward is Python's: few logits that need a gradient."""
+    small = reduction == "mean" and logits.requires_grad and logits.numel() < 32768
+    return small and logits.dtype in _WIDE and torch.is_grad_enabled()
+
+
+def _mean(logits: Tensor, sign: float) -> Tensor:
+    # torch's own mean is slower than its sum, forward and backward
+    return logits.sum() * (sign / logits.numel())
+
+
+@implementation("loss.g_loss", "cpp", "cpu", "cuda")
+def _cpp_g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor:
+    if kind in ("wgan", "hinge") and _has_minimal_mean(fake, reduction):
+        return _mean(fake, -1.0)
+    return _value(real if kind in reference.RELATIVISTIC_KINDS else None, fake, g_objective(kind, scale, reduction))
+
+
+@implementation("loss.side_loss", "cpp", "cpu", "cuda")
+def _cpp_side_loss(logits, *, kind, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
+    if kind == "wgan" and _has_minimal_mean(logits, reduction):
+        return _mean(logits, -1.0 if is_real else 1.0)
+    return _value(None, logits, side_objective(kind, is_real, label_smoothing, scale, reduction))
+
+
+@implementation("loss.bce_with_logits", "cpp", "cpu", "cuda")
+def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
+    if not isinstance(target, Tensor):
+        return _value(None, x, bce_objective(target, reduction))
+    kernel = _plain(x) and _alike(target, x) and not target.requires_grad and target.shape == x.shape
+    if not kernel or (reduction == "none" and not x.is_cpu):
+        return reference.bce_with_logits(x, target, reduction=reduction)
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _Bce.apply(x, target, reduction)
+    return _bce(x, target, reduction)

@@ -1,0 +1,154 @@
+"""sample by Triton: the public operators for counters and data on a GPU, and what loads the operands of a whole step."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from ..backend import implementation, launcher, transforms_active
+from ..sample import Role, as_int64, check_counter, stream
+
+
+def _on_device(step: int | Tensor, device: torch.device | str) -> Tensor:
+    return step if isinstance(step, Tensor) else torch.full((), step & reference.WORD, device=device)
+
+
+def _numbers_triton(kind: str, rows: int, columns: int, device, probability: float = 0.0, **counter) -> Tensor:
+    seed, step, word, first_row, dtype = (
+        counter.get(name, default)
+        for name, default in (("seed", 0), ("step", 0), ("stream", 0), ("first_row", 0), ("dtype", torch.float32))
+    )
+    if dtype == torch.float64 or isinstance(seed, Tensor) or isinstance(first_row, Tensor):
+        return getattr(reference, kind)(rows, columns, *[probability] * (kind == "dropout_scale"), device=device, **counter)
+    out = torch.empty(rows, columns, dtype=dtype, device=device)
+    streams = torch.full((1,), word, device=device)
+    _launch_numbers(launcher(device), kind, out, columns, rows, seed, _on_device(step, device), streams, first_row, probability)
+    return out
+
+
+def _launch_numbers(
+    launch: Any, kind: str, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int,
+    probability: float = 0.0,
+) -> None:  # fmt: skip
+    from ...kernels import sample as kernels
+
+    rows = len(out)
+    dropout = round(probability * 65536), 1.0 / (1.0 - probability)
+    launch(
+        kernels.numbers_kernel, (-(-rows // 8) * -(-columns // 64),),
+        out, out.stride(0), rows, columns, as_int64(int(seed)), step, streams, first_row, pass_rows, *dropout,
+        KIND=kind, BLOCK_R=8, BLOCK_C=64,
+    )  # fmt: skip
+
+
+for _name in ("normals", "uniforms"):
+    implementation(f"sample.{_name}", "triton", "cuda", "cpu")(functools.partial(_numbers_triton, _name))
+
+
+@implementation("sample.dropout_scale", "triton", "cuda", "cpu")
+def _dropout_scale_triton(rows: int, columns: int, probability: float, *, device, **counter) -> Tensor:
+    return _numbers_triton("dropout_scale", rows, columns, device, probability, **counter)
+
+
+def _bits(size: int) -> dict[str, int]:
+    """The halves of the Feistel network that shuffles a data set; ValueError beyond the 32 bits that it has."""
+    if size > reference.WORD:
+        raise ValueError(f"a data set of {size:,} samples is more than a kernel shuffles, {reference.WORD:,} at most")
+    bits = max(6, (size - 1).bit_length())
+    return dict(LOW=bits // 2, HIGH=bits - bits // 2)
+
+
+@implementation("sample.batch_indices", "triton", "cuda", "cpu")
+def _batch_indices_triton(rows: int, size: int, position: int | Tensor, *, seed, stream: int, device) -> Tensor:
+    from ...kernels import sample as kernels
+
+    if isinstance(seed, Tensor) or size > reference.WORD:
+        return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
+    out = torch.empty(rows, dtype=torch.int64, device=device)
+    # a position that is a tensor counts as the step of a stream that moves on by one each step
+    first, step, moves = (0, position, 1) if isinstance(position, Tensor) else (position, out, 0)
+    launcher(device)(
+        kernels.indices_kernel, (-(-rows // 128),),
+        out, rows, size, first, step, moves, as_int64(seed), stream, BLOCK_R=128, **_bits(size),
+    )  # fmt: skip
+    return out
+
+
+@implementation("sample.gather_rows", "triton", "cuda", "cpu")
+def _gather_rows_triton(images: Tensor, indices: Tensor, *, dtype=torch.float32, out: Tensor | None = None) -> Tensor:
+    from ...kernels import sample as kernels
+
+    features = images.shape[1:].numel()
+    dense = images.dim() >= 2 and images.is_contiguous() and indices.is_contiguous() and indices.dim() == 1
+    if not dense or dtype == torch.float64 or images.dtype == torch.float64:
+        return reference.gather_rows(images, indices, dtype=dtype, out=out)
+    out = torch.empty(len(indices), features, dtype=dtype, device=images.device) if out is None else out
+    grid = (-(-len(indices) // 8) * -(-features // 128),)
+    launcher(images.device)(
+        kernels.gather_kernel, grid, out, images, indices, len(indices), features, BLOCK_R=8, BLOCK_C=128
+    )  # fmt: skip
+    return out
+
+
+@implementation("sample.interpolate", "triton", "cuda", "cpu")
+def _interpolate_triton(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
+    from ...kernels import sample as kernels
+
+    plain = all(type(x) is Tensor and x.dtype == torch.float32 and x.is_contiguous() for x in (real, fake, alpha))
+    if not plain or transforms_active():
+        return reference.interpolate(real, fake, alpha)
+    out, features = torch.empty_like(real), real.shape[1:].numel()
+    grid = (-(-len(real) // 8) * -(-features // 128),)
+    launcher(real.device)(
+        kernels.interpolate_kernel, grid, out, real, fake, alpha, len(real), features, BLOCK_R=8, BLOCK_C=128
+    )  # fmt: skip
+    return out
+
+
+class Shown(NamedTuple):
+    """Which real rows a process sees in a step: its number on the device, rows of all processes, the first of this one."""
+
+    seed: int
+    step: Tensor
+    d_steps: int
+    all_rows: int
+    first_row: int
+
+
+def load_normals_(
+    launch: Any, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int
+) -> None:
+    """Standard normals as an operand, stacked passes of pass_rows rows with a stream each."""
+    check_counter(pass_rows, columns, first_row)
+    _launch_numbers(launch, "normals", out, columns, pass_rows, seed, step, streams, first_row)
+
+
+def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: Tensor, shown: Shown) -> None:
+    """The real rows of a step's updates as operands; place: the first update's, and how many rows on the next one's are."""
+    from ...kernels import sample as kernels
+
+    (out, update_rows), features, word = place, images.shape[1:].numel(), stream(Role.BATCH)
+    launch(
+        kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
+        out, out.stride(0), update_rows, images, len(out), features, len(images), shown.step, shown.d_steps, shown.all_rows,
+        shown.first_row, as_int64(shown.seed), word, BLOCK_R=8, BLOCK_C=128, **_bits(len(images)),
+    )  # fmt: skip
+
+
+def load_points_(
+    launch: Any, place: tuple[Tensor, int], updates: int, first: int, fake: Tensor, word: int, images: Tensor, shown: Shown
+) -> None:
+    """Interpolates of real rows and fake ones [updates, rows, features], fp32, as operands of updates first, first + 1, ..."""
+    from ...kernels import sample as kernels
+
+    (out, update_rows), features = place, images.shape[1:].numel()
+    launch(
+        kernels.points_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
+        out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, shown.step, shown.d_steps,
+        shown.all_rows, shown.first_row, as_int64(shown.seed), stream(Role.BATCH), word, BLOCK_R=8, BLOCK_C=128,
+        **_bits(len(images)),
+    )  # fmt: skip

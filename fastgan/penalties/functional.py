@@ -1,0 +1,105 @@
+"""Gradient penalties as functions for a training loop of one's own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..chain import penalty as closed_form
+from ..ops.reference import wide
+from ..ops.sample import interpolate
+from ..runtime.input_gradient import Critic, Select, input_gradient, under_autocast
+from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty, _require
+
+
+def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
+    _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
+    points = under_autocast(critic, points)
+    if method == "auto" and select is None and (layers := closed_form.read(critic, points)):
+        return closed_form.penalty(layers, points, spec)
+    return spec.value(input_gradient(critic, points, select))
+
+
+def _check_rows(name: str, rows: Tensor) -> None:
+    if not isinstance(rows, Tensor) or not rows.is_floating_point():
+        what = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
+        raise TypeError(f"{name} must be a tensor of floating-point rows, got {what}")
+    _require(rows.dim() > 0 and rows.numel() > 0, f"{name} has no rows, shape {tuple(rows.shape)}")
+
+
+def _uniforms(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Uniform numbers in [0, 1), fp32 or wider."""
+    device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
+    if generator is None:  # an overload of its own: the other one keeps torch.compile from shapes that it does not know
+        return torch.rand(shape, device=device, dtype=dtype)
+    return torch.rand(shape, generator=generator, device=device, dtype=dtype)
+
+
+def gradient_penalty(
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    *,
+    weight: float = 10.0,
+    target: float = 1.0,
+    one_sided: bool = False,
+    alpha: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    select: Select | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2, 0-d.
+
+    real, fake: [B, ...] of one shape; alpha: one weight in [0, 1] per sample, [B] (drawn uniformly from `generator` if None).
+    select: picks the logits out of what the critic returns. method: "auto" takes the closed form where the critic has one,
+    "autograd" double backward.
+    Differentiable with respect to the critic's parameters; real and fake are taken as constants. At zero gradient its
+    slope is 0, not nan. Raises ValueError (shapes that differ, no rows, an amount out of range), TypeError (no logits).
+    """
+    _check_rows("real", real)
+    _check_rows("fake", fake)
+    _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
+    if alpha is None:
+        alpha = _uniforms(real.shape[:1], real, generator)
+    rows = real.shape[0]
+    one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
+    _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
+    between = interpolate(real.detach(), fake.detach(), alpha.detach())
+    points = between.to(torch.promote_types(real.dtype, fake.dtype))  # alpha is fp32 where rows are half
+    return _penalize(critic, points, GradientPenalty(weight, target, one_sided), method, select)
+
+
+def r1_penalty(
+    critic: Critic, real: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+) -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    _check_rows("real", real)
+    return _penalize(critic, real, R1(gamma), method, select)
+
+
+def r2_penalty(
+    critic: Critic, fake: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+) -> Tensor:
+    """gamma / 2 * mean over rows of |grad D at fake|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    _check_rows("fake", fake)
+    return _penalize(critic, fake, R2(gamma), method, select)
+
+
+def dragan_penalty(
+    critic: Critic,
+    real: Tensor,
+    *,
+    weight: float = 10.0,
+    std_scale: float = 0.5,
+    generator: torch.Generator | None = None,
+    select: Select | None = None,
+    method: str = "auto",
+) -> Tensor:
+    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d.
+
+    The std is that of all elements of this process's batch. Arguments and errors as in `gradient_penalty`.
+    """
+    _check_rows("real", real)
+    rows = wide(real.detach())
+    points = (rows + std_scale * rows.std() * _uniforms(real.shape, real, generator)).to(real.dtype)
+    return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method, select)

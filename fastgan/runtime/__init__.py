@@ -1,0 +1,1 @@
+"""What a computation runs on: device, precision, processes, and the critic's input gradient under autocast."""

@@ -1,0 +1,1 @@
+"""Training: the trainer, what fit reports and saves, and how it is stopped."""

@@ -1,0 +1,210 @@
+"""Captured steps. A CPU has no graphs: there, a recorder that runs a capture's lines at each replay shows all but the capture.
+
+What such a recording reads of the host stays as it was when it was made, as in a graph: the step's number must come from the
+device's counter, and a penalty that is due at each third update needs graphs of its own.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fastgan import Trainer, optim, penalties
+from fastgan.engines import cuda_graph
+from fastgan.engines.cuda_graph import Captured
+from fastgan.mlp import MLP
+
+ROWS = 8
+
+
+def data() -> Tensor:
+    return torch.linspace(-1, 1, 80).sin().view(20, 4)
+
+
+def networks() -> tuple[MLP, MLP]:
+    torch.manual_seed(7)
+    return MLP((3, 9, 7, 4), output="tanh"), MLP((4, 8, 6, 1), activation="leaky_relu", dropout=0.25)
+
+
+def test_a_capture_collects_no_garbage(monkeypatch: pytest.MonkeyPatch) -> None:
+    replay, collects = object(), []
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=replay))
+    for name in ("graph", "device", "stream"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **__: nullcontext())
+
+    def run() -> Tensor:
+        collects.append(gc.isenabled())
+        return torch.zeros(1)
+
+    assert cuda_graph.record(run, None, SimpleNamespace(device="cuda"))[0] is replay
+    assert collects == [False] and gc.isenabled()
+    with pytest.raises(KeyError), cuda_graph.uncollected():
+        raise KeyError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with cuda_graph.uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+class Normed(nn.Sequential):
+    """A generator with buffers: batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4), nn.Tanh())
+
+
+def normed_networks() -> tuple[Normed, MLP]:
+    critic = networks()[1]
+    return Normed(), critic
+
+
+def rerun(run: Callable[[], Tensor], pool: Any, stream: Any) -> tuple[Callable[[], None], Tensor]:
+    """A recorder that replays by running again. Like a capture it changes nothing when it is made."""
+    values = torch.full((7,), torch.nan, dtype=torch.float64)
+
+    def replay() -> None:
+        values.copy_(run())
+
+    return replay, values
+
+
+def trained(monkeypatch: pytest.MonkeyPatch, captured: bool, strides: list[int], **options: Any) -> tuple[Trainer, list]:
+    monkeypatch.setattr(cuda_graph, "record", rerun)
+    given = options.pop("networks", networks)()
+    trainer = Trainer(*given, precision="fp64", device="cpu", **options)
+    if captured:
+        trainer._player = Captured(trainer._step, trainer._game, 4)
+    trainer.attach(data(), ROWS)
+    return trainer, [{name: float(value) for name, value in trainer.step(n).items()} for n in strides]
+
+
+GAMES = [
+    pytest.param(dict(ema=0.9), id="the article's game, an average"),
+    pytest.param(dict(loss="wgan-gp"), id="wgan-gp"),
+    pytest.param(
+        dict(
+            loss="relativistic",
+            penalty=[penalties.R1(2.0, every=3), penalties.R2(4.0)],
+            d_steps=2,
+            g_optimizer=optim.Adam(optim.cosine(1e-3, 1e-4, steps=9)),
+        ),
+        id="a lazy penalty, a schedule",
+    ),
+    pytest.param(dict(engine="autograd"), id="autograd"),
+    pytest.param(dict(engine="autograd", loss="wgan-gp", networks=normed_networks), id="autograd, batch norm, wgan-gp"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", GAMES)
+def test_replayed_steps_are_the_eager_ones(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    strides = [1, 9, 4, 2]  # graphs of four steps, and of one
+    (one, expected), (other, found) = (trained(monkeypatch, captured, strides, **options) for captured in (False, True))
+    assert other._player.graphs and other._player.problem is None
+    assert other.step_count == one.step_count == sum(strides)
+    states, others = one.state_dict(), other.state_dict()
+    for part in ("generator", "discriminator", "g_optimizer", "d_optimizer"):
+        for name, value in states[part].items():
+            assert torch.equal(others[part][name], value), f"{part} {name}"
+    assert found == expected
+    assert other.skipped == one.skipped == 0
+    assert other._player.counter == 16
+
+
+def test_what_is_not_finite_is_counted_by_replays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(monkeypatch, True, [4])
+    with torch.no_grad():
+        trainer.discriminator.layers[-1].bias.fill_(torch.inf)
+    trainer.step(4)
+    assert trainer.skipped == 8, "four steps of two updates"
+
+
+def test_capturing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator, critic = Normed(), networks()[1]
+    trainer = Trainer(generator, critic, precision="fp64", device="cpu", ema=0.5).attach(data(), ROWS)
+    before = {name: value.clone() for name, value in trainer.state_dict()["generator"].items()}
+    state = torch.get_rng_state()
+    player = Captured(trainer._step, trainer._game, 4)
+    monkeypatch.setattr(cuda_graph, "record", rerun)
+    player._graph(trainer._data.images, 0, 4, ROWS)
+    after = trainer.state_dict()
+    assert all(torch.equal(after["generator"][name], value) for name, value in before.items())
+    assert all(int(after[f"{side}_optimizer"]["count"]) == 0 for side in "gd")
+    assert not any(after["g_optimizer"]["state.0"]) and torch.equal(torch.get_rng_state(), state)
+    assert trainer.skipped == 0
+
+
+def test_a_lazy_penalty_has_a_graph_for_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(monkeypatch, True, [1] * 6, penalty=penalties.R1(1.0, every=3))
+    assert len(trainer._player.graphs) == 3
+
+
+def test_another_batch_size_or_data_set_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(monkeypatch, True, [4])
+    trainer.attach(data().flip(0), 4).step(4)
+    twin, _ = trained(monkeypatch, False, [4])
+    twin.attach(data().flip(0), 4).step(4)
+    assert torch.equal(trainer._game.generator.weight, twin._game.generator.weight)
+
+
+def test_graphs_of_buffers_that_are_gone_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back at the first batch size, on the same data, its first graph would write into memory that was freed."""
+    trainer, _ = trained(monkeypatch, True, [4])
+    images = trainer._data.images
+    for rows in (4, ROWS):
+        before = dict(trainer._player.graphs)
+        trainer.attach(images, rows).step(4)
+        assert trainer._data.images.data_ptr() == images.data_ptr()
+        assert not any(graph is old for graph in trainer._player.graphs.values() for old in before.values())
+
+
+def test_weights_loaded_between_replays_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = []
+    for captured in (False, True):
+        trainer, _ = trained(monkeypatch, captured, [4])
+        torch.manual_seed(3)
+        trainer.discriminator.load_state_dict(
+            {name: torch.randn_like(p) for name, p in trainer.discriminator.state_dict().items()}
+        )
+        trainer.step(4)
+        trainer.step_count = 2  # and a step's number that is not the next one
+        trainer.step(4)
+        runs.append(trainer._game.discriminator.weight)
+    assert torch.equal(*runs)
+
+
+def test_steps_that_cannot_be_captured_run_eagerly(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(run: Callable[[], Tensor], pool: Any, stream: Any) -> Any:
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    whole, _ = trained(monkeypatch, False, [5])
+    trainer, _ = trained(monkeypatch, True, [])
+    monkeypatch.setattr(cuda_graph, "record", refuse)
+    trainer.step(5)
+    assert trainer._player.problem == "RuntimeError: operation not permitted when stream is capturing"
+    assert sum("could not be captured" in record.message for record in caplog.records) == 1
+    assert trainer.stride == 1 and trainer.step_count == 5
+    assert torch.equal(trainer._game.generator.count, whole._game.generator.count)
+
+
+@pytest.mark.slow
+def test_fit_takes_strides_between_what_it_has_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    trainer, _ = trained(monkeypatch, True, [])
+    step, taken = trainer.step, []
+    monkeypatch.setattr(trainer, "step", lambda n=1: taken.append(n) or step(n))
+    out = tmp_path / "run"
+    trainer.fit(data(), steps=21, batch_size=ROWS, out=out, log_every=10, sample_every=0, checkpoint_every=7, progress=False)
+    assert sum(taken) == 21 and max(taken) == 4
+    ends = {sum(taken[: count + 1]) for count in range(len(taken))}
+    assert {7, 10, 14, 20} <= ends

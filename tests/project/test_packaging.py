@@ -1,0 +1,126 @@
+"""Metadata that must agree, and builds with and without a compiler."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from setuptools.config.pyprojecttoml import read_configuration
+
+import fastgan
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+BUILT_FROM = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "fastgan", "kernels", "csrc")
+
+
+def run(*command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("FASTGAN_") and name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=folder, env=kept | environment, capture_output=True, text=True, timeout=600)
+
+
+def test_the_version_is_one() -> None:
+    """What a build reads is what the package says."""
+    assert fastgan.__version__ == read_configuration(ROOT / "pyproject.toml")["project"]["version"]
+
+
+def test_every_package_is_listed() -> None:
+    folders = {path.parent for path in (ROOT / "fastgan").rglob("*.py")}
+    found = {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders} | {"fastgan.kernels"}
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == found
+
+
+def test_constraints_pin_every_requirement_exactly() -> None:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines), "exact versions alone"
+    pins = {name.lower().replace("_", "-"): version for name, version in (line.split("==") for line in lines)}
+    project = PYPROJECT["project"]
+    extras = project["optional-dependencies"]
+    for text in [*PYPROJECT["build-system"]["requires"], *project["dependencies"], *extras["dev"], *extras["triton"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
+@pytest.mark.slow
+def test_kernels_is_a_part_of_fastgan_and_nothing_else() -> None:
+    code = """
+from fastgan import kernels
+print(kernels.__name__)
+try:
+    import kernels
+except ImportError as error:
+    print(error)
+"""
+    lines = run(sys.executable, "-c", code, folder=ROOT).stdout.splitlines()
+    assert lines[0] == "fastgan.kernels"
+    assert lines[1].startswith("import fastgan.kernels instead")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what the package is built from, with one small C++ file instead of all."""
+    for name in BUILT_FROM:
+        if (source := ROOT / name).is_dir():
+            shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.cpp", "*.cu"))
+        elif source.exists():
+            shutil.copy(source, tmp_path / name)
+    (tmp_path / "csrc" / "library.cpp").write_text('extern "C" int fastgan_probe() { return 1; }\n')
+    return tmp_path
+
+
+def build(tree: Path, **environment: str) -> tuple[int, list[Path], str]:
+    result = run(sys.executable, "setup.py", "-q", "build_ext", "--inplace", folder=tree, **environment)
+    return result.returncode, list((tree / "fastgan").glob("_C*")), result.stdout + result.stderr
+
+
+@pytest.mark.slow
+def test_the_extension_is_built_in_place_and_the_terminal_stays_quiet(tree: Path, requires_extension: None) -> None:
+    with (tree / "csrc" / "library.cpp").open("a") as file:
+        file.write('#warning "a word of the compiler"\n')
+    code, built, output = build(tree, FASTGAN_REQUIRE_EXT="1")
+    assert code == 0, output
+    assert [path.name for path in built] == ["_C.abi3.so"]
+    first, *rest = output.splitlines()
+    assert first == "fastgan: compiling 1 C++ source, 1 at a time, about 1 min"
+    assert "a word of the compiler" in output, "what the compiler says is shown"
+    assert len(rest) <= 6 and "-fPIC" not in output, "its commands are not"
+    assert build(tree, FASTGAN_REQUIRE_EXT="1")[::2] == (0, ""), "nothing is left to compile"
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_package_is_pure_python_and_says_so_once(tree: Path) -> None:
+    code, built, output = build(tree, CXX="/bin/false", CC="/bin/false")
+    assert code == 0, output
+    assert built == []
+    assert output.count("fastgan: building without the C++ extension") == 1
+
+
+@pytest.mark.slow
+def test_a_required_extension_that_does_not_build_is_an_error(tree: Path) -> None:
+    code, built, output = build(tree, CXX="/bin/false", CC="/bin/false", FASTGAN_REQUIRE_EXT="1")
+    assert code != 0
+    assert built == []
+    assert "FASTGAN_REQUIRE_EXT is set" in output
+
+
+@pytest.mark.slow
+def test_without_torch_the_package_is_pure_python(tree: Path) -> None:
+    (tree / "torch.py").write_text("raise ImportError('no torch here')\n")
+    code, built, output = build(tree, PYTHONPATH=str(tree))
+    assert (code, built) == (0, []), output
+    assert "torch cannot be imported (no torch here)" in output
+    code, _, output = build(tree, PYTHONPATH=str(tree), FASTGAN_REQUIRE_EXT="1")
+    assert code != 0, output
+
+
+@pytest.mark.slow
+def test_the_extension_can_be_left_out(tree: Path) -> None:
+    code, built, output = build(tree, FASTGAN_SKIP_EXT="1")
+    assert (code, built) == (0, []), output
