@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .launch import unravel, wait_for_predecessor
-from .loss import judge
+from .loss import loss_and_gradients
 from .penalty import price_and_factor
 from .sample import dropped
 
@@ -183,23 +183,23 @@ def output_kernel(
 @triton.jit
 def adjoint_kernel(
     out, out_stride, upstream, upstream_stride, w, w_stride, activations, activations_stride, rows, width, depth, tiles_n,
-    room, below, scale, record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
+    room, below, scale, record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
     real_priced, fake_priced,
-    FORM: tl.constexpr, REAL: tl.constexpr, JUDGE: tl.constexpr, JUDGE_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """U_l = m_l * (U_{l+1} W_{l+1}). JUDGE: program 0 judges the logits meanwhile (loss.judge)."""
+    """U_l = m_l * (U_{l+1} W_{l+1}). LOSS: program 0 evaluates the logits' loss meanwhile (loss.loss_and_gradients)."""
     wait_for_predecessor(PDL)
-    if JUDGE:  # noqa: SIM102  (Triton decides this one when it compiles)
+    if LOSS:  # noqa: SIM102  (Triton decides this one when it compiles)
         if tl.program_id(0) == 0:
             if tl.program_id(1) == 0:
-                judge(
-                    record, coefficient, partials, parts, all_rows, bias, judged_rows, fake_target, real_target, loss_scale,
-                    real_priced, fake_priced, FORM, REAL, JUDGE_BLOCK,
+                loss_and_gradients(
+                    record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
+                    real_priced, fake_priced, FORM, REAL, LOSS_BLOCK,
                 )  # fmt: skip
             return
     dtype: tl.constexpr = out.dtype.element_ty
-    number = tl.program_id(0) - (1 if JUDGE else 0)
+    number = tl.program_id(0) - (1 if LOSS else 0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     u, _, last = product(
         upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, room, dtype, PRECISION,

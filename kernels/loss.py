@@ -1,4 +1,4 @@
-"""loss: what a logit pays and its slope, and one program that judges all logits of an update.
+"""loss: a logit's loss and its derivative, and one program that evaluates all logits of an update.
 
 The program runs beside the tiles of an adjoint product, which do not wait for it: adjoints start from one for every row, and
 the slope s enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
@@ -85,7 +85,7 @@ def write_slope(coefficient, all_rows, row, inside, slope, priced):
 
 
 @triton.jit
-def judge(
+def loss_and_gradients(
     record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
     FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
@@ -134,13 +134,13 @@ def judge(
 
 
 @triton.jit
-def judge_kernel(
+def loss_and_gradients_kernel(
     record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
-    FORM: tl.constexpr, REAL: tl.constexpr, JUDGE_BLOCK: tl.constexpr, PDL: tl.constexpr,
+    FORM: tl.constexpr, REAL: tl.constexpr, LOSS_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """`judge` as a launch of its own, for a critic of one hidden layer."""
+    """`loss_and_gradients` as a launch of its own, for a critic of one hidden layer."""
     wait_for_predecessor(PDL)
-    judge(
+    loss_and_gradients(
         record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
-        FORM, REAL, JUDGE_BLOCK,
+        FORM, REAL, LOSS_BLOCK,
     )  # fmt: skip

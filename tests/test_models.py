@@ -68,10 +68,10 @@ def test_the_articles_checkpoints_load_and_mean_the_same() -> None:
     theirs, ours, z = ArticleGenerator().eval(), Generator().eval(), torch.randn(8, 100)
     ours.load_state_dict(theirs.state_dict())
     torch.testing.assert_close(ours(z), theirs(z), rtol=1e-5, atol=1e-6)
-    images, judge, head = theirs(z).detach(), ArticleDiscriminator().eval(), Discriminator().eval()
-    head.load_state_dict(judge.state_dict())
-    torch.testing.assert_close(head.probability(images), judge(images), rtol=1e-5, atol=1e-6)
-    judge.load_state_dict(Discriminator().state_dict())
+    images, critic, head = theirs(z).detach(), ArticleDiscriminator().eval(), Discriminator().eval()
+    head.load_state_dict(critic.state_dict())
+    torch.testing.assert_close(head.probability(images), critic(images), rtol=1e-5, atol=1e-6)
+    critic.load_state_dict(Discriminator().state_dict())
     theirs.load_state_dict(Generator().state_dict())
 
 
@@ -82,31 +82,31 @@ def test_the_generator_draws_flat_images_in_the_datas_range() -> None:
 
 
 def test_the_discriminator_returns_logits_of_flat_images_and_of_pictures() -> None:
-    judge, images = Discriminator(seed=1).eval(), torch.randn(5, 1, 28, 28)
-    logits = judge(images)
-    assert logits.shape == (5, 1) and torch.equal(logits, judge(images.flatten(1)))
-    torch.testing.assert_close(judge.probability(images), 1 / (1 + torch.exp(-logits)))
+    critic, images = Discriminator(seed=1).eval(), torch.randn(5, 1, 28, 28)
+    logits = critic(images)
+    assert logits.shape == (5, 1) and torch.equal(logits, critic(images.flatten(1)))
+    torch.testing.assert_close(critic.probability(images), 1 / (1 + torch.exp(-logits)))
     with torch.no_grad():
-        judge.main.layers[-1].bias.fill_(-5.0)
-    assert (judge(images) < 0).all(), "a logit is not squashed"
+        critic.main.layers[-1].bias.fill_(-5.0)
+    assert (critic(images) < 0).all(), "a logit is not squashed"
 
 
 def test_dropout_is_active_in_training_alone() -> None:
-    judge, images = Discriminator(seed=1), torch.randn(5, 784)
-    assert not torch.equal(judge(images), judge(images))
-    assert torch.equal(judge.eval()(images), judge(images))
-    assert [layer.dropout for layer in judge.main.layers] == [0.3, 0.3, 0.3, 0.0]
+    critic, images = Discriminator(seed=1), torch.randn(5, 784)
+    assert not torch.equal(critic(images), critic(images))
+    assert torch.equal(critic.eval()(images), critic(images))
+    assert [layer.dropout for layer in critic.main.layers] == [0.3, 0.3, 0.3, 0.0]
     undropped = Discriminator(dropout=0.0, seed=1)
-    assert torch.equal(undropped(images), judge(images)) and list(undropped.state_dict()) == list(judge.state_dict())
+    assert torch.equal(undropped(images), critic(images)) and list(undropped.state_dict()) == list(critic.state_dict())
     assert Generator(seed=1)(torch.zeros(2, 100)).equal(Generator(seed=1)(torch.zeros(2, 100)))
 
 
 def test_other_sizes() -> None:
-    generator, judge = Generator(z_dim=3, image_size=2), Discriminator(image_size=2, dropout=0.5)
+    generator, critic = Generator(z_dim=3, image_size=2), Discriminator(image_size=2, dropout=0.5)
     points = generator(torch.randn(7, 3))
-    assert points.shape == (7, 2) and judge(points).shape == (7, 1)
+    assert points.shape == (7, 2) and critic(points).shape == (7, 1)
     assert generator.config() == {"z_dim": 3, "image_size": 2}
-    assert judge.config() == {"image_size": 2, "dropout": 0.5}
+    assert critic.config() == {"image_size": 2, "dropout": 0.5}
 
 
 @pytest.mark.parametrize("network", [Generator, Discriminator])

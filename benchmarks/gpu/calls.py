@@ -168,7 +168,7 @@ def first(folder: Path) -> Call:
 
 def sanitizer(tool: str, seconds: float) -> Command:
     def outcome(code: int | None, text: str) -> Outcome:
-        return parts.judge_sanitizer(tool, code, text)
+        return parts.of_sanitizer(tool, code, text)
 
     missing = "" if shutil.which("compute-sanitizer") else "there is no compute-sanitizer on the PATH"
     return Command(tool, parts.sanitizer_command(tool), seconds, outcome, NO_CACHING, missing, stretch=True)

@@ -196,11 +196,11 @@ def sanitizer(shell: Shell, seconds: float) -> Outcome:
     for count, tool in enumerate(TOOLS):
         left = min(shell.left() - MARGIN, start + seconds - time.monotonic())
         code, text = shell.run("commands.txt", sanitizer_command(tool), max(1.0, left / (len(TOOLS) - count)), **NO_CACHING)
-        outcomes.append(judge_sanitizer(tool, code, text))
+        outcomes.append(of_sanitizer(tool, code, text))
     return together(outcomes)
 
 
-def judge_sanitizer(tool: str, code: int | None, text: str) -> Outcome:
+def of_sanitizer(tool: str, code: int | None, text: str) -> Outcome:
     """What a tool found; one that does not work here is no error of ours."""
     refusals = ("Device not supported", "not supported on this", "No attachable process", "Unable to find injection")
     if any(refusal in text for refusal in refusals):

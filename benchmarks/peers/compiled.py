@@ -76,11 +76,11 @@ class Compiled(Eager):
 
         def loss(weights: Weights) -> Tensor:
             with self.arithmetic():
-                real_logits, fake_logits = self._judge(weights, torch.cat((real, fake))).chunk(2)
+                real_logits, fake_logits = self._critic_logits(weights, torch.cat((real, fake))).chunk(2)
                 if not self.work.penalty:
                     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
                 # torch.compile refuses autograd's double backward, and takes torch.func's
-                gradient = grad(lambda rows: self._judge(weights, rows).sum())(torch.lerp(real, fake, alpha))
+                gradient = grad(lambda rows: self._critic_logits(weights, rows).sum())(torch.lerp(real, fake, alpha))
                 penalty = (gradient.float().norm(dim=1) - 1.0).square().mean()
                 return fake_logits.mean() - real_logits.mean() + self.work.penalty * penalty
 
@@ -90,7 +90,7 @@ class Compiled(Eager):
     def _update_g(self, g: Adam, d: Adam, latents: Tensor) -> tuple[Tensor, Weights]:
         def loss(weights: Weights) -> Tensor:
             with self.arithmetic():
-                logits = self._judge(d.weights, functional_call(self.generator, weights, latents))
+                logits = self._critic_logits(d.weights, functional_call(self.generator, weights, latents))
             return -logits.mean() if self.work.penalty else F.softplus(-logits).mean()
 
         gradients, value = grad_and_value(loss)(g.weights)
@@ -103,5 +103,5 @@ class Compiled(Eager):
         adam.step(gradients)
         return {}
 
-    def _judge(self, weights: Weights, rows: Tensor) -> Tensor:
+    def _critic_logits(self, weights: Weights, rows: Tensor) -> Tensor:
         return functional_call(self.discriminator, weights, rows).float()

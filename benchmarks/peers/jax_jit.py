@@ -121,7 +121,7 @@ class Jax:
             x = jax.nn.relu(self._linear(layer, x))
         return jnp.tanh(self._linear(layers[-1], x))
 
-    def _judge(self, layers: Tree, x: jax.Array, key: jax.Array) -> jax.Array:
+    def _critic_logits(self, layers: Tree, x: jax.Array, key: jax.Array) -> jax.Array:
         for layer, mask in zip(layers[:-1], jax.random.split(key, len(layers) - 1), strict=True):
             x = jax.nn.leaky_relu(self._linear(layer, x), SLOPE)
             if self.keep < 1.0:
@@ -130,16 +130,16 @@ class Jax:
 
     def _d_loss(self, d: Tree, fake: jax.Array, batch: Batch, key: jax.Array) -> jax.Array:
         rows, points = jax.random.split(key)
-        real, made = jnp.split(self._judge(d, jnp.concatenate((batch.real, fake)), rows), 2)
+        real, made = jnp.split(self._critic_logits(d, jnp.concatenate((batch.real, fake)), rows), 2)
         if not self.work.penalty:
             return jax.nn.softplus(-real).mean() + jax.nn.softplus(made).mean()
         mixed = batch.real + batch.alpha * (fake - batch.real)
-        gradient = jax.grad(lambda x: self._judge(d, x, points).sum())(mixed)
+        gradient = jax.grad(lambda x: self._critic_logits(d, x, points).sum())(mixed)
         penalty = jnp.square(jnp.linalg.norm(gradient, axis=1) - 1.0).mean()
         return made.mean() - real.mean() + self.work.penalty * penalty
 
     def _g_loss(self, g: Tree, d: Tree, latents: jax.Array, key: jax.Array) -> jax.Array:
-        logits = self._judge(d, self._generate(g, latents), key)
+        logits = self._critic_logits(d, self._generate(g, latents), key)
         return -logits.mean() if self.work.penalty else jax.nn.softplus(-logits).mean()
 
     def _update_d(self, state: Tree, batch: Batch, key: jax.Array) -> tuple[Tree, jax.Array]:

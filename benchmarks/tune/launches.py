@@ -73,7 +73,7 @@ def table_key(kernel: str, rows: int, columns: int, depth: int, itemsize: int, a
 
 def update_key(passes: FusedPasses) -> Key:
     """The line that `tiles.update_tile` looks for."""
-    products, rows = passes.products, passes.all_rows if passes.judged else passes.rows
+    products, rows = passes.products, passes.all_rows if passes.is_critic else passes.rows
     shapes, itemsize = products.shapes, products.dtype.itemsize
     sizes = " ".join(f"{outputs}x{inputs}" for outputs, inputs in shapes)
     text = f"{tiles.nearest(products.launch.arch)} update {sizes} {rows} {itemsize}"
@@ -104,9 +104,9 @@ def record(trainer: fastgan.Trainer) -> Calls:
         method(*arguments, **named)
         calls.setdefault(asked[-1], []).append(functools.partial(method, *arguments, **named))
 
-    def keep_update(passes: FusedPasses, network: Any, outcome: Any, step: Any, world: World) -> None:
+    def keep_update(passes: FusedPasses, network: Any, result: Any, step: Any, world: World) -> None:
         calls.setdefault(update_key(passes), []).append(Update(passes, network))
-        update(passes, network, outcome, step, world)
+        update(passes, network, result, step, world)
 
     products = trainer._step.products
     try:

@@ -146,20 +146,20 @@ class TiledProducts:
             ACTIVATION=layer.output, COPY=copy is not None, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
-    def adjoint(self, index: int, out: Tensor, upstream: Tensor, activations: Tensor, judge: Any = None) -> None:
-        """U_l = m_l * (U_{l+1} W_{l+1}) of hidden layer `index`. judge: loss.judge's arguments, judged meanwhile."""
+    def adjoint(self, index: int, out: Tensor, upstream: Tensor, activations: Tensor, loss: Any = None) -> None:
+        """U_l = m_l * (U_{l+1} W_{l+1}) of hidden layer `index`. loss: loss_and_gradients's arguments, to run beside it."""
         layer, weight, rows = self.layers[index], self.weights[index + 1], len(upstream)
         depth, width = self.layers[index + 1].weight.shape
         product = self._product("adjoint", rows, width, depth, upstream.element_size())
-        arguments, named = judge or (
+        arguments, named = loss or (
             (out, out, out, 0, 0, out, 0, 0.0, 0.0, 0.0, 0, 0),
-            dict(FORM=0, REAL=False, JUDGE_BLOCK=16),
+            dict(FORM=0, REAL=False, LOSS_BLOCK=16),
         )
         self.launch(
-            self.kernels.adjoint_kernel, product.grid(judge is not None),
+            self.kernels.adjoint_kernel, product.grid(loss is not None),
             out, out.stride(0), upstream, upstream.stride(0), weight, weight.stride(0), activations, activations.stride(0),
             rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale, *arguments,
-            JUDGE=judge is not None, PRECISION=self.precision, **named, **product.blocks,
+            LOSS=loss is not None, PRECISION=self.precision, **named, **product.blocks,
         )  # fmt: skip
 
     def input_gradient(
@@ -195,11 +195,11 @@ class TiledProducts:
             FIRST=first, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
-    def judge(self, arguments: tuple, named: dict[str, Any]) -> None:
-        """loss.judge in a launch of its own."""
+    def loss_and_gradients(self, arguments: tuple, named: dict[str, Any]) -> None:
+        """kernels.loss.loss_and_gradients in a launch of its own."""
         from ..kernels import loss
 
-        self.launch(loss.judge_kernel, (1,), *arguments, **named)
+        self.launch(loss.loss_and_gradients_kernel, (1,), *arguments, **named)
 
     def update_tile(self, rows: int) -> Any:
         """The tile of weight gradients over so many rows at most."""

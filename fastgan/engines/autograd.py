@@ -95,8 +95,8 @@ class AutogradStep:
                 with torch.no_grad():
                     fake = self._generate(game.latents(draws, rows), draws, MAKING)
                 real = game.real_rows(images, moment, d_step, rows).view_as(fake)
-                real_logits = self._judge(real, draws, REAL)
-                fake_logits = self._judge(fake, draws, FAKE)
+                real_logits = self._critic_logits(real, draws, REAL)
+                fake_logits = self._critic_logits(fake, draws, FAKE)
             loss = losses.d_loss(real_logits, fake_logits, game.loss)
             penalty = self._penalty(real, fake, draws, moment, d_step) / game.world.size
             gradients = self._gradients(loss + penalty, game.discriminator, 0)
@@ -117,11 +117,11 @@ class AutogradStep:
         with self._randomness(moment, game.d_steps):
             with self._arithmetic():
                 fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, LEARNING)
-                fake_logits = self._judge(fake, draws, GENERATOR)
+                fake_logits = self._critic_logits(fake, draws, GENERATOR)
                 real_logits = None
                 if game.loss in loss_ops.RELATIVISTIC_KINDS:
                     with torch.no_grad():
-                        real_logits = self._judge(game.real_rows(images, moment, last, rows).view_as(fake), draws, REAL)
+                        real_logits = self._critic_logits(game.real_rows(images, moment, last, rows).view_as(fake), draws, REAL)
             loss = losses.g_loss(fake_logits, real_logits, game.loss)
             gradients = self._gradients(loss, game.generator, 1)
         finite = fake_logits.isfinite().all()
@@ -136,7 +136,7 @@ class AutogradStep:
         # images stay fp32 for the critic's input gradient and for the penalties' points
         return fake.to(self.game.dtype)
 
-    def _judge(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
+    def _critic_logits(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
         """The logits of all processes' rows."""
         with drawing(draws, pass_):
             logits = self.game.discriminator.module(rows)

@@ -1,4 +1,4 @@
-"""How `make gpu` runs its parts and judges them, as far as that goes without a device."""
+"""How `make gpu` runs its parts and reads what they say, as far as that goes without a device."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.gpu import parts, run
-from benchmarks.gpu.parts import judge_sanitizer
+from benchmarks.gpu.parts import of_sanitizer
 from benchmarks.gpu.runner import Outcome, Shell, python
 from benchmarks.harness import rows
 
@@ -38,11 +38,11 @@ def shell(tmp_path: Path) -> Shell:
     ],
 )
 def test_what_the_sanitizer_says(code: int | None, text: str, state: str) -> None:
-    assert judge_sanitizer("memcheck", code, text).state == state
+    assert of_sanitizer("memcheck", code, text).state == state
 
 
 def test_what_the_sanitizer_found_is_shown() -> None:
-    assert any("Invalid __global__ write" in line for line in judge_sanitizer("memcheck", 86, DIRTY).lines)
+    assert any("Invalid __global__ write" in line for line in of_sanitizer("memcheck", 86, DIRTY).lines)
 
 
 @pytest.mark.slow

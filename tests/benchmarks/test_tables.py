@@ -67,7 +67,7 @@ def test_a_table_has_a_line_for_each_candidate_and_says_where_it_comes_from() ->
     assert list(tables.of_machine([*WHOLE, warm]))[-1].endswith("100 epochs, took 4.2 s there."), "nobody measured a cold start"
 
 
-def test_goals_are_judged_by_the_newest_run_that_has_them() -> None:
+def test_goals_are_compared_with_the_newest_run_that_has_them() -> None:
     rows = [step("fastgan bf16", 90.0), step("eager bf16", 1200.0), step("graph bf16", 300.0), step("compile bf16", 400.0)]
     rows += [step("fastgan bf16", 40.0, run=1), step("eager bf16", 1000.0, run=1), step("eager tf32", 1400.0, run=1)]
     rows += [step("compile graph bf16", 150.0, run=1), step("compile bf16", 400.0, run=1)]

@@ -15,7 +15,7 @@ from fastgan.chain.packed import PackedProducts
 from fastgan.chain.passes import read_layers
 from fastgan.chain.products import Products
 from fastgan.chain.torch_mm import DenseProducts
-from fastgan.engines.closed_form.update import Outcome, TrainingPasses
+from fastgan.engines.closed_form.update import TrainingPasses, UpdateResult
 from fastgan.engines.flat_network import FlatNetwork
 from fastgan.layers import FusedLinear, drawing
 from fastgan.ops import sample
@@ -66,10 +66,10 @@ class Run:
         self.passes.gradients([(of(each.weight), None if each.bias is None else of(each.bias)) for each in layers])
 
     def update(self, withhold: bool = False) -> Tensor:
-        outcome = Outcome(torch.zeros(()), torch.tensor(withhold))
-        self.passes.update(self.network, outcome, 0)
-        assert outcome.statistics is not None
-        return outcome.statistics
+        result = UpdateResult(torch.zeros(()), torch.tensor(withhold))
+        self.passes.update(self.network, result, 0)
+        assert result.statistics is not None
+        return result.statistics
 
     def everything(self) -> list[Tensor]:
         average = [] if self.network.average is None else [self.network.average]

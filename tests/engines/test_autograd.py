@@ -41,7 +41,7 @@ class Oracle:
         self.images = data().double()
         self.average = [p.detach().clone() for p in self.g.parameters()]
 
-    def judge(self, x, draws, pass_):
+    def logits_of(self, x, draws, pass_):
         layer = 0
         for module in self.d:
             if not isinstance(module, nn.Dropout):
@@ -61,7 +61,7 @@ class Oracle:
                 word = sample.stream(Role.BATCH)
                 real = self.images[sample.batch_indices(ROWS, SAMPLES, position, seed=0, stream=word)]
                 fake = self.g(draws.latents(ROWS, Z)).detach()
-                loss = self.d_loss(self.judge(real, draws, 0), self.judge(fake, draws, 1))
+                loss = self.d_loss(self.logits_of(real, draws, 0), self.logits_of(fake, draws, 1))
                 if self.penalty:
                     loss = loss + self.penalty(self, real, fake, draws, step * self.d_steps + d_step)
                 d_optimizer.zero_grad()
@@ -72,7 +72,7 @@ class Oracle:
                         for p in self.d.parameters():
                             p.clamp_(-self.clip, self.clip)
             fake = self.g(draws.latents(ROWS, Z, Role.GENERATOR_LATENT))
-            loss = self.g_loss(self.judge(fake, draws, 2), self.judge(real, draws, 0).detach())
+            loss = self.g_loss(self.logits_of(fake, draws, 2), self.logits_of(real, draws, 0).detach())
             g_optimizer.zero_grad()
             loss.backward()
             if g_schedule:
@@ -89,7 +89,7 @@ def bce(logits, label):
 
 def norm_at(oracle, points, draws, pass_):
     points = points.detach().requires_grad_()
-    (g,) = torch.autograd.grad(oracle.judge(points, draws, pass_).sum(), points, create_graph=True)
+    (g,) = torch.autograd.grad(oracle.logits_of(points, draws, pass_).sum(), points, create_graph=True)
     return g.pow(2).sum(1).sqrt()
 
 

@@ -183,7 +183,7 @@ def test_logits_of_many_parts(memory: VirtualMemory, monkeypatch: pytest.MonkeyP
     coefficient, record = memory.buffer(3, all_rows), torch.zeros(4)
     places = record, coefficient[0], partials[0], parts, all_rows, torch.zeros(1), 2
     made = products(memory, monkeypatch, SMALL, (3, 5), (1, 3))
-    made.judge((*places, 0.0, 1.0, 1.0, 0, 0), dict(FORM=3, REAL=False, JUDGE_BLOCK=16))
+    made.loss_and_gradients((*places, 0.0, 1.0, 1.0, 0, 0), dict(FORM=3, REAL=False, LOSS_BLOCK=16))
     assert record[3] == 0.5
     assert sorted(memory.stores(coefficient)) == [kind * all_rows + row for kind in range(3) for row in range(2)]
 

@@ -78,10 +78,10 @@ def poison(trainer: Trainer) -> None:
         sizes = [passes.products.shapes[0][1], *(outputs for outputs, _ in passes.products.shapes)]
         for operand, width in zip(passes.inputs, sizes[:-1], strict=True):
             operand[:, :width] = math.nan
-        last = None if not passes.judged else -1  # a critic's U_L is a constant
+        last = None if not passes.is_critic else -1  # a critic's U_L is a constant
         for operand, width in zip(passes.adjoints[:last], sizes[1:last], strict=False):
             operand[:, :width] = math.nan
-        if passes.judged:
+        if passes.is_critic:
             passes.buffers["gradient"][:, :PIXELS] = math.nan
             for operand, width in zip(passes.buffers["tangents"], sizes[1:-1], strict=True):
                 operand[:, :width] = math.nan

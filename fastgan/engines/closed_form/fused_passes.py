@@ -1,9 +1,9 @@
 """Passes over a chain of layers in as few launches as depend on each other, for devices where a launch is what costs.
 
 The formulas are those of chain/passes.py. What one launch can do on the way of another has no launch of its own: the critic's
-last layer and U_{L-1} come out of the last hidden layer, logits are judged beside the first adjoint product, a penalty's push
-is a factor in the first tangent product, and weight gradients stay in the registers of the optimizer's step. Nothing waits for
-the device; what an update is judged by stays there (update_log.py).
+last layer and U_{L-1} come out of the last hidden layer, the loss is evaluated beside the first adjoint product, a penalty's
+gradient is a factor in the first tangent product, and weight gradients stay in the registers of the optimizer's step. Nothing
+waits for the device; what an update leaves behind stays there (update_log.py).
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from ...ops.sample import Masks
 from ...ops.triton.update import VALUE, Stepping, programs, step_, stepping
 from ...runtime.distributed import ALONE, World, sum_
 from ..flat_network import FlatNetwork
-from .update import Outcome, Pushing, judge
+from .update import Pushing, UpdateResult, loss_and_gradients
 from .update_log import Records
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
 
 
 class FusedPasses(Stack):
-    """Passes of one network, `judged` where it is a critic whose logits are an objective's.
+    """Passes of one network, `is_critic` where it is a critic whose logits are an objective's.
 
     inputs: A_0 .. A_{L-1}; adjoints: U_1 .. U_L, a critic's U_L = 1; coefficient: three numbers for every row (BIAS, ...).
-    output [passes, rows, out], fp32, of a network that is not judged; gradient: a critic's g, fp32, filled up.
+    output [passes, rows, out], fp32, of a network that is no critic; gradient: a critic's g, fp32, filled up.
     """
 
     def __init__(
-        self, products: TiledProducts, network: FlatNetwork, count: int, rows: int, world: World, *, judged: bool
+        self, products: TiledProducts, network: FlatNetwork, count: int, rows: int, world: World, *, is_critic: bool
     ) -> None:
-        super().__init__(products, rows, rows, count, self._allocate(products, count * rows, judged))
+        super().__init__(products, rows, rows, count, self._allocate(products, count * rows, is_critic))
         apart = world.size > 1 or self.tile.splits > 1
         parts = programs(network.weight.numel()) if apart else products.update_programs(self.tile)
-        network.records = Records(products, network, count * rows if judged else 0, parts)
+        network.records = Records(products, network, count * rows if is_critic else 0, parts)
 
     @staticmethod
-    def _allocate(products: TiledProducts, rows: int, judged: bool) -> dict[str, Any]:
+    def _allocate(products: TiledProducts, rows: int, is_critic: bool) -> dict[str, Any]:
         sizes = [products.shapes[0][1], *(outputs for outputs, _ in products.shapes)]
         coefficient = torch.ones(3, rows, device=products.device)
         buffers: dict[str, Any] = {
@@ -53,7 +53,7 @@ class FusedPasses(Stack):
             "adjoints": [products.operand(rows, width) for width in sizes[1:]],
             "coefficient": list(coefficient.unbind()),
         }
-        if not judged:
+        if not is_critic:
             return buffers | {"output": torch.zeros(rows, sizes[-1], device=products.device)}
         buffers["adjoints"][-1][:, 0] = 1.0
         coefficient[BIAS] = 0.0
@@ -65,10 +65,10 @@ class FusedPasses(Stack):
     def _name_buffers(self) -> None:
         self.inputs, self.adjoints, self.coefficient = (self.buffers[name] for name in ("inputs", "adjoints", "coefficient"))
         self.all_rows = len(self._root.buffers["inputs"][0])
-        self.judged = "output" not in self.buffers
-        if not self.judged:
+        self.is_critic = "output" not in self.buffers
+        if not self.is_critic:
             self.output = self.buffers["output"].unflatten(0, (-1, self.rows))
-        learning = self.all_rows if self.judged else self.rows  # of a generator's passes one is its own update's
+        learning = self.all_rows if self.is_critic else self.rows  # of a generator's passes one is its own update's
         self.tile = self.products.update_tile(learning)
         self._table: Tensor | None = None
 
@@ -93,13 +93,15 @@ class FusedPasses(Stack):
         last = len(products.layers) - 2
         for index, layer in enumerate(products.layers[:-1]):
             masks = masks_of(next(dropped)) if layer.dropout else None
-            head = (self.adjoints[last], self.buffers["partials"][0], self.all_rows) if self.judged and index == last else None
+            head = (
+                (self.adjoints[last], self.buffers["partials"][0], self.all_rows) if self.is_critic and index == last else None
+            )
             products.hidden(index, self.inputs[index + 1], self.inputs[index], masks, head)
-        if not self.judged:
+        if not self.is_critic:
             copy = (into[0].inputs[0], self.rows, into[0].all_rows) if into else None
             products.output(self.buffers["output"], self.inputs[-1], copy)
 
-    def judge(
+    def loss_and_gradients(
         self,
         network: FlatNetwork,
         objective: Objective,
@@ -108,8 +110,8 @@ class FusedPasses(Stack):
         real: bool,
         priced: Collection[int] = (),
         of: slice = slice(None),
-    ) -> Outcome:
-        """The objective of the logits, and the adjoints of the passes `of` down to U_1; see Passes.judge."""
+    ) -> UpdateResult:
+        """The objective of the logits, and the adjoints of the passes `of` down to U_1; see Passes.loss_and_gradients."""
         assert objective.arguments is not None, "the mean of every objective has a kernel"
         record, products = network.records.begin(), self.products
         given = objective.arguments
@@ -118,16 +120,16 @@ class FusedPasses(Stack):
         places = record, self.coefficient[BIAS], partials[0], parts, self.all_rows, products.biases[-1], self.rows
         flags = (int(0 in priced), int(1 in priced)) if real else (0, 0)
         block = min(1024, max(16, 1 << (self.rows - 1).bit_length()))
-        judging = (*places, fake_target, real_target, scale, *flags), dict(FORM=form, REAL=real, JUDGE_BLOCK=block)
+        loss = (*places, fake_target, real_target, scale, *flags), dict(FORM=form, REAL=real, LOSS_BLOCK=block)
         beside_adjoints = world.size == 1 and len(products.layers) > 2
         if world.size > 1:
-            self._judge_together(record, objective, world, real, flags, parts)
+            self._loss_of_all_processes(record, objective, world, real, flags, parts)
         elif not beside_adjoints:
-            products.judge(*judging)
-        self[of]._descend(len(products.layers) - 3, judging if beside_adjoints else None)
-        return network.records.outcome()
+            products.loss_and_gradients(*loss)
+        self[of]._descend(len(products.layers) - 3, loss if beside_adjoints else None)
+        return network.records.result()
 
-    def _judge_together(
+    def _loss_of_all_processes(
         self, record: Tensor, objective: Objective, world: World, real: bool, priced: tuple[int, int], parts: int
     ) -> None:
         """The objective of the logits of all processes."""
@@ -135,19 +137,19 @@ class FusedPasses(Stack):
         slopes = self.coefficient[BIAS]
         sides = [slice(number * self.rows, (number + 1) * self.rows) for number in range(1 + real)]
         fake = sides[-1]
-        outcome = judge(
+        result = loss_and_gradients(
             logits[sides[0]] if real else None, logits[fake], slopes[sides[0]] if real else None, slopes[fake], objective, world
         )
-        record[VALUE].copy_(outcome.value)
-        record[2:4].copy_(outcome.means)
+        record[VALUE].copy_(result.value)
+        record[2:4].copy_(result.means)
         for side, is_priced in zip(sides, priced if real else priced[1:], strict=True):
             for kind in (INPUT, OTHERS):
                 self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_priced else slopes[side])
 
-    def _descend(self, first: int, judging: tuple | None = None) -> None:
+    def _descend(self, first: int, loss: tuple | None = None) -> None:
         for index in range(first, -1, -1):
-            self.products.adjoint(index, self.adjoints[index], self.adjoints[index + 1], self.inputs[index + 1], judging)
-            judging = None
+            self.products.adjoint(index, self.adjoints[index], self.adjoints[index + 1], self.inputs[index + 1], loss)
+            loss = None
 
     def adjoint_from(self, critic: FusedPasses) -> None:
         """From a critic's input gradient at this one pass's output; its rows are weighed by the critic's slopes."""
@@ -157,7 +159,7 @@ class FusedPasses(Stack):
         critic.products.input_gradient(self.adjoints[-1], critic.adjoints[0], "generator", **given)
         self._descend(len(self.products.layers) - 2)
 
-    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, outcome: Outcome, world: World) -> None:
+    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, result: UpdateResult, world: World) -> None:
         """The tangents of penalties on this one pass's input gradient, and their prices; see Passes.push."""
         forms = [penalty.kernel_form(penalty.every / world.size) for penalty in penalties]
         known = [form for form in forms if form is not None]
@@ -200,7 +202,7 @@ class FusedPasses(Stack):
             self.products.tangent(index, out, x, made, coefficient, self.all_rows, first, prices, form)
             x, first = out, ""
 
-    def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
+    def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
         network.set_rate(step)
         products, records, optimizer = self.products, network.records, _stepping(network)
@@ -219,7 +221,7 @@ class FusedPasses(Stack):
         products.refresh()
 
     def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
-        """Counts what updates did, and shows the last one's outcome."""
+        """Counts what updates did, and shows the last one's result."""
         network.records.settle()
 
 

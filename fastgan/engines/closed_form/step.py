@@ -28,7 +28,7 @@ from ...runtime.precision import matmul_precision
 from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, Moment
 from .fused_passes import FusedPasses
 from .inputs import Dealer, FusedDealer
-from .update import Outcome, TrainingPasses
+from .update import TrainingPasses, UpdateResult
 
 POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
 
@@ -89,12 +89,12 @@ class ClosedFormStep:
         with matmul_precision(self.game.precision):
             self._deal(images, moment)
             for d_step in range(self.game.d_steps):
-                judged = self._update_discriminator(moment, d_step)
-            fooled = self._update_generator(moment)
+                d_result = self._update_discriminator(moment, d_step)
+            g_result = self._update_generator(moment)
             if moment.last:
                 self.critic.settle(self.game.discriminator, moment.counter)
                 self.generator.settle(self.game.generator, moment.counter)
-        return _metrics(judged, fooled)
+        return _metrics(d_result, g_result)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
         """Whether steps read the logits before a Sigmoid."""
@@ -124,8 +124,8 @@ class ClosedFormStep:
         self.generator: TrainingPasses | FusedPasses
         self.critic: TrainingPasses | FusedPasses
         if fused:
-            self.generator = FusedPasses(self.products[0], game.generator, counts[0], rows, game.world, judged=False)
-            self.critic = FusedPasses(self.products[1], game.discriminator, counts[1], rows, game.world, judged=True)
+            self.generator = FusedPasses(self.products[0], game.generator, counts[0], rows, game.world, is_critic=False)
+            self.critic = FusedPasses(self.products[1], game.discriminator, counts[1], rows, game.world, is_critic=True)
         else:
             self.generator, self.critic = (TrainingPasses(*given, rows) for given in zip(self.products, counts, strict=True))
         self.hands = self.critic.hands(game.d_steps + 1)
@@ -150,16 +150,18 @@ class ClosedFormStep:
         self.generator.forward(partial(masks, drawn), [hand[FAKE : FAKE + 1] for hand in self.hands])
         self.dealer.points(images, self.draws, moment)
 
-    def _update_discriminator(self, moment: Moment, d_step: int) -> Outcome:
+    def _update_discriminator(self, moment: Moment, d_step: int) -> UpdateResult:
         game = self.game
         passes, priced = self._arrange(moment, d_step)
         critic = self.hands[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
-        outcome = critic.judge(game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, priced=priced)
+        result = critic.loss_and_gradients(
+            game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, priced=priced
+        )
         for number, penalties in priced.items():
-            critic[number : number + 1].push(penalties, game.discriminator, outcome, game.world)
-        critic.update(game.discriminator, outcome, moment.counter, game.world)
-        return outcome
+            critic[number : number + 1].push(penalties, game.discriminator, result, game.world)
+        critic.update(game.discriminator, result, moment.counter, game.world)
+        return result
 
     def _arrange(self, moment: Moment, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
         """A discriminator update's passes over the critic: their numbers, and the penalties on some of them."""
@@ -172,20 +174,22 @@ class ClosedFormStep:
             priced.setdefault(passes.index(place), []).append(spec)
         return passes, priced
 
-    def _update_generator(self, moment: Moment) -> Outcome:
+    def _update_generator(self, moment: Moment) -> UpdateResult:
         game, last = self.game, self.game.d_steps
         first = REAL if game.relativistic else FAKE
         passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
         critic, fake = self.hands[last][first:POINTS], slice(FAKE - first, POINTS - first)
         critic.forward(partial(masks, passes))
-        outcome = critic.judge(game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake)
+        result = critic.loss_and_gradients(
+            game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake
+        )
         generator = self.generator[last:]
         generator.adjoint_from(critic[fake])
-        generator.update(game.generator, outcome, moment.counter, game.world)
-        return outcome
+        generator.update(game.generator, result, moment.counter, game.world)
+        return result
 
 
-def _metrics(d: Outcome, g: Outcome) -> Metrics:
+def _metrics(d: UpdateResult, g: UpdateResult) -> Metrics:
     return Metrics(
         {
             "d_loss": lambda: d.value + d.price(),

@@ -28,7 +28,7 @@ class Pushing(Protocol):
 
 
 @dataclass
-class Outcome:
+class UpdateResult:
     """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
     price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
 
@@ -63,7 +63,7 @@ class TrainingPasses(Passes):
         own = {name: self.buffers[name].clone() for name in ("seed", "coefficient")}
         return self._like(self._count, self.buffers | own | {"inputs": [first, *self.inputs[1:]]})
 
-    def judge(
+    def loss_and_gradients(
         self,
         network: FlatNetwork,
         objective: loss_ops.Objective,
@@ -72,7 +72,7 @@ class TrainingPasses(Passes):
         real: bool,
         priced: Collection[int] = (),
         of: slice = slice(None),
-    ) -> Outcome:
+    ) -> UpdateResult:
         """The objective of the logits of all processes' rows, and the adjoints of the passes `of` down to U_1.
 
         network: whose update this is for; real: whether the first pass is of real rows and the next of fake ones, else the
@@ -81,46 +81,46 @@ class TrainingPasses(Passes):
         """
         logits, places = self.output, self._slope_places(1 + real, priced)
         fake, real_logits = logits[int(real)], logits[0] if real else None
-        outcome = judge(real_logits, fake, places[0] if real else None, places[-1], objective, world)
+        result = loss_and_gradients(real_logits, fake, places[0] if real else None, places[-1], objective, world)
         self[of].adjoint()
-        return outcome
+        return result
 
-    def _slope_places(self, judged: int, priced: Collection[int]) -> list[Tensor]:
+    def _slope_places(self, count: int, priced: Collection[int]) -> list[Tensor]:
         root: TrainingPasses = self._root
         if root._constants != (constants := (self._count, *priced)):
             for number in range(self._count):
                 (self.seed if number in priced else self.coefficient)[number].fill_(1.0)
-            for points in self.coefficient[judged:]:
+            for points in self.coefficient[count:]:
                 points.fill_(0.0)
             root._constants = constants
-        return [(self.coefficient if number in priced else self.seed)[number] for number in range(judged)]
+        return [(self.coefficient if number in priced else self.seed)[number] for number in range(count)]
 
-    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, outcome: Outcome, world: World) -> None:
+    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, result: UpdateResult, world: World) -> None:
         """Adds the price that penalties put on this one pass's input gradient; leaves their tangents in the activations."""
         gradient = self.input_gradient()[0]
         prices, pushes = zip(*(penalty.push(gradient, penalty.every / world.size) for penalty in penalties), strict=True)
         self.tangent(sum(pushes[1:], pushes[0]), self.loaded)
         price = sum_(sum(prices[1:], prices[0]), world.size)
-        outcome.penalty = price if outcome.penalty is None else outcome.penalty + price
+        result.penalty = price if result.penalty is None else result.penalty + price
 
     @functools.cached_property
     def _update_all(self) -> Callable[..., Tensor] | None:
         """Gradients and the optimizer's step in one, where there is such a thing."""
         return self.products.updater(self.adjoints, self.inputs, self._coefficients)
 
-    def update(self, network: FlatNetwork, outcome: Outcome, step: int | Tensor, world: World = ALONE) -> None:
+    def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
-        products, doubt = self.products, outcome.doubt()
+        products, doubt = self.products, result.doubt()
         if self._update_all and world.size == 1:
-            outcome.statistics = network.update(doubt, step, self._update_all)
+            result.statistics = network.update(doubt, step, self._update_all)
         else:
             bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
             weight_of = (network.gradient_of(layer.weight) for layer in products.layers)
             self.gradients(list(zip(weight_of, bias_of, strict=True)))
             sum_(network.gradient, world.size)
-            outcome.statistics = network.update(doubt, step)
+            result.statistics = network.update(doubt, step)
             products.refresh()
-        network.note(doubt, outcome.statistics)
+        network.note(doubt, result.statistics)
 
     def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
         """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
@@ -128,28 +128,28 @@ class TrainingPasses(Passes):
             network.add_up()
 
 
-def judge(
+def loss_and_gradients(
     real: Tensor | None,
     fake: Tensor,
     real_slope: Tensor | None,
     fake_slope: Tensor,
     objective: loss_ops.Objective,
     world: World,
-) -> Outcome:
+) -> UpdateResult:
     """The objective of all processes' logits; writes the slopes of this one's rows."""
     if world.size == 1:
-        return _outcome(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
+        return _result(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
     all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
     assert all_fake is not None
     all_real_slope = None if all_real is None else torch.empty_like(all_real)
     all_fake_slope = torch.empty_like(all_fake)
-    outcome = _outcome(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
+    result = _result(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
     own = slice(world.rank * len(fake_slope), (world.rank + 1) * len(fake_slope))
     fake_slope.copy_(all_fake_slope[own])
     if real_slope is not None and all_real_slope is not None:
         real_slope.copy_(all_real_slope[own])
-    return outcome
+    return result
 
 
-def _outcome(value: Tensor, statistics: Tensor) -> Outcome:
-    return Outcome(value, statistics[:2])
+def _result(value: Tensor, statistics: Tensor) -> UpdateResult:
+    return UpdateResult(value, statistics[:2])

@@ -8,7 +8,7 @@ from torch import Tensor
 from ...chain.triton_tiles import TiledProducts
 from ...ops.triton.update import DOUBT, PRICES, RESULTS, settle_
 from ..flat_network import FlatNetwork
-from .update import Outcome
+from .update import UpdateResult
 
 
 class Records:
@@ -51,9 +51,9 @@ class Records:
         self.used += 1
         return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
 
-    def outcome(self) -> Outcome:
+    def result(self) -> UpdateResult:
         """The last update's, once it is settled."""
-        return Outcome(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
+        return UpdateResult(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
 
     def settle(self) -> None:
         """Counts the updates since the last time, and gathers the last one's results."""
