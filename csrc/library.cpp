@@ -37,7 +37,7 @@ TORCH_LIBRARY(fastgan, m) {
       "tangent_bf16_(Tensor(a!)[] values, Tensor(b!)[] panels, Tensor[] packs, Tensor coefficient, int[] widths, "
       "float[] negative_slopes, float[] scales) -> ()");
   m.def("load_bf16_(Tensor rows, Tensor(a!) values, Tensor(b!) panels) -> ()");
-  m.def("load_tangent_bf16_(Tensor push, Tensor rows, Tensor coefficient, Tensor(a!) values, Tensor(b!) panels) -> ()");
+  m.def("load_tangent_bf16_(Tensor tangent, Tensor rows, Tensor coefficient, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
@@ -66,8 +66,9 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("bce_backward(Tensor upstream, Tensor x, Tensor labels, bool mean) -> Tensor");
 
   // penalty: a penalty's value and its derivative by the input gradients [B, ...], fp32 or fp64; see the reference.
-  m.def("norm_push(Tensor gradient, float weight, float target, bool one_sided) -> (Tensor value, Tensor push)");
-  m.def("square_push(Tensor gradient, float gamma) -> (Tensor value, Tensor push)");
+  m.def(
+      "norm_penalty_gradient(Tensor gradient, float weight, float target, bool one_sided) -> (Tensor value, Tensor derivative)");
+  m.def("square_penalty_gradient(Tensor gradient, float gamma) -> (Tensor value, Tensor derivative)");
 
   // update: one optimizer step in place over flat buffers, all fp32 or all fp64; see reference.update_. Returns the sum of the
   // finite gradients' squares and the number of the others, [2].

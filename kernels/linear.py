@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .launch import unravel, wait_for_predecessor
 from .loss import loss_and_gradients
-from .penalty import price_and_factor
+from .penalty import value_and_factor
 from .sample import dropped
 
 FILL = 128  # what widths, and the rows of weights, are filled up to: no block of a product is longer
@@ -184,7 +184,7 @@ def output_kernel(
 def adjoint_kernel(
     out, out_stride, upstream, upstream_stride, w, w_stride, activations, activations_stride, rows, width, depth, tiles_n,
     room, below, scale, record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
-    real_priced, fake_priced,
+    real_penalized, fake_penalized,
     FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -195,7 +195,7 @@ def adjoint_kernel(
             if tl.program_id(1) == 0:
                 loss_and_gradients(
                     record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
-                    real_priced, fake_priced, FORM, REAL, LOSS_BLOCK,
+                    real_penalized, fake_penalized, FORM, REAL, LOSS_BLOCK,
                 )  # fmt: skip
             return
     dtype: tl.constexpr = out.dtype.element_ty
@@ -257,14 +257,15 @@ def gradient_kernel(
 @triton.jit
 def tangent_kernel(
     out, out_stride, x, x_stride, w, w_stride, activations, activations_stride, coefficient, all_rows, rows, width, depth,
-    tiles_n, room, below, scale, prices, weight, target, one_sided,
+    tiles_n, room, below, scale, penalty_values, weight, target, one_sided,
     FIRST: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """T_l = m_l * (T_{l-1} W_l^T), and A_l becomes c * A_l + T_l, what a weight gradient reads; coefficient: [3, all_rows].
 
-    FIRST names what x is: "norm" and "square" input gradients g in fp32, whose push is a factor of the row times g; "push"
-    the push itself, in fp32; "" the tangent before. The first two leave each row's price, "norm" its factor as well.
+    FIRST names what x is: "norm" and "square" input gradients g in fp32, a penalty's derivative being a factor of the row times
+    g; "tangent" that derivative itself, in fp32; "" the tangent before. The first two leave each row's value, "norm" its factor
+    as well.
     """
     wait_for_predecessor(PDL)
     dtype: tl.constexpr = out.dtype.element_ty
@@ -277,10 +278,10 @@ def tangent_kernel(
     if not last:
         return
     if FIRST == "norm" or FIRST == "square":
-        price, factor = price_and_factor(squares, weight, target, one_sided, FIRST == "square")
+        value, factor = value_and_factor(squares, weight, target, one_sided, FIRST == "square")
         t *= factor[:, None]
         if number % tiles_n == 0:
-            tl.store(prices + row, price, mask=row < rows)
+            tl.store(penalty_values + row, value, mask=row < rows)
             if FIRST == "norm":
                 tl.store(coefficient + all_rows + row, factor, mask=row < rows)
     inside = (row < rows)[:, None] & (column < width)[None, :]

@@ -76,17 +76,17 @@ def side_sum(partials, parts, all_rows, bias, first, rows, shift, target, WHAT: 
 
 
 @triton.jit
-def write_slope(coefficient, all_rows, row, inside, slope, priced):
+def write_slope(coefficient, all_rows, row, inside, slope, penalized):
     """A row's slope as the coefficient of its biases and, unless a tangent takes its activations over, of these."""
     tl.store(coefficient + row, slope, mask=inside)
-    activations = tl.where(priced != 0, 1.0, slope)
+    activations = tl.where(penalized != 0, 1.0, slope)
     tl.store(coefficient + all_rows + row, activations, mask=inside)
     tl.store(coefficient + all_rows + all_rows + row, activations, mask=inside)
 
 
 @triton.jit
 def loss_and_gradients(
-    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
+    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_penalized, fake_penalized,
     FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the slopes to `coefficient`.
@@ -119,14 +119,14 @@ def loss_and_gradients(
             real_total += tl.where(inside, r, 0.0)
         if FORM == PAIRED:
             pays, slope = payment(f - r, fake_target, BCE)
-            write_slope(coefficient, all_rows, row, inside, -weight * slope, real_priced)
+            write_slope(coefficient, all_rows, row, inside, -weight * slope, real_penalized)
         else:
             pays, slope = payment(f - fake_shift, fake_target, FORM)
             if REAL:
                 real_pays, real_slope = payment(r - real_shift, real_target, FORM)
                 pays += real_pays
-                write_slope(coefficient, all_rows, row, inside, weight * real_slope + real_offset, real_priced)
-        write_slope(coefficient, all_rows, fake_first + row, inside, weight * slope + fake_offset, fake_priced)
+                write_slope(coefficient, all_rows, row, inside, weight * real_slope + real_offset, real_penalized)
+        write_slope(coefficient, all_rows, fake_first + row, inside, weight * slope + fake_offset, fake_penalized)
         value += tl.where(inside, pays, 0.0)
     tl.store(record, weight * tl.sum(value, 0))
     tl.store(record + 2, tl.sum(real_total, 0) / rows)
@@ -135,12 +135,12 @@ def loss_and_gradients(
 
 @triton.jit
 def loss_and_gradients_kernel(
-    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
+    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_penalized, fake_penalized,
     FORM: tl.constexpr, REAL: tl.constexpr, LOSS_BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """`loss_and_gradients` as a launch of its own, for a critic of one hidden layer."""
     wait_for_predecessor(PDL)
     loss_and_gradients(
-        record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_priced, fake_priced,
-        FORM, REAL, LOSS_BLOCK,
+        record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale,
+        real_penalized, fake_penalized, FORM, REAL, LOSS_BLOCK,
     )  # fmt: skip

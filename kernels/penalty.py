@@ -1,4 +1,4 @@
-"""penalty: what a row's input gradient costs, and what it is multiplied by to be the penalty's derivative.
+"""penalty: a row's penalty, and what its input gradient is multiplied by to be the penalty's derivative.
 
 Inlined by the first tangent product, which sees whole rows of the gradient on its way.
 """
@@ -10,8 +10,8 @@ import triton.language as tl
 
 
 @triton.jit
-def price_and_factor(squares, weight, target, one_sided, SQUARED: tl.constexpr):
-    """Of squared norms |g|^2 [R] each row's share of the penalty, and the factor f of its push f g; weight: over the rows.
+def value_and_factor(squares, weight, target, one_sided, SQUARED: tl.constexpr):
+    """Each row's share of the penalty, of squared norms |g|^2 [R], and the factor f of its derivative f g; weight: over rows.
 
     SQUARED: weight / 2 |g|^2. Otherwise weight (|g| - target)^2, of norms above the target alone if one-sided; f is 0 at g = 0.
     """

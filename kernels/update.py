@@ -1,7 +1,7 @@
 """update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their average.
 
-An update's record is fp32 [4 + prices + 2 programs]: the objective's value, whether the update was held back, the mean real and
-fake logits, the rows' prices, then each program's sum of squared gradients and number of gradients that are not finite.
+An update's record is fp32 [4 + penalties + 2 programs]: the objective's value, whether the update was held back, the mean real
+and fake logits, the rows' penalties, then each program's sum of squared gradients and number of gradients that are not finite.
 Records of several updates stand in one matrix; `settle_kernel` counts them once they are all done.
 """
 
@@ -13,7 +13,7 @@ import triton.language as tl
 from .launch import wait_for_predecessor
 from .linear import operand
 
-HELD, DOUBT, PRICES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
+HELD, DOUBT, PENALTY_VALUES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
 MOST_FLAGS = tl.constexpr(1024)  # of earlier updates that a program reads at a time
 FIELDS = 13  # of a layer in `update_kernel`'s table
 
@@ -117,7 +117,7 @@ def take(
 
 @triton.jit
 def is_held(record, doubts, BLOCK: tl.constexpr):
-    """Whether any of an update's mean logits and prices is not finite: 0 or 1."""
+    """Whether any of an update's mean logits and penalties is not finite: 0 or 1."""
     wrong = tl.zeros((BLOCK,), tl.int32)
     for begin in range(0, doubts, BLOCK):
         place = begin + tl.arange(0, BLOCK)
@@ -289,13 +289,13 @@ def settle_kernel(
     tl.atomic_add(count, 1 - held)
     tl.atomic_add(skipped, held + wrong.to(tl.int64))
     if update == updates - 1:
-        price = tl.zeros((BLOCK,), tl.float32)
+        value = tl.zeros((BLOCK,), tl.float32)
         for begin in range(2, doubts, BLOCK):
             place = begin + tl.arange(0, BLOCK)
-            price += tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
+            value += tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
         tl.store(results, tl.load(record))
         tl.store(results + 1, tl.load(record + DOUBT))
         tl.store(results + 2, tl.load(record + DOUBT + 1))
-        tl.store(results + 3, tl.sum(price, 0))
+        tl.store(results + 3, tl.sum(value, 0))
         tl.store(results + 4, tl.sum(squares, 0))
         tl.store(results + 5, wrong)

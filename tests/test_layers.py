@@ -182,7 +182,7 @@ def test_outside_torchs_generator_governs() -> None:
     assert torch.equal(first, again[0]) and torch.equal(second, again[1]) and not torch.equal(first, second)
 
 
-def test_recomputation_meets_the_same_mask() -> None:
+def test_recomputation_draws_the_same_mask() -> None:
     """Activation checkpointing restores torch's generator, as it does for nn.Dropout."""
     layer, x = FusedLinear(4, 6, activation="relu", dropout=0.5, dtype=torch.float64), rows(8, 4).requires_grad_()
     torch.manual_seed(1)

@@ -1,8 +1,8 @@
 """Gradient penalties against the compositions and scripts that people write: python -m benchmarks.ops.penalty [--quick].
 
-Prices: input gradients [B, F] -> a penalty's value and its derivative by them. "push" is the closed form's operator, "both" the
-differentiable one and its backward pass. The bytes counted are the least that each must move: the fp32 gradient read and its
-derivative written, and for "both" the gradient read once more.
+Operators: input gradients [B, F] -> a penalty's value and its derivative by them. "gradient" is the closed form's operator,
+"both" the differentiable one and its backward pass. The bytes counted are the least that each must move: the fp32 gradient read
+and its derivative written, and for "both" the gradient read once more.
 
 Whole penalties as they are called, of the article's critic (784-1024-512-256-1, LeakyReLU 0.2, with dropout and without) and of
 a small convolutional one, in fp32 and under bf16 autocast: the value and the gradients of all parameters, with new random
@@ -36,40 +36,42 @@ PATIENCE = 0.5  # seconds for each candidate
 Candidates = dict[str, Callable[[], tuple]]
 
 
-def norm_price(gradient: Tensor) -> Tensor:
-    """WGAN-GP's price, as most people write it."""
+def norm_of_torch(gradient: Tensor) -> Tensor:
+    """WGAN-GP's penalty, as most people write it."""
     return WEIGHT * (gradient.flatten(1).norm(2, dim=1) - 1).square().mean()
 
 
-def one_sided_price(gradient: Tensor) -> Tensor:
+def one_sided_of_torch(gradient: Tensor) -> Tensor:
     """WGAN-LP's."""
     return WEIGHT * (gradient.flatten(1).norm(2, dim=1) - 1).relu().square().mean()
 
 
-def square_price(gradient: Tensor) -> Tensor:
+def square_of_torch(gradient: Tensor) -> Tensor:
     """R1's and R2's."""
     return WEIGHT / 2 * gradient.flatten(1).square().sum(1).mean()
 
 
-class Price(NamedTuple):
-    """A price as torch and as fastgan computes it: both of its operators, and their options."""
+class Operators(NamedTuple):
+    """A penalty as torch and as fastgan computes it: both of its operators, and their options."""
 
     label: str
     torch: Function
-    push: Function
+    gradient: Function
     both: Function
     options: dict[str, float]
 
 
-PRICES = (
-    Price("norm", norm_price, ops.norm_push, ops.norm_penalty, dict(weight=WEIGHT)),
-    Price("one-sided norm", one_sided_price, ops.norm_push, ops.norm_penalty, dict(weight=WEIGHT, one_sided=True)),
-    Price("square", square_price, ops.square_push, ops.square_penalty, dict(gamma=WEIGHT)),
+OPERATORS = (
+    Operators("norm", norm_of_torch, ops.norm_penalty_gradient, ops.norm_penalty, dict(weight=WEIGHT)),
+    Operators(
+        "one-sided norm", one_sided_of_torch, ops.norm_penalty_gradient, ops.norm_penalty, dict(weight=WEIGHT, one_sided=True)
+    ),
+    Operators("square", square_of_torch, ops.square_penalty_gradient, ops.square_penalty, dict(gamma=WEIGHT)),
 )
 SHAPES, QUICK_SHAPES = ((8, 8), (64, 784), (256, 784), (64, 16384), (1024, 16384)), ((8, 8), (64, 784))
 
 
-def check_price(candidates: Candidates, exact: tuple[Tensor, ...]) -> None:
+def check_operator(candidates: Candidates, exact: tuple[Tensor, ...]) -> None:
     """Every candidate's value and derivative against those in fp64."""
     for run in candidates.values():
         for result, expected in zip(run(), exact, strict=True):
@@ -77,22 +79,24 @@ def check_price(candidates: Candidates, exact: tuple[Tensor, ...]) -> None:
             torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5 * scale)
 
 
-def compare_price(bench: Bench, price: Price, shape: tuple[int, int], compiles: bool) -> None:
-    """One price at one size, by each of fastgan's operators."""
-    norms = torch.linspace(0.25, 1.75, shape[0], device=device()).unsqueeze(1)  # near 1 a price is all cancellation
+def compare_operators(bench: Bench, penalty: Operators, shape: tuple[int, int], compiles: bool) -> None:
+    """One penalty at one size, by each of fastgan's operators."""
+    norms = torch.linspace(0.25, 1.75, shape[0], device=device()).unsqueeze(1)  # near 1 a penalty is all cancellation
     gradient = torch.randn(shape, device=device()).mul_(norms / math.sqrt(shape[1]))
     leaf, wide = gradient.clone().requires_grad_(), gradient.double().requires_grad_()
-    exact = run_both(price.torch, (wide,), (wide,))
+    exact = run_both(penalty.torch, (wide,), (wide,))
     ours = {
-        "push": partial(price.push, gradient, **price.options),
-        "both": partial(run_both, partial(price.both, **price.options), (leaf,), (leaf,)),
+        "gradient": partial(penalty.gradient, gradient, **penalty.options),
+        "both": partial(run_both, partial(penalty.both, **penalty.options), (leaf,), (leaf,)),
     }
-    peers: Candidates = {"torch": partial(run_both, price.torch, (leaf,), (leaf,))}
-    others: Candidates = {"compile": partial(compiled_both(price.torch, (0,)), None, gradient)} if compiles else {}
+    peers: Candidates = {"torch": partial(run_both, penalty.torch, (leaf,), (leaf,))}
+    others: Candidates = {"compile": partial(compiled_both(penalty.torch, (0,)), None, gradient)} if compiles else {}
     for work, run in ours.items():
         candidates = peers | {"fastgan": run} | others
-        check, moved = partial(check_price, candidates, exact), 4 * gradient.numel() * (2 + (work == "both"))
-        bench.compare(candidates, check=check, label=f"{price.label}: {work}", shape=shape, dtype="float32", bytes_moved=moved)
+        check, moved = partial(check_operator, candidates, exact), 4 * gradient.numel() * (2 + (work == "both"))
+        bench.compare(
+            candidates, check=check, label=f"{penalty.label}: {work}", shape=shape, dtype="float32", bytes_moved=moved
+        )
     forget()
 
 
@@ -115,11 +119,11 @@ BATCHES, QUICK_BATCHES = (16, 64, 256), (64,)
 
 
 class Penalty(NamedTuple):
-    """A penalty as torch's scripts have it, its points and its price, and as fastgan does."""
+    """A penalty as torch's scripts have it, its points and its value, and as fastgan does."""
 
     label: str
     points: Function  # real, fake -> rows
-    price: Function
+    value: Function
     fastgan: Callable[[nn.Module, Tensor, Tensor], Tensor]
     draws: bool  # its points are random
 
@@ -136,9 +140,9 @@ def around(real: Tensor, fake: Tensor) -> Tensor:
 
 
 PENALTIES = (
-    Penalty("gradient penalty", between, norm_price, penalties.gradient_penalty, True),
-    Penalty("r1", lambda real, _: real.detach(), square_price, lambda d, real, _: penalties.r1_penalty(d, real), False),
-    Penalty("dragan", around, norm_price, lambda d, real, _: penalties.dragan_penalty(d, real), True),
+    Penalty("gradient penalty", between, norm_of_torch, penalties.gradient_penalty, True),
+    Penalty("r1", lambda real, _: real.detach(), square_of_torch, lambda d, real, _: penalties.r1_penalty(d, real), False),
+    Penalty("dragan", around, norm_of_torch, lambda d, real, _: penalties.dragan_penalty(d, real), True),
 )
 
 
@@ -147,7 +151,7 @@ def script(critic: nn.Module, penalty: Penalty, real: Tensor, fake: Tensor) -> T
     points = penalty.points(real, fake).requires_grad_()
     logits = critic(points)
     (gradient,) = torch.autograd.grad(logits, points, torch.ones_like(logits), create_graph=True)
-    return penalty.price(gradient)
+    return penalty.value(gradient)
 
 
 def transformed(critic: nn.Module, penalty: Penalty) -> Function:
@@ -161,7 +165,7 @@ def transformed(critic: nn.Module, penalty: Penalty) -> Function:
         def total(points: Tensor) -> Tensor:
             return torch.func.functional_call(critic, named, (points,)).sum()
 
-        return penalty.price(torch.func.grad(total)(penalty.points(real, fake)))
+        return penalty.value(torch.func.grad(total)(penalty.points(real, fake)))
 
     return value
 
@@ -274,7 +278,7 @@ FEW = ("norm", "gradient penalty: mlp")  # how labels begin that are compiled in
 
 
 def main() -> None:
-    """Every price at every size, then every penalty of every critic; --quick takes fewer sizes, and compiles few."""
+    """Every operator at every size, then every penalty of every critic; --quick takes fewer sizes, and compiles few."""
     given = parser("ops.penalty", __doc__)
     given.add_argument("--batches", type=int, nargs="+")
     given.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], help="of whole penalties")
@@ -283,9 +287,9 @@ def main() -> None:
     bench = Bench("ops.penalty", quick=options.quick, keep=not options.no_rows, patience=PATIENCE)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, on a GPU too
-    for price in (price for price in PRICES if options.only in f"{price.label}: push, both"):
+    for penalty in (penalty for penalty in OPERATORS if options.only in f"{penalty.label}: gradient, both"):
         for shape in QUICK_SHAPES if options.quick else SHAPES:
-            compare_price(bench, price, shape, is_wanted(price.label, options, FEW))
+            compare_operators(bench, penalty, shape, is_wanted(penalty.label, options, FEW))
     for penalty in PENALTIES:
         for name, make in CRITICS.items():
             label = f"{penalty.label}: {name}"

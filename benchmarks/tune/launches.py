@@ -16,7 +16,7 @@ import fastgan
 from fastgan import optim
 from fastgan.engines.closed_form.fused_passes import FusedPasses
 from fastgan.engines.closed_form.update_log import Records
-from fastgan.ops.triton.update import PRICES, programs
+from fastgan.ops.triton.update import PENALTY_VALUES, programs
 from fastgan.runtime.distributed import World
 
 METHODS = ("hidden", "output", "adjoint", "input_gradient", "tangent")
@@ -47,7 +47,7 @@ class Update:
 
     def __init__(self, passes: FusedPasses, network: Any) -> None:
         self.passes, self.network = passes, network
-        self.prices, self.doubts = network.records.statistics - PRICES, network.records.doubts
+        self.prices, self.doubts = network.records.statistics - PENALTY_VALUES, network.records.doubts
 
     def choose(self, tile: Tile) -> None:
         """Makes room for the records of an update with this tile."""

@@ -1,4 +1,4 @@
-// penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and push in one visit.
+// penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and derivative in one visit.
 
 #include "vector_math.h"
 
@@ -40,33 +40,33 @@ FASTGAN_VARIANTS void scale_row(const T* row, T* out, int64_t width, T factor) {
   for (int64_t j = 0; j < width; ++j) out[j] = row[j] * factor;
 }
 
-// Of every row, price(squared norm) is what it pays and factor(squared norm) what its gradient is multiplied by in the push.
-template <class Price, class Factor>
-std::tuple<Tensor, Tensor> visit_rows(const Tensor& given, const Price& price, const Factor& factor) {
+// Of every row, penalty(squared norm) is its share, and factor(squared norm) what its gradient is multiplied by to be the derivative.
+template <class Penalty, class Factor>
+std::tuple<Tensor, Tensor> visit_rows(const Tensor& given, const Penalty& penalty, const Factor& factor) {
   const Tensor gradient = given.contiguous();
   TORCH_CHECK(gradient.dim() >= 1, "a gradient has a row for each sample");
   const int64_t rows = gradient.size(0), width = rows ? gradient.numel() / rows : 0;
-  Tensor push = at::empty_like(gradient), value = at::empty({}, gradient.options());
+  Tensor derivative = at::empty_like(gradient), value = at::empty({}, gradient.options());
   AT_DISPATCH_FLOATING_TYPES(gradient.scalar_type(), "fastgan::penalty", [&] {
     const scalar_t* const g = gradient.const_data_ptr<scalar_t>();
-    scalar_t* const out = push.mutable_data_ptr<scalar_t>();
-    std::vector<double> prices(rows);
+    scalar_t* const out = derivative.mutable_data_ptr<scalar_t>();
+    std::vector<double> penalties(rows);
     // on torch's own threads: its operators come next, and other threads would be in their way
     at::parallel_for(0, rows, std::max<int64_t>(1, kWork / std::max<int64_t>(1, width)), [&](int64_t begin, int64_t end) {
       for (int64_t row = begin; row < end; ++row) {
         const double squares = sum_of_squares(g + row * width, width);
-        prices[row] = price(squares);
+        penalties[row] = penalty(squares);
         scale_row(g + row * width, out + row * width, width, static_cast<scalar_t>(factor(squares)));
       }
     });
     double total = 0;
-    for (const double each : prices) total += each;
+    for (const double each : penalties) total += each;
     *value.mutable_data_ptr<scalar_t>() = static_cast<scalar_t>(total / rows);
   });
-  return {value, push};
+  return {value, derivative};
 }
 
-std::tuple<Tensor, Tensor> norm_push(const Tensor& gradient, double weight, double target, bool one_sided) {
+std::tuple<Tensor, Tensor> norm_penalty_gradient(const Tensor& gradient, double weight, double target, bool one_sided) {
   const auto excess = [=](double squares) {
     const double over = std::sqrt(squares) - target;
     return one_sided && over < 0 ? 0.0 : over;
@@ -77,7 +77,7 @@ std::tuple<Tensor, Tensor> norm_push(const Tensor& gradient, double weight, doub
       [=](double squares) { return squares > 0 ? slope * excess(squares) / std::sqrt(squares) : 0.0 * squares; });
 }
 
-std::tuple<Tensor, Tensor> square_push(const Tensor& gradient, double gamma) {
+std::tuple<Tensor, Tensor> square_penalty_gradient(const Tensor& gradient, double gamma) {
   const double slope = gamma / gradient.size(0);
   return visit_rows(gradient, [=](double squares) { return 0.5 * gamma * squares; }, [=](double) { return slope; });
 }
@@ -89,11 +89,11 @@ std::tuple<Tensor, Tensor> meta(const Tensor& gradient) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("norm_push", &norm_push);
-  m.impl("square_push", &square_push);
+  m.impl("norm_penalty_gradient", &norm_penalty_gradient);
+  m.impl("square_penalty_gradient", &square_penalty_gradient);
 }
 
 TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
-  m.impl("norm_push", [](const Tensor& gradient, double, double, bool) { return meta(gradient); });
-  m.impl("square_push", [](const Tensor& gradient, double) { return meta(gradient); });
+  m.impl("norm_penalty_gradient", [](const Tensor& gradient, double, double, bool) { return meta(gradient); });
+  m.impl("square_penalty_gradient", [](const Tensor& gradient, double) { return meta(gradient); });
 }

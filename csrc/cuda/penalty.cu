@@ -1,4 +1,4 @@
-// penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and push in one visit.
+// penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and derivative in one visit.
 //
 // A row belongs to a team: some neighbours of a warp, or a block where rows are long and few. Its second reading finds it in
 // a cache. What the rows pay is added up in a fixed order, in the same launch if the rows are the work of one block.
@@ -18,15 +18,15 @@ namespace {
 
 using at::Tensor;
 
-// What a row pays, and what its gradient is multiplied by in the push.
-struct Bill {
-  double price, factor;
+// A row's penalty, and what its gradient is multiplied by to be the derivative.
+struct ValueAndFactor {
+  double value, factor;
 };
 
 struct Norm {
   double weight, target, slope;
   bool one_sided;
-  __device__ Bill operator()(double squares) const {
+  __device__ ValueAndFactor operator()(double squares) const {
     const double norm = std::sqrt(squares), over = norm - target, excess = one_sided && over < 0 ? 0.0 : over;
     return {weight * excess * excess, squares > 0 ? slope * excess / norm : 0.0 * squares};
   }
@@ -34,15 +34,15 @@ struct Norm {
 
 struct Square {
   double gamma, slope;
-  __device__ Bill operator()(double squares) const { return {0.5 * gamma * squares, slope}; }
+  __device__ ValueAndFactor operator()(double squares) const { return {0.5 * gamma * squares, slope}; }
 };
 
 template <class scalar>
 struct Rows {
   const scalar* gradient;
-  scalar *push, *value;
+  scalar *derivative, *value;
   int64_t rows, width;
-  double* partial = nullptr;  // [blocks] prices, if the blocks are several
+  double* partial = nullptr;  // [blocks] penalties, if the blocks are several
   int lanes = kWarp;          // of a team within a warp
 };
 
@@ -71,8 +71,8 @@ __device__ void scale_row(const scalar* row, scalar* out, int64_t width, scalar 
 }
 
 template <class scalar>
-__device__ void settle(const Rows<scalar>& task, const BlockSums<1>& price) {
-  if (threadIdx.x == 0) *task.value = static_cast<scalar>(price.totals[0] / task.rows);
+__device__ void write_value(const Rows<scalar>& task, const BlockSums<1>& sums) {
+  if (threadIdx.x == 0) *task.value = static_cast<scalar>(sums.totals[0] / task.rows);
 }
 
 // `by_block`: a team is a block. Every thread of it makes as many turns as the others, with a row or without.
@@ -81,7 +81,7 @@ __global__ void __launch_bounds__(kThreads) visit_rows(const Rows<scalar> task, 
   __shared__ BlockSums<1> sums;
   __shared__ double shared_factor;
   const int lanes = by_block ? blockDim.x : task.lanes, lane = threadIdx.x % lanes, teams = blockDim.x / lanes;
-  double price = 0, factor = 0;
+  double value = 0, factor = 0;
   for (int64_t first = int64_t{blockIdx.x} * teams; first < task.rows; first += int64_t{gridDim.x} * teams) {
     const int64_t row = first + threadIdx.x / lanes, width = row < task.rows ? task.width : 0;
     double squares = sum_of_squares<n>(task.gradient + row * task.width, width, lane, lanes);
@@ -92,9 +92,9 @@ __global__ void __launch_bounds__(kThreads) visit_rows(const Rows<scalar> task, 
       squares = team_sum(squares, lanes);
     }
     if (lane == 0 && row < task.rows) {  // once: fp64 is slow on many devices
-      const Bill bill = penalty(squares);
-      price += bill.price;
-      factor = bill.factor;
+      const ValueAndFactor found = penalty(squares);
+      value += found.value;
+      factor = found.factor;
     }
     if constexpr (by_block) {
       if (lane == 0) shared_factor = factor;
@@ -103,17 +103,17 @@ __global__ void __launch_bounds__(kThreads) visit_rows(const Rows<scalar> task, 
     } else {
       factor = __shfl_sync(0xffffffffu, factor, 0, lanes);
     }
-    scale_row<n>(task.gradient + row * task.width, task.push + row * task.width, width, scalar(factor), lane, lanes);
+    scale_row<n>(task.gradient + row * task.width, task.derivative + row * task.width, width, scalar(factor), lane, lanes);
   }
-  sums.give(0, price);
+  sums.give(0, value);
   sums.add_up();
-  task.partial ? sums.leave(task.partial) : settle(task, sums);
+  task.partial ? sums.leave(task.partial) : write_value(task, sums);
 }
 
 template <class scalar>
 __global__ void finish(const Rows<scalar> task, int blocks) {
   __shared__ BlockSums<1> sums;
-  settle(task, sums.add_up_left(task.partial, blocks));
+  write_value(task, sums.add_up_left(task.partial, blocks));
 }
 
 template <int n, class scalar, class Penalty>
@@ -146,28 +146,28 @@ template <class Penalty>
 std::tuple<Tensor, Tensor> visit(const Tensor& given, const Penalty& penalty) {
   const Tensor gradient = given.contiguous();
   const int64_t rows = gradient.size(0), width = rows ? gradient.numel() / rows : 0;
-  Tensor push = at::empty_like(gradient), value = at::empty({}, gradient.options());
+  Tensor derivative = at::empty_like(gradient), value = at::empty({}, gradient.options());
   AT_DISPATCH_FLOATING_TYPES(gradient.scalar_type(), "fastgan::penalty", [&] {
-    const Rows<scalar_t> task{gradient.const_data_ptr<scalar_t>(), push.mutable_data_ptr<scalar_t>(),
+    const Rows<scalar_t> task{gradient.const_data_ptr<scalar_t>(), derivative.mutable_data_ptr<scalar_t>(),
                               value.mutable_data_ptr<scalar_t>(), rows, width};
     constexpr int n = kGroup<scalar_t>;
-    const bool aligned = width % n == 0 && is_aligned(task.gradient) && is_aligned(task.push);
+    const bool aligned = width % n == 0 && is_aligned(task.gradient) && is_aligned(task.derivative);
     aligned ? launch<n>(task, penalty, gradient) : launch<1>(task, penalty, gradient);
   });
-  return {value, push};
+  return {value, derivative};
 }
 
 void check(const Tensor& gradient) {
   TORCH_CHECK(gradient.dim() >= 1, "a gradient has a row for each sample");
 }
 
-std::tuple<Tensor, Tensor> norm_push(const Tensor& gradient, double weight, double target, bool one_sided) {
+std::tuple<Tensor, Tensor> norm_penalty_gradient(const Tensor& gradient, double weight, double target, bool one_sided) {
   const c10::cuda::CUDAGuard guard(gradient.device());
   check(gradient);
   return visit(gradient, Norm{weight, target, 2 * weight / gradient.size(0), one_sided});
 }
 
-std::tuple<Tensor, Tensor> square_push(const Tensor& gradient, double gamma) {
+std::tuple<Tensor, Tensor> square_penalty_gradient(const Tensor& gradient, double gamma) {
   const c10::cuda::CUDAGuard guard(gradient.device());
   check(gradient);
   return visit(gradient, Square{gamma, gamma / gradient.size(0)});
@@ -176,6 +176,6 @@ std::tuple<Tensor, Tensor> square_push(const Tensor& gradient, double gamma) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
-  m.impl("norm_push", &norm_push);
-  m.impl("square_push", &square_push);
+  m.impl("norm_penalty_gradient", &norm_penalty_gradient);
+  m.impl("square_penalty_gradient", &square_penalty_gradient);
 }

@@ -95,8 +95,8 @@ class PackedProducts:
     def input_gradient_(self, out: Tensor, upstream: Packed) -> None:
         self.ops.output_bf16_(upstream.values, self.adjoint[0], None, 0, out)
 
-    def load_tangent_(self, out: Packed, push: Tensor, values: Tensor, coefficient: Tensor) -> None:
-        self.ops.load_tangent_bf16_(push, values, coefficient, out.values, out.panels)
+    def load_tangent_(self, out: Packed, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
+        self.ops.load_tangent_bf16_(tangent, values, coefficient, out.values, out.panels)
 
     def tangent_(self, index: int, out: Packed, x: Packed, coefficient: Tensor) -> None:
         self._tangent_(slice(index, index + 1), [x, out], coefficient)

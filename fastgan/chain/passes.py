@@ -139,10 +139,10 @@ class Passes(Stack):
         self.products.input_gradient_(self.buffers["gradient"], self.adjoints[0])
         return self.gradient
 
-    def tangent(self, push: Tensor, values: Tensor) -> None:
-        """Turns this one pass's activations into c * A + T; push, values (what was loaded): [rows, in]."""
+    def tangent(self, start: Tensor, values: Tensor) -> None:
+        """Turns this one pass's activations into c * A + T, from T_0 = start; start, values (what was loaded): [rows, in]."""
         coefficient = self._coefficients
-        self.products.load_tangent_(self.inputs[0], push, values, coefficient)
+        self.products.load_tangent_(self.inputs[0], start, values, coefficient)
         self.products.tangents_(self.inputs, coefficient)
 
     def gradients(self, into: Sequence[tuple[Tensor, Tensor | None]]) -> None:

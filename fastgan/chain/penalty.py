@@ -19,12 +19,12 @@ from .passes import Passes, read_layers
 from .torch_mm import DenseProducts
 
 
-class Price(Protocol):
+class HasPenaltyGradient(Protocol):
     """What a penalty's spec has."""
 
     def value(self, gradient: Tensor) -> Tensor: ...
 
-    def push(self, gradient: Tensor) -> tuple[Tensor, Tensor]: ...
+    def penalty_gradient(self, gradient: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
@@ -74,8 +74,8 @@ def _takes(mlp: MLP, points: Tensor) -> bool:
     return known and alike and (mlp.flatten or points.dim() == 2)
 
 
-def penalty(layers: list[Layer], points: Tensor, price: Price) -> Tensor:
-    """price.value of the input gradient at points [B, ...] of a critic of these layers, 0-d; differentiable to any order.
+def penalty(layers: list[Layer], points: Tensor, spec: HasPenaltyGradient) -> Tensor:
+    """spec.value of the input gradient at points [B, ...] of a critic of these layers, 0-d; differentiable to any order.
 
     The first derivative, by the weights, is made at once, so that nothing else of the passes is kept. Biases only move kinks:
     their gradient is 0, as autograd has it.
@@ -83,7 +83,7 @@ def penalty(layers: list[Layer], points: Tensor, price: Price) -> Tensor:
     biases = [layer.bias for layer in layers[:-1] if layer.bias is not None]
     parameters = [*(layer.weight for layer in layers), *biases]
     wanted = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-    return _Penalty.apply(layers, points.detach(), price, wanted, *parameters)
+    return _Penalty.apply(layers, points.detach(), spec, wanted, *parameters)
 
 
 class _Unit(NamedTuple):
@@ -103,9 +103,11 @@ def _units(layers: list[Layer], masks: list[Masks]) -> list[_Unit]:
 
 class _Penalty(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, layers: list[Layer], points: Tensor, price: Price, wanted: bool, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, layers: list[Layer], points: Tensor, spec: HasPenaltyGradient, wanted: bool, *parameters: Tensor
+    ) -> Tensor:
         masks = [next_masks(points.device) for layer in layers if layer.dropout]
-        ctx.units, ctx.price, ctx.dtype = _units(layers, masks), price, product_dtype(points)
+        ctx.units, ctx.spec, ctx.dtype = _units(layers, masks), spec, product_dtype(points)
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
             passes = Passes(DenseProducts(layers, ctx.dtype), 1, len(rows))[:1]
@@ -114,8 +116,8 @@ class _Penalty(torch.autograd.Function):
             passes.seed[0].fill_(1.0)
             passes.coefficient[0].fill_(0.0)
             passes.adjoint()
-            value, push = price.push(passes.input_gradient()[0])
-            gradients = _gradients(passes, push, rows) if wanted else []
+            value, penalty_gradient = spec.penalty_gradient(passes.input_gradient()[0])
+            gradients = _gradients(passes, penalty_gradient, rows) if wanted else []
         ctx.save_for_backward(points, *parameters, *gradients)
         return value
 
@@ -130,8 +132,8 @@ class _Penalty(torch.autograd.Function):
         return None, None, None, None, *weights, *biases
 
 
-def _gradients(passes: Passes, push: Tensor, rows: Tensor) -> list[Tensor]:
-    passes.tangent(push, rows)
+def _gradients(passes: Passes, penalty_gradient: Tensor, rows: Tensor) -> list[Tensor]:
+    passes.tangent(penalty_gradient, rows)
     gradients = [torch.empty_like(layer.weight) for layer in passes.products.layers]
     passes.gradients([(gradient, None) for gradient in gradients])
     return gradients
@@ -146,7 +148,7 @@ def _differentiable(ctx: Any, upstream: Tensor, points: Tensor, parameters: Sequ
         logits = _logits(ctx.units, points.flatten(1), aliases)
         (gradient,) = torch.autograd.grad(logits.sum(), points, create_graph=True)
     targets = [alias for alias, want in zip(aliases, wanted, strict=True) if want]
-    value = ctx.price.value(gradient)
+    value = ctx.spec.value(gradient)
     found = iter(torch.autograd.grad(value, targets, upstream, create_graph=True, materialize_grads=True))
     return tuple(next(found) if want else None for want in wanted)
 

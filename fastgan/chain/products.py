@@ -58,8 +58,8 @@ class Products(Protocol):
     def input_gradient_(self, out: Tensor, upstream: Any) -> None:
         """g = U_1 W_1, [rows, in], in fp32 or wider."""
 
-    def load_tangent_(self, out: Any, push: Tensor, values: Tensor, coefficient: Tensor) -> None:
-        """T_0 = push, in place of the values that were loaded; what weight gradients read becomes c * values + T_0."""
+    def load_tangent_(self, out: Any, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
+        """T_0 = tangent, in place of the values that were loaded; what weight gradients read becomes c * values + T_0."""
 
     def tangent_(self, index: int, out: Any, x: Any, coefficient: Tensor) -> None:
         """T_l = m_l * (T_{l-1} W_l^T), in place of A_l; what weight gradients read becomes c * A_l + T_l. c: [rows]."""

@@ -83,10 +83,10 @@ class DenseProducts:
     def input_gradient_(self, out: Tensor, upstream: Dense) -> None:
         self._wide_mm(out, upstream.values, self.weights[0])
 
-    def load_tangent_(self, out: Dense, push: Tensor, values: Tensor, coefficient: Tensor) -> None:
+    def load_tangent_(self, out: Dense, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
         assert out.tangents is not None
-        out.tangents.copy_(push)
-        out.values.copy_(torch.addcmul(push, values, coefficient.unsqueeze(1)))
+        out.tangents.copy_(tangent)
+        out.values.copy_(torch.addcmul(tangent, values, coefficient.unsqueeze(1)))
 
     def tangent_(self, index: int, out: Dense, x: Dense, coefficient: Tensor) -> None:
         assert out.tangents is not None and x.tangents is not None

@@ -181,7 +181,7 @@ class TiledProducts:
 
     def tangent(
         self, index: int, out: Tensor, x: Tensor, activations: Tensor, coefficient: Tensor, all_rows: int,
-        first: str = "", prices: Tensor | None = None, form: tuple[float, float, bool] = (0.0, 0.0, False),
+        first: str = "", penalty_values: Tensor | None = None, form: tuple[float, float, bool] = (0.0, 0.0, False),
     ) -> None:  # fmt: skip
         """T_l of hidden layer `index`, see kernels.linear.tangent_kernel; form: a penalty's weight, target, one_sided."""
         layer, weight, rows = self.layers[index], self.weights[index], len(x)
@@ -191,7 +191,7 @@ class TiledProducts:
             self.kernels.tangent_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), weight, weight.stride(0), activations, activations.stride(0),
             coefficient, all_rows, rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale,
-            coefficient if prices is None else prices, form[0], form[1], int(form[2]),
+            coefficient if penalty_values is None else penalty_values, form[0], form[1], int(form[2]),
             FIRST=first, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 

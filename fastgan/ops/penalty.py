@@ -1,4 +1,4 @@
-"""penalty: input gradients -> row norms, the penalty's value, the direction it pushes."""
+"""penalty: input gradients -> row norms, the penalty's value and its derivative by them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Form(NamedTuple):
     one_sided: bool = False
 
 
-def push(gradient: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+def penalty_gradient(gradient: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     """A penalty's value for input gradients [B, ...], and its derivative by them."""
     if form.squared:
-        return square_push(gradient, gamma=form.weight)
-    return norm_push(gradient, weight=form.weight, target=form.target, one_sided=form.one_sided)
+        return square_penalty_gradient(gradient, gamma=form.weight)
+    return norm_penalty_gradient(gradient, weight=form.weight, target=form.target, one_sided=form.one_sided)
 
 
 def norm_penalty(gradient: Tensor, *, weight: float, target: float = 1.0, one_sided: bool = False, backend="auto") -> Tensor:
@@ -47,22 +47,24 @@ def square_penalty(gradient: Tensor, *, gamma: float, backend="auto") -> Tensor:
     return run(gradient, gamma=gamma)
 
 
-def norm_push(gradient: Tensor, *, weight: float, target=1.0, one_sided=False, backend="auto") -> tuple[Tensor, Tensor]:
+def norm_penalty_gradient(
+    gradient: Tensor, *, weight: float, target=1.0, one_sided=False, backend="auto"
+) -> tuple[Tensor, Tensor]:
     """`norm_penalty` of an fp32 or fp64 gradient, and its derivative by it; no derivative exists of either."""
-    run = resolve("penalty.norm_push", gradient.device.type, backend)
+    run = resolve("penalty.norm_penalty_gradient", gradient.device.type, backend)
     return run(gradient, weight=weight, target=target, one_sided=one_sided)
 
 
-def square_push(gradient: Tensor, *, gamma: float, backend="auto") -> tuple[Tensor, Tensor]:
+def square_penalty_gradient(gradient: Tensor, *, gamma: float, backend="auto") -> tuple[Tensor, Tensor]:
     """`square_penalty` of an fp32 or fp64 gradient, and its derivative by it; no derivative exists of either."""
-    return resolve("penalty.square_push", gradient.device.type, backend)(gradient, gamma=gamma)
+    return resolve("penalty.square_penalty_gradient", gradient.device.type, backend)(gradient, gamma=gamma)
 
 
-@implementation("penalty.norm_push", "reference")
-def _norm_push(gradient: Tensor, **options) -> tuple[Tensor, Tensor]:
-    return reference.norm_penalty(gradient, **options), reference.norm_push(gradient, **options)
+@implementation("penalty.norm_penalty_gradient", "reference")
+def _norm_penalty_gradient(gradient: Tensor, **options) -> tuple[Tensor, Tensor]:
+    return reference.norm_penalty(gradient, **options), reference.norm_penalty_gradient(gradient, **options)
 
 
-@implementation("penalty.square_push", "reference")
-def _square_push(gradient: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
-    return reference.square_penalty(gradient, gamma=gamma), reference.square_push(gradient, gamma=gamma)
+@implementation("penalty.square_penalty_gradient", "reference")
+def _square_penalty_gradient(gradient: Tensor, *, gamma: float) -> tuple[Tensor, Tensor]:
+    return reference.square_penalty(gradient, gamma=gamma), reference.square_penalty_gradient(gradient, gamma=gamma)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -24,37 +24,45 @@ def _check_amount(name: str, value: float) -> None:
 
 
 class Penalty:
-    """What the trainer asks of a penalty: where to take the gradient, and its price. every=k: each k-th D update, times k."""
+    """What the trainer asks of a penalty: where to take the gradient, and its value. every=k: each k-th D update, times k."""
 
     every: int
+    _renamed: ClassVar = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # hooks of fastgan 0.1
     at: ClassVar[str | None] = None  # "real" or "fake" rows, where it looks at those themselves
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """TypeError for a hook by the name it had before: nobody would call it."""
+        super().__init_subclass__(**options)
+        for old, new in Penalty._renamed.items():
+            if hasattr(cls, old):
+                raise TypeError(f"{cls.__name__}.{old} is called {new} since fastgan 0.2 (docs/upgrading.md)")
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
         """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
         raise NotImplementedError
 
     def value(self, gradient: Tensor) -> Tensor:
-        """The price of input gradients [B, ...], 0-d."""
+        """The penalty of input gradients [B, ...], 0-d."""
         raise NotImplementedError
 
     def form(self, times: float = 1.0) -> ops.Form | None:
-        """The price times a number as kernels know it, None where they do not."""
+        """The penalty times a number as kernels know it, None where they do not."""
         return None
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The price times a number, and its derivative by the input gradients [B, ...]."""
+    def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        """The penalty's value times a number, and its derivative by the input gradients [B, ...]."""
         if (form := self.form(times)) is None:
             raise NotImplementedError
-        return ops.push(gradient, form)
+        return ops.penalty_gradient(gradient, form)
 
     def kernel_form(self, times: float = 1.0) -> ops.Form | None:
-        """`form`, unless a push of its own says otherwise."""
-        return self.form(times) if type(self).push is Penalty.push else None
+        """`form`, unless a penalty_gradient of its own says otherwise."""
+        return self.form(times) if type(self).penalty_gradient is Penalty.penalty_gradient else None
 
     @classmethod
-    def has_push(cls) -> bool:
-        """Whether a push is defined, by a form or by itself."""
-        return cls.push is not Penalty.push or cls.form is not Penalty.form
+    def has_penalty_gradient(cls) -> bool:
+        """Whether a penalty_gradient is defined, by a form or by itself."""
+        return cls.penalty_gradient is not Penalty.penalty_gradient or cls.form is not Penalty.form
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # every penalty is a dataclass

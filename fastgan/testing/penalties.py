@@ -59,17 +59,17 @@ def _norms(g: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Formula:
-    """weight * factor * reduce(price(size(gradient(g)))) of input gradients g [B, C, H, W]."""
+    """weight * factor * reduce(distance(size(gradient(g)))) of input gradients g [B, C, H, W]."""
 
     weight: float
     size: Callable[[Tensor], Tensor]
-    price: Callable[[Tensor], Tensor] = torch.clone
+    distance: Callable[[Tensor], Tensor] = torch.clone
     factor: float = 1.0
     reduce: Callable[[Tensor], Tensor] = torch.mean
     gradient: Callable[[Tensor], Tensor] = torch.clone
 
     def __call__(self, g: Tensor) -> Tensor:
-        return self.weight * self.factor * self.reduce(self.price(self.size(self.gradient(g))))
+        return self.weight * self.factor * self.reduce(self.distance(self.size(self.gradient(g))))
 
 
 MISTAKES = (
@@ -121,13 +121,13 @@ class Subject:
         if not (math.isfinite(self.formula.weight) and self.formula.weight > 0):
             raise ValueError(f"a penalty of weight {self.formula.weight} tells nothing: it must be a finite number > 0")
 
-    def price(self, critic: Callable, real: Tensor, fake: Tensor) -> Tensor:
+    def penalty(self, critic: Callable, real: Tensor, fake: Tensor) -> Tensor:
         return one_number(self.call(critic, real.clone(), fake.clone()))
 
     def ask(self, real: Tensor, fake: Tensor) -> Tensor:
         """The points [B, ...] at which the penalty takes the gradient."""
         critic = Recorder(quadratic)
-        self.price(critic, real, fake)
+        self.penalty(critic, real, fake)
         return _asked(critic, real)
 
 
@@ -160,12 +160,12 @@ def _measure(subject: Subject, shape: tuple[int, ...]) -> Iterator[Measurement]:
     for norm in (1.0, 0.4, 1.9):
         weight = direction(shape, norm * subject.unit, subject.dtype)
         critic = Recorder(linear(weight))
-        value = subject.price(critic, real, fake).item()
+        value = subject.penalty(critic, real, fake).item()
         _asked(critic, real)
         what = f"every gradient of norm {norm * subject.unit:g}, shape {list(shape)}"
         yield Measurement(what, weight.expand(shape).double(), value)
     critic = Recorder(quadratic)
-    value = subject.price(critic, real, fake).item()
+    value = subject.penalty(critic, real, fake).item()
     yield Measurement(f"the critic |x|^2 / 2, shape {list(shape)}", _asked(critic, real).double(), value)
 
 
@@ -209,7 +209,7 @@ def parameters(subject: Subject) -> Iterator[Fault]:
     """Compares the gradient by the critic's parameters with the closed form's."""
     shape = SHAPES[2]
     known = PiecewiseLinear(shape, 1.9 * subject.unit, subject.dtype)
-    got = _slopes(subject.price(known.critic, *_pair(subject, shape)), known.weights)
+    got = _slopes(subject.penalty(known.critic, *_pair(subject, shape)), known.weights)
     expected = _slopes(subject.formula(known.gradient(shape)), known.weights)
     for name, ours, theirs in zip(("last", "first"), expected, got, strict=True):
         if not (ours - theirs).abs().max() <= NEAR * ours.abs().max():
@@ -222,7 +222,7 @@ def zero_gradient(subject: Subject) -> Iterator[Fault]:
     """Differentiates at a critic whose input gradient is zero."""
     known = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype)
     nn.init.zeros_(known.last.weight)
-    slopes = _slopes(subject.price(known.critic, *_pair(subject, SHAPES[1])), known.weights)
+    slopes = _slopes(subject.penalty(known.critic, *_pair(subject, SHAPES[1])), known.weights)
     if not all(slope.isfinite().all() for slope in slopes):
         bad = next(slope[~slope.isfinite()][0].item() for slope in slopes if not slope.isfinite().all())
         yield fault("slope not finite at zero gradient", f"expected finite slopes by the critic's parameters, got {bad}")
@@ -234,7 +234,7 @@ def half_precision(subject: Subject) -> Iterator[Fault]:
     for dtype in (torch.float32, torch.bfloat16)[: 1 + subject.half_precision]:
         pair = [x.to(dtype) for x in _pair(subject, SHAPES[1])]
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            value = unless_refused(lambda pair=pair: subject.price(known.critic, *pair))  # type: ignore[misc]
+            value = unless_refused(lambda pair=pair: subject.penalty(known.critic, *pair))  # type: ignore[misc]
         if value is not None and value.dtype in HALF_PRECISION:
             yield fault("value in half precision inside autocast", f"expected fp32, got {value.dtype} for rows of {dtype}")
 
@@ -287,7 +287,7 @@ CHECKS = (
 def _norm_subject(call: Call, where: Where, weight: float, target: float, one_sided: bool, half_precision: bool) -> Subject:
     sides = {False: _two_sided(target), True: _one_sided(target)}
     names = ("one-sided where two-sided was asked", "two-sided where one-sided was asked")
-    other = Mistake(names[one_sided], {"price": sides[not one_sided]})
+    other = Mistake(names[one_sided], {"distance": sides[not one_sided]})
     return Subject(
         call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, half_precision, target or 1.0
     )

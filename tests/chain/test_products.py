@@ -127,14 +127,14 @@ def folded(case: Case, width: int, layer: Layer) -> tuple[Tensor, Tensor]:
 
 def test_operands_hold_what_is_loaded(case: Case) -> None:
     width = case.layers[0].weight.shape[1]
-    values, push, c = (torch.randn(case.total, width, dtype=wide(case.dtype)) for _ in range(3))
+    values, start, c = (torch.randn(case.total, width, dtype=wide(case.dtype)) for _ in range(3))
     for held in read(case.operand(values), width):
         assert torch.equal(held, values.to(case.dtype))
     out = case.operand(values, tangents=True)
-    case.products.load_tangent_(out, push, values, c[:, 0].contiguous())
+    case.products.load_tangent_(out, start, values, c[:, 0].contiguous())
     tangents, kept = read(out, width)
-    assert torch.equal(tangents, push.to(case.dtype))
-    exact = c[:, :1].double() * values.double() + push.double()
+    assert torch.equal(tangents, start.to(case.dtype))
+    exact = c[:, :1].double() * values.double() + start.double()
     case.close(kept, exact, exact.to(case.dtype))
 
 
@@ -211,12 +211,12 @@ def test_tangents(case: Case) -> None:
     c, dtype = case.numbers(), case.dtype
     for index, layer in case.hidden:
         (width, depth), (a, m) = layer.weight.shape, folded(case, layer.weight.shape[0], layer)
-        push = case.numbers(depth)
-        x, out = (case.operand(values, tangents=True) for values in (push, a))
-        case.products.load_tangent_(x, push, push, c)
+        start = case.numbers(depth)
+        x, out = (case.operand(values, tangents=True) for values in (start, a))
+        case.products.load_tangent_(x, start, start, c)
         case.products.tangent_(index, out, x, c)
-        exact = (push.double() @ layer.weight.double().t()) * m
-        plain = (push.to(dtype) @ layer.weight.to(dtype).t()) * m.to(dtype)
+        exact = (start.double() @ layer.weight.double().t()) * m
+        plain = (start.to(dtype) @ layer.weight.to(dtype).t()) * m.to(dtype)
         tangents, kept = read(out, width)
         case.close(tangents, exact, plain)
         mixed, plain = c.double().unsqueeze(1) * a.double() + exact, c.to(dtype).unsqueeze(1) * a.to(dtype) + plain

@@ -43,7 +43,7 @@ class Run:
         self.products: Products = PackedProducts(layers) if format_ == "packed" else DenseProducts(layers, FORMATS[format_])
         self.passes = TrainingPasses(self.products, count, rows)
         draw = partial(torch.randn, dtype=dtype, generator=generator)
-        self.x, self.push, self.c = draw(count, rows, sizes[0]), draw(rows, sizes[0]), draw(count, rows)
+        self.x, self.tangent, self.c = draw(count, rows, sizes[0]), draw(rows, sizes[0]), draw(count, rows)
         self.drawn = [(sample.Draws(3, 4), number) for number in range(count)]
 
     def work(self) -> list[Tensor]:
@@ -58,7 +58,7 @@ class Run:
         self.passes.adjoint()
         last = self.passes[len(self.x) - 1 :]
         gradient = last.input_gradient()
-        last.tangent(self.push, self.x[-1])
+        last.tangent(self.tangent, self.x[-1])
         return [logits.clone(), gradient.clone()]
 
     def gradients(self) -> None:
@@ -77,7 +77,7 @@ class Run:
 
 
 def by_autograd(run: Run, dtype: torch.dtype) -> list[Tensor]:
-    """Logits and the last pass's g, then the gradients of the sum of c D(x) over all passes and <push, g>, in a dtype."""
+    """Logits and the last pass's g, then the gradients of the sum of c D(x) over all passes and <tangent, g>, in a dtype."""
     module, total, logits = copy.deepcopy(run.module).to(dtype), torch.zeros((), dtype=dtype), []
     for number, (values, c) in enumerate(zip(run.x.to(dtype).clone(), run.c.to(dtype), strict=True)):
         x = values.detach().requires_grad_()
@@ -85,7 +85,7 @@ def by_autograd(run: Run, dtype: torch.dtype) -> list[Tensor]:
             logits.append(module(x))
         total = total + (c * logits[-1][:, 0]).sum()
     (g,) = torch.autograd.grad(logits[-1].sum(), x, create_graph=True)
-    gradients = torch.autograd.grad(total + (run.push.to(dtype) * g).sum(), list(module.parameters()))
+    gradients = torch.autograd.grad(total + (run.tangent.to(dtype) * g).sum(), list(module.parameters()))
     return [torch.stack(logits).detach(), g.detach(), *gradients]
 
 

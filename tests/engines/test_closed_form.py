@@ -275,7 +275,7 @@ def test_other_games_are_played_by_autograd_and_the_log_says_why(
 
 def test_a_penalty_that_only_has_a_value_is_played_by_autograd() -> None:
     class Odd(penalties.R1):
-        def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+        def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
             raise AssertionError
 
     class Plain(penalties.Penalty):

@@ -32,12 +32,12 @@ def _any_backend() -> Iterator[None]:
 
 
 class Odd(penalties.R1):
-    """A penalty with a push of its own, which no kernel knows."""
+    """A penalty with a derivative of its own, which no kernel knows."""
 
     def value(self, gradient: Tensor) -> Tensor:
         return self.gamma * gradient.pow(4).sum(1).mean()
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+    def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
         return times * self.value(gradient), times * self.gamma * 4 / len(gradient) * gradient.pow(3)
 
 
@@ -281,7 +281,7 @@ def split_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Any]]:
     ("options", "shape"),
     [
         pytest.param(dict(loss="wgan-gp", d_steps=1, **SGD), dict(g=dict(dropout=0.3)), id="tangents, dropout"),
-        pytest.param(dict(loss="relativistic", penalty=penalties.R1(2.0), **SGD), {}, id="a push along the input gradient"),
+        pytest.param(dict(loss="relativistic", penalty=penalties.R1(2.0), **SGD), {}, id="a tangent along the input gradient"),
         pytest.param(dict(loss="lsgan", **SGD), dict(g=dict(output="sigmoid"), d_hidden=(300,)), id="more parts than blocks"),
     ],
 )

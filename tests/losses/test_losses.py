@@ -176,7 +176,7 @@ def test_derivatives_to_third_order(kind: str, loss: Callable[[str], Callable[..
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_huge_logits_stay_finite_and_push_the_right_way(kind: str, dtype: torch.dtype) -> None:
+def test_huge_logits_stay_finite_and_have_the_right_gradient(kind: str, dtype: torch.dtype) -> None:
     """Both signs on both sides, with the slopes rounded to the logits' dtype."""
     real = torch.tensor([1e4, -1e4, 1e4, -1e4], dtype=dtype, requires_grad=True)
     fake = torch.tensor([1e4, -1e4, -1e4, 1e4], dtype=dtype, requires_grad=True)
@@ -190,8 +190,8 @@ def test_huge_logits_stay_finite_and_push_the_right_way(kind: str, dtype: torch.
         assert slope.dtype == dtype
         same(slope, expected, rounding)
     assert g_loss(fake, real, kind).isfinite()
-    (push,) = torch.autograd.grad(g_loss(fake, real, kind), fake)
-    assert push.isfinite().all()
+    (slope,) = torch.autograd.grad(g_loss(fake, real, kind), fake)
+    assert slope.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -219,7 +219,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(kind: str, dtype: torch.dtyp
 
 
 @pytest.mark.parametrize(("dtype", "logit"), [(torch.float32, 17.0), (torch.bfloat16, 8.0), (torch.float16, 12.0)], ids=str)
-def test_a_confident_mistake_is_still_pushed_back(dtype: torch.dtype, logit: float) -> None:
+def test_a_confident_mistake_still_has_a_gradient(dtype: torch.dtype, logit: float) -> None:
     """D calls a fake real. Its slope is 1; a Sigmoid followed by BCELoss has rounded 1 - D away, and pushes 0 (or nan)."""
     fake = torch.full((1,), logit, dtype=dtype, requires_grad=True)
     (ours,) = torch.autograd.grad(d_loss(torch.full_like(fake, 20.0).detach(), fake), fake)

@@ -262,14 +262,14 @@ def test_adjoint_is_the_backward_pass() -> None:
 
 
 def test_tangent_is_the_directional_derivative() -> None:
-    x, push, weight, bias = normal(5, 4), normal(5, 4), normal(6, 4), normal(6)
+    x, t, weight, bias = normal(5, 4), normal(5, 4), normal(6, 4), normal(6)
 
     def layer(rows: Tensor) -> Tensor:
         return F.relu(F.linear(rows, weight, bias))
 
-    _, expected = torch.func.jvp(layer, (x,), (push,))
+    _, expected = torch.func.jvp(layer, (x,), (t,))
     m = (F.linear(x, weight, bias) > 0).double()
-    torch.testing.assert_close(reference.tangent(push, weight, m), expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(reference.tangent(t, weight, m), expected, rtol=1e-13, atol=1e-14)
 
 
 def test_adjoint_and_tangent_are_transposes_of_each_other() -> None:

@@ -147,7 +147,7 @@ def test_extreme_logits_one_at_a_time(backend: str, role: str, kind: str, dtype:
         check(role, kind, *(torch.tensor([y], dtype=dtype, requires_grad=True) for y in (x, 0.25)), backend=backend)
 
 
-def test_a_confident_fake_still_pushes_the_discriminator(backend: str) -> None:
+def test_a_confident_fake_still_moves_the_discriminator(backend: str) -> None:
     fake = torch.tensor([17.0], requires_grad=True)
     value = loss.d_loss(torch.zeros(1), fake, kind="nonsaturating", backend=backend)
     assert abs(torch.autograd.grad(value, fake)[0].item() - 1.0) <= 2.0**-23

@@ -47,10 +47,10 @@ def evaluate_labelled(logits: Tensor, labels: Tensor) -> Outputs:
     return [value, torch.ops.fastgan.bce_backward(torch.full_like(value, 1.5), logits, labels, True)]
 
 
-def push(gradient: Tensor) -> Outputs:
+def penalty_gradient(gradient: Tensor) -> Outputs:
     return [
-        *penalty.norm_push(gradient, weight=7.0, target=1.0, backend="cpp"),
-        *penalty.square_push(gradient, gamma=3.0, backend="cpp"),
+        *penalty.norm_penalty_gradient(gradient, weight=7.0, target=1.0, backend="cpp"),
+        *penalty.square_penalty_gradient(gradient, gamma=3.0, backend="cpp"),
     ]
 
 
@@ -85,8 +85,8 @@ def test_a_captured_loss_with_labels_equals_an_eager_one(rows: int) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_captured_push_equals_an_eager_one(shape: tuple[int, ...]) -> None:
-    check_replay(push, torch.randn(shape))
+def test_a_captured_derivative_equals_an_eager_one(shape: tuple[int, ...]) -> None:
+    check_replay(penalty_gradient, torch.randn(shape))
 
 
 @pytest.mark.parametrize("rows", SIZES)
@@ -97,7 +97,7 @@ def test_nothing_waits_for_the_device(rows: int) -> None:
         for kind in loss.KINDS:
             losses.d_loss(real, fake, kind=kind).backward()
             losses.g_loss(fake, real, kind=kind).backward()
-        push(gradient)
+        penalty_gradient(gradient)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert real.grad is not None and real.grad.isfinite().all()
@@ -112,10 +112,10 @@ def test_a_loss_of_a_million_logits_is_the_same_each_time(kind: str, dtype: torc
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_a_push_is_the_same_each_time(shape: tuple[int, ...]) -> None:
+def test_a_derivative_is_the_same_each_time(shape: tuple[int, ...]) -> None:
     gradient = torch.randn(shape)
-    first = push(gradient)
-    assert all(equal(first, push(gradient)) for _ in range(5))
+    first = penalty_gradient(gradient)
+    assert all(equal(first, penalty_gradient(gradient)) for _ in range(5))
 
 
 @pytest.mark.parametrize("offsets", [(1, 0), (0, 3), (1, 1)], ids=str)
@@ -165,12 +165,12 @@ def test_more_logits_than_32_bits_count() -> None:
 
 @pytest.mark.parametrize("offset", [0, 1])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_pushes_of_rows_of_any_length(shape: tuple[int, ...], offset: int) -> None:
+def test_derivatives_of_rows_of_any_length(shape: tuple[int, ...], offset: int) -> None:
     gradient = torch.randn(math.prod(shape) + offset)[offset:].view(shape)
     wide, options = gradient.double(), dict(weight=7.0, target=1.0)
-    expected = [reference.norm_penalty(wide, **options), reference.norm_push(wide, **options)]
-    expected += [reference.square_penalty(wide, gamma=3.0), reference.square_push(wide, gamma=3.0)]
-    for result, exact in zip(push(gradient), expected, strict=True):
+    expected = [reference.norm_penalty(wide, **options), reference.norm_penalty_gradient(wide, **options)]
+    expected += [reference.square_penalty(wide, gamma=3.0), reference.square_penalty_gradient(wide, gamma=3.0)]
+    for result, exact in zip(penalty_gradient(gradient), expected, strict=True):
         assert (result.double() - exact).abs().max() <= 2.0**-20 * exact.abs().max()
 
 

@@ -1,4 +1,4 @@
-"""Penalties of given input gradients, and what they push, against sums written out in fp64."""
+"""Penalties of given input gradients, and their derivatives, against sums written out in fp64."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops.penalty import norm_penalty, norm_push, square_penalty, square_push
+from fastgan.ops.penalty import norm_penalty, norm_penalty_gradient, square_penalty, square_penalty_gradient
 
 WEIGHT, GAMMA = 7.0, 3.0
 TWO_ROWS = torch.tensor([[3.0, 4.0], [0.0, 0.5]], dtype=torch.float64)  # norms 5 and 0.5
 
 Operator = Callable[..., Tensor]
-Push = Callable[..., tuple[Tensor, Tensor]]
+PenaltyGradient = Callable[..., tuple[Tensor, Tensor]]
 DTYPES = [torch.float32, torch.float64]
 SHAPES = [
     pytest.param((6, 5), id="few"),
@@ -47,10 +47,10 @@ def norm_penalty_by_hand(gradient: Tensor, target: float = 1.0, one_sided: bool 
 
 
 @pytest.fixture(params=["reference", "cpp"])
-def pushes(request: pytest.FixtureRequest) -> dict[str, Push]:
+def operators(request: pytest.FixtureRequest) -> dict[str, PenaltyGradient]:
     if request.param == "cpp":
         request.getfixturevalue("requires_extension")
-    functions = {"norm": norm_push, "square": square_push}
+    functions = {"norm": norm_penalty_gradient, "square": square_penalty_gradient}
     return {name: partial(function, backend=request.param) for name, function in functions.items()}
 
 
@@ -113,36 +113,40 @@ def test_fp64_stays_fp64() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("target", [1.0, 0.0])
-def test_a_row_without_gradient_is_pushed_nowhere(pushes: dict[str, Push], target: float, dtype: torch.dtype) -> None:
+def test_a_row_without_gradient_has_no_penalty_gradient(
+    operators: dict[str, PenaltyGradient], target: float, dtype: torch.dtype
+) -> None:
     gradient = torch.stack((torch.zeros(4, dtype=dtype), torch.ones(4, dtype=dtype))).requires_grad_()
     value = norm_penalty(gradient, weight=WEIGHT, target=target)
     (slope,) = torch.autograd.grad(value, gradient)
-    pushed_value, push = pushes["norm"](gradient.detach(), weight=WEIGHT, target=target)
+    fused_value, derivative = operators["norm"](gradient.detach(), weight=WEIGHT, target=target)
     excess = (0.0 - target, 2.0 - target)
-    for price in (value, pushed_value):
-        assert price.item() == pytest.approx(WEIGHT * (excess[0] ** 2 + excess[1] ** 2) / 2)
-    for direction in (slope, push):
+    for result in (value, fused_value):
+        assert result.item() == pytest.approx(WEIGHT * (excess[0] ** 2 + excess[1] ** 2) / 2)
+    for direction in (slope, derivative):
         assert direction[0].tolist() == [0.0] * 4
         assert direction[1].tolist() == pytest.approx([WEIGHT * excess[1] * 0.5] * 4)
 
 
-def check_push(result: tuple[Tensor, Tensor], value: float, push: Tensor, like: Tensor, sizes: tuple[float, float]) -> None:
-    """The value and the push, in fp64, are those of the result, which has like's dtype and shape and no graph.
+def check_derivative(
+    result: tuple[Tensor, Tensor], value: float, derivative: Tensor, like: Tensor, sizes: tuple[float, float]
+) -> None:
+    """The value and the derivative, in fp64, are those of the result, which has like's dtype and shape and no graph.
 
     sizes: of what they are differences of, by which their errors are measured.
     """
     assert result[0].dim() == 0 and result[0].dtype == result[1].dtype == like.dtype and result[1].shape == like.shape
     assert not (result[0].requires_grad or result[1].requires_grad)
     assert result[0].item() == pytest.approx(value, rel=0, abs=ERROR[like.dtype] * sizes[0])
-    torch.testing.assert_close(result[1].double(), push, rtol=0, atol=ERROR[like.dtype] * sizes[1])
+    torch.testing.assert_close(result[1].double(), derivative, rtol=0, atol=ERROR[like.dtype] * sizes[1])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("target", [0.0, 1.0, 2.5])
 @pytest.mark.parametrize("one_sided", [False, True], ids=["two-sided", "one-sided"])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_norm_push_is_the_slope_of_the_value(
-    pushes: dict[str, Push], target: float, one_sided: bool, shape: tuple[int, ...], dtype: torch.dtype
+def test_the_norm_penaltys_derivative_is_the_slope_of_the_value(
+    operators: dict[str, PenaltyGradient], target: float, one_sided: bool, shape: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     rounded = (3.0 * normal(*shape) / math.sqrt(math.prod(shape[1:]))).to(dtype)  # norms around 3, on both sides of 2.5
     gradient = rounded.double().clone().requires_grad_()
@@ -152,20 +156,22 @@ def test_norm_push_is_the_slope_of_the_value(
     (expected,) = torch.autograd.grad(WEIGHT * excess.square().mean(), gradient)
     value, largest = norm_penalty_by_hand(rounded, target, one_sided), norms.max().item() + target
     sizes = WEIGHT * largest**2, 2 * WEIGHT / shape[0] * largest
-    check_push(pushes["norm"](rounded, **options), value, expected, rounded, sizes)
+    check_derivative(operators["norm"](rounded, **options), value, expected, rounded, sizes)
     (slope,) = torch.autograd.grad(norm_penalty(gradient, **options), gradient)
     torch.testing.assert_close(slope, expected, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_square_push_is_the_slope_of_the_value(pushes: dict[str, Push], shape: tuple[int, ...], dtype: torch.dtype) -> None:
+def test_the_square_penaltys_derivative_is_the_slope_of_the_value(
+    operators: dict[str, PenaltyGradient], shape: tuple[int, ...], dtype: torch.dtype
+) -> None:
     rounded = normal(*shape, dtype=dtype)
     gradient = rounded.double().clone().requires_grad_()
     expected = GAMMA / shape[0] * gradient.detach()
     value = GAMMA / 2 * sum(norm * norm for norm in norms_by_hand(rounded)) / shape[0]
     sizes = value, expected.abs().max().item()
-    check_push(pushes["square"](rounded, gamma=GAMMA), value, expected, rounded, sizes)
+    check_derivative(operators["square"](rounded, gamma=GAMMA), value, expected, rounded, sizes)
     (slope,) = torch.autograd.grad(square_penalty(gradient, gamma=GAMMA), gradient)
     torch.testing.assert_close(slope, expected, rtol=1e-14, atol=0)
 
@@ -181,16 +187,16 @@ BOTH = [
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf], ids=str)
 @pytest.mark.parametrize("name, options", BOTH)
 def test_a_gradient_that_is_not_finite_shows_in_the_value(
-    pushes: dict[str, Push], name: str, options: dict, bad: float, dtype: torch.dtype
+    operators: dict[str, PenaltyGradient], name: str, options: dict, bad: float, dtype: torch.dtype
 ) -> None:
-    """A withheld step is decided from the value; rows with finite gradients are pushed as ever."""
+    """A withheld step is decided from the value; rows with finite gradients have theirs as ever."""
     gradient = normal(3, 5, dtype=dtype)
-    _, clean = pushes[name](gradient, **options)
+    _, clean = operators[name](gradient, **options)
     gradient[1, 2] = bad
-    value, push = pushes[name](gradient, **options)
+    value, derivative = operators[name](gradient, **options)
     assert not value.isfinite()
-    assert not push[1, 2].isfinite()
-    assert torch.equal(push[0], clean[0]) and torch.equal(push[2], clean[2])
+    assert not derivative[1, 2].isfinite()
+    assert torch.equal(derivative[0], clean[0]) and torch.equal(derivative[2], clean[2])
 
 
 VIEWS = {
@@ -202,23 +208,28 @@ VIEWS = {
 
 @pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS.keys())
 @pytest.mark.parametrize("name, options", BOTH)
-def test_pushes_of_strided_gradients(pushes: dict[str, Push], name: str, options: dict, view: Callable) -> None:
+def test_penalty_gradients_of_strided_gradients(
+    operators: dict[str, PenaltyGradient], name: str, options: dict, view: Callable
+) -> None:
     gradient = view(normal(12, 5))
-    given, copied = (pushes[name](x, **options) for x in (gradient, gradient.clone(memory_format=torch.contiguous_format)))
+    given, copied = (operators[name](x, **options) for x in (gradient, gradient.clone(memory_format=torch.contiguous_format)))
     torch.testing.assert_close(given[0], copied[0])
     assert given[1].shape == gradient.shape
     torch.testing.assert_close(given[1], copied[1], rtol=1e-14, atol=0)
 
 
 @pytest.mark.parametrize("name, options", BOTH)
-def test_pushes_do_not_depend_on_the_threads(
+def test_derivatives_do_not_depend_on_the_threads(
     requires_extension: None, set_threads: Callable[[int], None], name: str, options: dict
 ) -> None:
-    gradient, push = normal(64, 784, dtype=torch.float32), {"norm": norm_push, "square": square_push}[name]
+    gradient, operator = (
+        normal(64, 784, dtype=torch.float32),
+        {"norm": norm_penalty_gradient, "square": square_penalty_gradient}[name],
+    )
     results = []
     for count in (1, 2):
         set_threads(count)
-        results.append(push(gradient, **options, backend="cpp"))
+        results.append(operator(gradient, **options, backend="cpp"))
     assert all(torch.equal(one, two) for one, two in zip(*results, strict=True))
 
 
@@ -227,8 +238,8 @@ def test_pushes_do_not_depend_on_the_threads(
 @pytest.mark.parametrize("shape", [(4, 5), (3, 2, 2, 2)], ids=str)
 def test_opcheck(requires_extension: None, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     for gradient in (normal(*shape, dtype=dtype), normal(*reversed(shape), dtype=dtype).permute(*reversed(range(len(shape))))):
-        torch.library.opcheck(torch.ops.fastgan.norm_push.default, (gradient, WEIGHT, 1.0, True))
-        torch.library.opcheck(torch.ops.fastgan.square_push.default, (gradient, GAMMA))
+        torch.library.opcheck(torch.ops.fastgan.norm_penalty_gradient.default, (gradient, WEIGHT, 1.0, True))
+        torch.library.opcheck(torch.ops.fastgan.square_penalty_gradient.default, (gradient, GAMMA))
 
 
 @pytest.mark.parametrize(

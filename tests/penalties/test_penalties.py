@@ -62,7 +62,7 @@ class Recorder:
 
 @pytest.mark.parametrize("shape", [FLAT, IMAGES, (1, 7), (5, 1)], ids=str)
 @pytest.mark.parametrize("norm", [0.25, 1.0, 3.0])
-def test_a_linear_critic_has_a_known_price(shape: tuple[int, ...], norm: float) -> None:
+def test_a_linear_critic_has_a_known_penalty(shape: tuple[int, ...], norm: float) -> None:
     critic, real, fake = linear_critic(shape, norm), rows(*shape), rows(*shape)
     assert gradient_penalty(critic, real, fake).item() == pytest.approx(10 * (norm - 1) ** 2, rel=1e-12, abs=1e-24)
     assert gradient_penalty(critic, real, fake, weight=2.0, target=0.5).item() == pytest.approx(2 * (norm - 0.5) ** 2)
@@ -199,7 +199,7 @@ def test_rows_are_constants_to_a_penalty(call: Callable[..., Tensor]) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_critics_have_an_fp32_price(dtype: torch.dtype) -> None:
+def test_half_precision_critics_have_an_fp32_penalty(dtype: torch.dtype) -> None:
     """784 slopes of 20 have squares that sum to 3e5, beyond fp16."""
     weight = torch.full((784,), 20.0, dtype=dtype)
     value = r1_penalty(lambda x: x * weight, torch.zeros(2, 784, dtype=dtype), gamma=1.0)
@@ -263,7 +263,7 @@ def test_specs_have_the_fields_defaults() -> None:
     assert WeightClip() == WeightClip(0.01)
 
 
-def test_specs_price_gradients_as_the_functions_do() -> None:
+def test_specs_penalize_gradients_as_the_functions_do() -> None:
     gradient = rows(*IMAGES)
     excess = norms(gradient) - 3.0
     assert GradientPenalty(2.0, 3.0).value(gradient).item() == pytest.approx(2 * excess.square().mean().item())
@@ -341,3 +341,14 @@ def test_specs_survive_a_checkpoint() -> None:
     config = penalties.to_config(specs)
     assert all(type(value) in (str, float, int, bool) for entry in config for value in entry.values())
     assert penalties.from_config(config) == specs
+
+
+@pytest.mark.parametrize(("old", "new"), [("push", "penalty_gradient"), ("has_push", "has_penalty_gradient")])
+def test_a_hook_by_its_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
+    def hook(*_: object) -> None: ...
+
+    with pytest.raises(TypeError, match=rf"Old\.{old} is called {new}"):
+        type("Old", (penalties.R1,), {old: hook})
+    mixin = type("Mixin", (), {old: hook})
+    with pytest.raises(TypeError, match=new):
+        type("Old", (mixin, penalties.Penalty), {})

@@ -69,13 +69,13 @@ def compose(
     points: Call = mixed(),  # noqa: B008
     gradient: Call = slopes,
     size: Call = norms,
-    price: Call = lambda n: (n - 1).square(),
+    distance: Call = lambda n: (n - 1).square(),
     mean: Call = torch.mean,
     weight: float = 10.0,
 ) -> Tensor:
     """A gradient penalty of exchangeable parts."""
     x = points(real, fake).detach().requires_grad_()
-    return weight * mean(price(size(gradient(critic, x))))
+    return weight * mean(distance(size(gradient(critic, x))))
 
 
 def gp(**parts: Any) -> Call:
@@ -84,7 +84,7 @@ def gp(**parts: Any) -> Call:
 
 def squared(**parts: Any) -> Call:
     """R1 or R2: one batch, gamma 10."""
-    parts = {"points": lambda x, _: x, "size": squares, "price": lambda n: n, "weight": 5.0} | parts
+    parts = {"points": lambda x, _: x, "size": squares, "distance": lambda n: n, "weight": 5.0} | parts
     return lambda critic, x: compose(critic, x, x, **parts)
 
 
@@ -157,8 +157,8 @@ GRADIENT_PENALTIES: dict[str, Case] = {
         {"gradient of the critic's mean instead of its sum"},
         gp(gradient=partial(slopes, output=lambda critic, x: critic(x).mean())),
     ),
-    "relu": ({"one-sided where two-sided was asked"}, gp(price=relu_squared)),
-    "absolute": ({"wrong value"}, gp(price=lambda n: (n - 1).abs())),
+    "relu": ({"one-sided where two-sided was asked"}, gp(distance=relu_squared)),
+    "absolute": ({"wrong value"}, gp(distance=lambda n: (n - 1).abs())),
     "no critic": ({"critic not asked"}, lambda critic, real, fake: real.sum() * 0),
     "alpha 1": ({"taken at the real rows"}, gp(points=lambda real, fake: real)),
     "alpha 0": ({"taken at the fake rows"}, gp(points=lambda real, fake: fake)),
@@ -172,7 +172,7 @@ GRADIENT_PENALTIES: dict[str, Case] = {
     "near real": ({"alpha not uniform in [0, 1]"}, gp(points=mixed(lambda real: 0.5 + 0.5 * per_sample(real)))),
     "no create_graph": ({"no graph to the critic's parameters"}, gp(gradient=partial(slopes, create_graph=False))),
     "item": ({"no graph to the critic's parameters"}, lambda *batch: torch.tensor(compose(*batch).item())),
-    "detached norm": ({"wrong gradient by the critic's parameters"}, gp(price=half_detached)),
+    "detached norm": ({"wrong gradient by the critic's parameters"}, gp(distance=half_detached)),
     "sqrt of 0": ({"slope not finite at zero gradient"}, gp(size=lambda g: squares(g).sqrt())),
     "in place": ({"the caller's tensors are modified"}, mixes_in_place),
     "eval": ({"the critic is changed"}, in_evaluation(gp())),
@@ -304,7 +304,7 @@ def test_a_gradient_penaltys_mistake_has_a_name(expected: set[str], penalty: Cal
 
 def test_two_sided_where_one_sided_was_asked() -> None:
     assert names(testing.diagnose_gradient_penalty(gp(), one_sided=True)) == {"two-sided where one-sided was asked"}
-    assert testing.diagnose_gradient_penalty(gp(price=relu_squared), one_sided=True) == ()
+    assert testing.diagnose_gradient_penalty(gp(distance=relu_squared), one_sided=True) == ()
 
 
 @pytest.mark.parametrize("diagnose", [testing.diagnose_r1_penalty, testing.diagnose_r2_penalty], ids=["r1", "r2"])

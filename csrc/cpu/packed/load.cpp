@@ -65,18 +65,18 @@ void load_bf16_(const Tensor& rows, const Tensor& values, const Tensor& panels) 
   fill(operand_of(values, panels, rows.size(1)), rows.size(0), value, itself);
 }
 
-void load_tangent_bf16_(const Tensor& push, const Tensor& rows, const Tensor& coefficient, const Tensor& values,
+void load_tangent_bf16_(const Tensor& tangent, const Tensor& rows, const Tensor& coefficient, const Tensor& values,
                         const Tensor& panels) {
-  const float *const v = rows_of(push, push), *const x = rows_of(rows, push);
-  TORCH_CHECK(coefficient.scalar_type() == at::kFloat && coefficient.is_contiguous() && coefficient.numel() >= push.size(0),
+  const float *const v = rows_of(tangent, tangent), *const x = rows_of(rows, tangent);
+  TORCH_CHECK(coefficient.scalar_type() == at::kFloat && coefficient.is_contiguous() && coefficient.numel() >= tangent.size(0),
               "the coefficient must be fp32 [rows]");
   const float* const c = coefficient.const_data_ptr<float>();
-  const int64_t count = push.size(0);
+  const int64_t count = tangent.size(0);
   const auto value = [=](int64_t i, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, v + i); };
   const auto panel = [=](int64_t i, int64_t row, __m512 values, __mmask16 mask) {
     return _mm512_fmadd_ps(_mm512_set1_ps(row < count ? c[row] : 0.0f), _mm512_maskz_loadu_ps(mask, x + i), values);
   };
-  fill(operand_of(values, panels, push.size(1)), count, value, panel);
+  fill(operand_of(values, panels, tangent.size(1)), count, value, panel);
 }
 
 void load_output_bf16_(const Tensor& gradient, const Tensor& output, int64_t activation, const Tensor& values,

@@ -23,7 +23,7 @@ from ...ops.sample import Masks
 from ...ops.triton.update import VALUE, Stepping, programs, step_, stepping
 from ...runtime.distributed import ALONE, World, sum_
 from ..flat_network import FlatNetwork
-from .update import Pushing, UpdateResult, loss_and_gradients
+from .update import HasPenaltyGradient, UpdateResult, loss_and_gradients
 from .update_log import Records
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
@@ -108,7 +108,7 @@ class FusedPasses(Stack):
         world: World,
         *,
         real: bool,
-        priced: Collection[int] = (),
+        penalized: Collection[int] = (),
         of: slice = slice(None),
     ) -> UpdateResult:
         """The objective of the logits, and the adjoints of the passes `of` down to U_1; see Passes.loss_and_gradients."""
@@ -118,7 +118,7 @@ class FusedPasses(Stack):
         form, fake_target, real_target, scale, _ = given + DEFAULTS[len(given) - 1 :]
         parts, partials = products.parts(len(self) * self.rows), self.buffers["partials"]
         places = record, self.coefficient[BIAS], partials[0], parts, self.all_rows, products.biases[-1], self.rows
-        flags = (int(0 in priced), int(1 in priced)) if real else (0, 0)
+        flags = (int(0 in penalized), int(1 in penalized)) if real else (0, 0)
         block = min(1024, max(16, 1 << (self.rows - 1).bit_length()))
         loss = (*places, fake_target, real_target, scale, *flags), dict(FORM=form, REAL=real, LOSS_BLOCK=block)
         beside_adjoints = world.size == 1 and len(products.layers) > 2
@@ -130,7 +130,7 @@ class FusedPasses(Stack):
         return network.records.result()
 
     def _loss_of_all_processes(
-        self, record: Tensor, objective: Objective, world: World, real: bool, priced: tuple[int, int], parts: int
+        self, record: Tensor, objective: Objective, world: World, real: bool, penalized: tuple[int, int], parts: int
     ) -> None:
         """The objective of the logits of all processes."""
         logits = torch.stack(self.buffers["partials"][:parts]).sum(0) + self.products.biases[-1]
@@ -142,9 +142,9 @@ class FusedPasses(Stack):
         )
         record[VALUE].copy_(result.value)
         record[2:4].copy_(result.means)
-        for side, is_priced in zip(sides, priced if real else priced[1:], strict=True):
+        for side, is_penalized in zip(sides, penalized if real else penalized[1:], strict=True):
             for kind in (INPUT, OTHERS):
-                self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_priced else slopes[side])
+                self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_penalized else slopes[side])
 
     def _descend(self, first: int, loss: tuple | None = None) -> None:
         for index in range(first, -1, -1):
@@ -159,8 +159,10 @@ class FusedPasses(Stack):
         critic.products.input_gradient(self.adjoints[-1], critic.adjoints[0], "generator", **given)
         self._descend(len(self.products.layers) - 2)
 
-    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, result: UpdateResult, world: World) -> None:
-        """The tangents of penalties on this one pass's input gradient, and their prices; see Passes.push."""
+    def add_penalties(
+        self, penalties: Sequence[HasPenaltyGradient], network: FlatNetwork, result: UpdateResult, world: World
+    ) -> None:
+        """The tangents of penalties on this one pass's input gradient, and their values; see TrainingPasses.add_penalties."""
         forms = [penalty.kernel_form(penalty.every / world.size) for penalty in penalties]
         known = [form for form in forms if form is not None]
         if len(known) == len(forms) and all(form.squared for form in known):
@@ -168,38 +170,40 @@ class FusedPasses(Stack):
         elif len(known) == len(forms) == 1 and self._first >= 2:  # at points of its own, where s is 0
             first, form = "norm", known[0]
         else:
-            self._push_any(penalties, network, world)
+            self._add_by_torch(penalties, network, world)
             return
-        prices = network.records.prices(self.rows) if world.size == 1 else torch.empty_like(self.coefficient[BIAS])
-        self._push_form(first, form, prices)
+        penalty_values = (
+            network.records.penalty_values(self.rows) if world.size == 1 else torch.empty_like(self.coefficient[BIAS])
+        )
+        self._add_by_form(first, form, penalty_values)
         if world.size > 1:
-            network.records.prices(1).copy_(sum_(prices.sum().view(1), world.size))
+            network.records.penalty_values(1).copy_(sum_(penalty_values.sum().view(1), world.size))
 
-    def _push_form(self, first: str, form: Form, prices: Tensor) -> None:
+    def _add_by_form(self, first: str, form: Form, penalty_values: Tensor) -> None:
         weight = form.weight / self.rows
         mode = dict(mode="square", factor=weight) if first == "square" else dict(mode="points")
         gradient, x = self.buffers["gradient"], self.inputs[0]
         self.products.input_gradient(gradient, self.adjoints[0], x=x, coefficient=self.coefficient[BIAS], **mode)
-        self._tangents(gradient, first, prices, (weight, form.target, form.one_sided))
+        self._tangents(gradient, first, penalty_values, (weight, form.target, form.one_sided))
 
-    def _push_any(self, penalties: Sequence[Pushing], network: FlatNetwork, world: World) -> None:
-        """Penalties that are no kernel's: their own push, and what weight gradients take of the input, by torch."""
+    def _add_by_torch(self, penalties: Sequence[HasPenaltyGradient], network: FlatNetwork, world: World) -> None:
+        """Penalties that are no kernel's: their own derivative, and what weight gradients take of the input, by torch."""
         self.products.input_gradient(self.buffers["gradient"], self.adjoints[0], mode="plain")
         x, width = self.inputs[0], self.products.shapes[0][1]
         gradient = self.buffers["gradient"][:, :width]
-        pairs = [penalty.push(gradient.contiguous(), penalty.every / world.size) for penalty in penalties]
-        gradient.copy_(torch.stack([push for _, push in pairs]).sum(0))
+        pairs = [penalty.penalty_gradient(gradient.contiguous(), penalty.every / world.size) for penalty in penalties]
+        gradient.copy_(torch.stack([penalty_gradient for _, penalty_gradient in pairs]).sum(0))
         x[:, :width] = gradient.addcmul(x[:, :width].float(), self.coefficient[BIAS].unsqueeze(1)).to(x.dtype)
         self.coefficient[INPUT].fill_(1.0)
-        price = torch.stack([price for price, _ in pairs]).sum().view(1)
-        network.records.prices(1).copy_(sum_(price, world.size))
-        self._tangents(self.buffers["gradient"], "push", None, (0.0, 0.0, False))
+        penalty_value = torch.stack([penalty_value for penalty_value, _ in pairs]).sum().view(1)
+        network.records.penalty_values(1).copy_(sum_(penalty_value, world.size))
+        self._tangents(self.buffers["gradient"], "tangent", None, (0.0, 0.0, False))
 
-    def _tangents(self, x: Tensor, first: str, prices: Tensor | None, form: tuple[float, float, bool]) -> None:
+    def _tangents(self, x: Tensor, first: str, penalty_values: Tensor | None, form: tuple[float, float, bool]) -> None:
         coefficient, activations = self.coefficient[BIAS], self.inputs[1:]
         for index, made in enumerate(activations):
             out = self.buffers["tangents"][index]
-            self.products.tangent(index, out, x, made, coefficient, self.all_rows, first, prices, form)
+            self.products.tangent(index, out, x, made, coefficient, self.all_rows, first, penalty_values, form)
             x, first = out, ""
 
     def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:

@@ -60,8 +60,8 @@ class ClosedFormStep:
         if self.game.precision == "fp16":
             raise NoClosedForm("fp16 needs a loss scale")
         for penalty in self.game.penalties:
-            if not penalty.has_push():
-                raise NoClosedForm(f"{type(penalty).__name__} does not define its push")
+            if not penalty.has_penalty_gradient():
+                raise NoClosedForm(f"{type(penalty).__name__} does not define its penalty_gradient")
 
     def _read_networks(self) -> None:
         generator, critic = (_chain(network.module) for network in self.networks)
@@ -152,27 +152,27 @@ class ClosedFormStep:
 
     def _update_discriminator(self, moment: Moment, d_step: int) -> UpdateResult:
         game = self.game
-        passes, priced = self._arrange(moment, d_step)
+        passes, penalized = self._arrange(moment, d_step)
         critic = self.hands[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
         result = critic.loss_and_gradients(
-            game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, priced=priced
+            game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, penalized=penalized
         )
-        for number, penalties in priced.items():
-            critic[number : number + 1].push(penalties, game.discriminator, result, game.world)
+        for number, penalties in penalized.items():
+            critic[number : number + 1].add_penalties(penalties, game.discriminator, result, game.world)
         critic.update(game.discriminator, result, moment.counter, game.world)
         return result
 
     def _arrange(self, moment: Moment, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
         """A discriminator update's passes over the critic: their numbers, and the penalties on some of them."""
         passes = [REAL, FAKE]
-        priced: dict[int, list[Penalty]] = {}
+        penalized: dict[int, list[Penalty]] = {}
         for number, spec in self.game.due_penalties(moment, d_step):
             place = self.game.place(number, spec)
             if spec.at is None:
                 passes.append(place)
-            priced.setdefault(passes.index(place), []).append(spec)
-        return passes, priced
+            penalized.setdefault(passes.index(place), []).append(spec)
+        return passes, penalized
 
     def _update_generator(self, moment: Moment) -> UpdateResult:
         game, last = self.game, self.game.d_steps
@@ -192,10 +192,10 @@ class ClosedFormStep:
 def _metrics(d: UpdateResult, g: UpdateResult) -> Metrics:
     return Metrics(
         {
-            "d_loss": lambda: d.value + d.price(),
+            "d_loss": lambda: d.value + d.penalty_value(),
             "d_real": lambda: d.means[0],
             "d_fake": lambda: d.means[1],
-            "penalty": d.price,
+            "penalty": d.penalty_value,
             "d_grad_norm": d.norm,
             "g_loss": lambda: g.value,
             "g_grad_norm": g.norm,

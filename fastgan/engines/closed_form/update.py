@@ -17,20 +17,20 @@ from ...runtime.distributed import ALONE, World, all_rows, sum_
 from ..flat_network import FlatNetwork
 
 
-class Pushing(Protocol):
+class HasPenaltyGradient(Protocol):
     """What is asked of a penalty (penalties.Penalty)."""
 
     every: int
 
     def kernel_form(self, times: float = 1.0) -> Form | None: ...
 
-    def push(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
+    def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass
 class UpdateResult:
     """What an update leaves behind: the objective's value, 0-d, and the mean real and fake logits [2]; then the penalties'
-    price, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
+    value, 0-d, or None, and what the optimizer's step returned (`ops.update.update_`)."""
 
     value: Tensor
     means: Tensor
@@ -38,11 +38,11 @@ class UpdateResult:
     statistics: Tensor | None = None
 
     def doubt(self) -> Tensor:
-        """Numbers that are finite where all logits, slopes and pushes are."""
+        """Numbers that are finite where all logits, slopes and penalties are."""
         return self.means if self.penalty is None else self.means + self.penalty
 
-    def price(self) -> Tensor:
-        """The penalties' price, 0-d."""
+    def penalty_value(self) -> Tensor:
+        """The penalties' value, 0-d; 0 without any."""
         return torch.zeros_like(self.value) if self.penalty is None else self.penalty
 
     def norm(self) -> Tensor:
@@ -70,38 +70,41 @@ class TrainingPasses(Passes):
         world: World,
         *,
         real: bool,
-        priced: Collection[int] = (),
+        penalized: Collection[int] = (),
         of: slice = slice(None),
     ) -> UpdateResult:
         """The objective of the logits of all processes' rows, and the adjoints of the passes `of` down to U_1.
 
         network: whose update this is for; real: whether the first pass is of real rows and the next of fake ones, else the
-        first is of fake ones. Where g is asked for (priced), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own
-        points; elsewhere s is the seed.
+        first is of fake ones. Where g is asked for (penalized), U_L = 1 and A has the coefficient s, which is 0 at a penalty's
+        own points; elsewhere s is the seed.
         """
-        logits, places = self.output, self._slope_places(1 + real, priced)
+        logits, places = self.output, self._slope_places(1 + real, penalized)
         fake, real_logits = logits[int(real)], logits[0] if real else None
         result = loss_and_gradients(real_logits, fake, places[0] if real else None, places[-1], objective, world)
         self[of].adjoint()
         return result
 
-    def _slope_places(self, count: int, priced: Collection[int]) -> list[Tensor]:
+    def _slope_places(self, count: int, penalized: Collection[int]) -> list[Tensor]:
         root: TrainingPasses = self._root
-        if root._constants != (constants := (self._count, *priced)):
+        if root._constants != (constants := (self._count, *penalized)):
             for number in range(self._count):
-                (self.seed if number in priced else self.coefficient)[number].fill_(1.0)
+                (self.seed if number in penalized else self.coefficient)[number].fill_(1.0)
             for points in self.coefficient[count:]:
                 points.fill_(0.0)
             root._constants = constants
-        return [(self.coefficient if number in priced else self.seed)[number] for number in range(count)]
+        return [(self.coefficient if number in penalized else self.seed)[number] for number in range(count)]
 
-    def push(self, penalties: Sequence[Pushing], network: FlatNetwork, result: UpdateResult, world: World) -> None:
-        """Adds the price that penalties put on this one pass's input gradient; leaves their tangents in the activations."""
+    def add_penalties(
+        self, penalties: Sequence[HasPenaltyGradient], network: FlatNetwork, result: UpdateResult, world: World
+    ) -> None:
+        """Adds the penalties of this one pass's input gradient to the result; leaves their tangents in the activations."""
         gradient = self.input_gradient()[0]
-        prices, pushes = zip(*(penalty.push(gradient, penalty.every / world.size) for penalty in penalties), strict=True)
-        self.tangent(sum(pushes[1:], pushes[0]), self.loaded)
-        price = sum_(sum(prices[1:], prices[0]), world.size)
-        result.penalty = price if result.penalty is None else result.penalty + price
+        pairs = [penalty.penalty_gradient(gradient, penalty.every / world.size) for penalty in penalties]
+        values, derivatives = zip(*pairs, strict=True)
+        self.tangent(sum(derivatives[1:], derivatives[0]), self.loaded)
+        value = sum_(sum(values[1:], values[0]), world.size)
+        result.penalty = value if result.penalty is None else result.penalty + value
 
     @functools.cached_property
     def _update_all(self) -> Callable[..., Tensor] | None:

@@ -1,4 +1,4 @@
-"""What the updates of a network leave on the device until somebody may look: values, mean logits, prices, statistics."""
+"""What the updates of a network leave on the device until somebody may look: values, mean logits, penalties, statistics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...chain.triton_tiles import TiledProducts
-from ...ops.triton.update import DOUBT, PRICES, RESULTS, settle_
+from ...ops.triton.update import DOUBT, PENALTY_VALUES, RESULTS, settle_
 from ..flat_network import FlatNetwork
 from .update import UpdateResult
 
@@ -14,13 +14,13 @@ from .update import UpdateResult
 class Records:
     """A row for each update since the last settlement, then their count and the last one's results.
 
-    prices: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
+    penalty_values: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
     """
 
-    def __init__(self, products: TiledProducts, network: FlatNetwork, prices: int, programs: int) -> None:
+    def __init__(self, products: TiledProducts, network: FlatNetwork, penalty_values: int, programs: int) -> None:
         self.launch, self.network, self.programs = products.launch, network, programs
-        self.statistics, self.device = PRICES + prices, products.device
-        self.doubts = PRICES - DOUBT
+        self.statistics, self.device = PENALTY_VALUES + penalty_values, products.device
+        self.doubts = PENALTY_VALUES - DOUBT
         self.rows = torch.empty(0)
         self.reserve(1)
 
@@ -37,11 +37,11 @@ class Records:
         """Opens the next update's record and returns it."""
         if self.used == 0:  # a tensor of their own: somebody may still hold the results before
             self.results = torch.zeros(RESULTS, device=self.device)
-        self.doubts = PRICES - DOUBT
+        self.doubts = PENALTY_VALUES - DOUBT
         return self.rows[self.used]
 
-    def prices(self, count: int) -> Tensor:
-        """Room for a penalty's prices in the open record."""
+    def penalty_values(self, count: int) -> Tensor:
+        """Where a penalty's values go in the open record."""
         first = DOUBT + self.doubts
         self.doubts += count
         return self.rows[self.used][first : first + count]

@@ -22,7 +22,7 @@ from .loss import (
     softplus,
     statistics,
 )
-from .penalty import norm_penalty, norm_push, row_norms, square_penalty, square_push
+from .penalty import norm_penalty, norm_penalty_gradient, row_norms, square_penalty, square_penalty_gradient
 from .precision import wide
 from .sample import (
     WORD,

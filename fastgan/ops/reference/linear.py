@@ -63,6 +63,6 @@ def adjoint(upstream: Tensor, weight: Tensor, m: Tensor | None = None) -> Tensor
     return product if m is None else product * m
 
 
-def tangent(push: Tensor, weight: Tensor, m: Tensor) -> Tensor:
-    """T_l = m_l * (T_{l-1} W_l^T), a forward pass without bias: push [B, in], weight [out, in], m [B, out]."""
-    return (push @ weight.t()) * m
+def tangent(t: Tensor, weight: Tensor, m: Tensor) -> Tensor:
+    """T_l = m_l * (T_{l-1} W_l^T), a forward pass without bias: t [B, in], weight [out, in], m [B, out]."""
+    return (t @ weight.t()) * m

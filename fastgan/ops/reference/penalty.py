@@ -1,4 +1,4 @@
-"""penalty in plain torch: input gradients -> row norms, the penalty's value, the direction it pushes."""
+"""penalty in plain torch: input gradients -> row norms, the penalty's value and its derivative by them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def norm_penalty(gradient: Tensor, *, weight: float, target=1.0, one_sided=False
     return weight * (F.relu(excess) if one_sided else excess).square().mean()
 
 
-def norm_push(gradient: Tensor, *, weight: float, target=1.0, one_sided=False) -> Tensor:
+def norm_penalty_gradient(gradient: Tensor, *, weight: float, target=1.0, one_sided=False) -> Tensor:
     """d norm_penalty / d gradient = (2 weight / B) (|g| - target) g / |g|, zero where g is: like gradient."""
     norms = row_norms(gradient)
     excess = F.relu(norms - target) if one_sided else norms - target
@@ -33,6 +33,6 @@ def square_penalty(gradient: Tensor, *, gamma: float) -> Tensor:
     return 0.5 * gamma * wide(gradient).flatten(1).square().sum(1).mean()
 
 
-def square_push(gradient: Tensor, *, gamma: float) -> Tensor:
+def square_penalty_gradient(gradient: Tensor, *, gamma: float) -> Tensor:
     """d square_penalty / d gradient = gamma / B * g."""
     return gradient * (gamma / gradient.shape[0])

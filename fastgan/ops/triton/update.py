@@ -14,7 +14,7 @@ from .. import reference
 from ..backend import implementation, launcher
 
 BLOCK = 1024  # weights of a program
-VALUE, HELD, DOUBT, PRICES = 0, 1, 2, 4  # places in a record, see kernels/update.py
+VALUE, HELD, DOUBT, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/update.py
 RESULTS = 6  # numbers that a settlement leaves
 
 
