@@ -1,4 +1,4 @@
-"""loss: a logit's loss and its derivative, and one program that evaluates all logits of an update.
+"""loss: a logit's loss and its gradient, and one program that evaluates all logits of an update.
 
 The program runs beside the tiles of an adjoint product, which do not wait for it: adjoints start from one for every row, and
 the slope s enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
@@ -26,7 +26,7 @@ def softplus_of_minus(magnitude):
 def bce_value(x, target):
     """target softplus(-x) + (1 - target) softplus(x)."""
     slope = tl.where(x > 0, 1.0 - target, target)
-    # not 0 * inf: an infinite logit on its right side pays nothing
+    # not 0 * inf: an infinite logit on its right side has no loss
     return softplus_of_minus(tl.abs(x)) + tl.where(slope == 0.0, 0.0, slope * tl.abs(x))
 
 
@@ -39,14 +39,14 @@ def bce_slope(x, target):
 
 
 @triton.jit
-def payment(x, target, FORM: tl.constexpr):
-    """What a logit pays, and its slope."""
+def logit_loss(x, target, FORM: tl.constexpr):
+    """A logit's loss, and its gradient dLoss/dlogit."""
     if FORM == SQUARE:
         return (x - target) * (x - target), 2.0 * (x - target)
     elif FORM == HINGE:
         sign = 1.0 - 2.0 * target
-        pays = 1.0 + sign * x
-        return tl.where(pays <= 0.0, 0.0, pays), tl.where(pays <= 0.0, 0.0, sign + 0.0 * x)
+        loss = 1.0 + sign * x
+        return tl.where(loss <= 0.0, 0.0, loss), tl.where(loss <= 0.0, 0.0, sign + 0.0 * x)
     elif FORM == LINEAR:
         sign = 1.0 - 2.0 * target
         return sign * x, sign + 0.0 * x
@@ -118,16 +118,16 @@ def loss_and_gradients(
             r = logits_of(partials, parts, all_rows, row, inside, bias)
             real_total += tl.where(inside, r, 0.0)
         if FORM == PAIRED:
-            pays, slope = payment(f - r, fake_target, BCE)
+            loss, slope = logit_loss(f - r, fake_target, BCE)
             write_slope(coefficient, all_rows, row, inside, -weight * slope, real_penalized)
         else:
-            pays, slope = payment(f - fake_shift, fake_target, FORM)
+            loss, slope = logit_loss(f - fake_shift, fake_target, FORM)
             if REAL:
-                real_pays, real_slope = payment(r - real_shift, real_target, FORM)
-                pays += real_pays
+                real_loss, real_slope = logit_loss(r - real_shift, real_target, FORM)
+                loss += real_loss
                 write_slope(coefficient, all_rows, row, inside, weight * real_slope + real_offset, real_penalized)
         write_slope(coefficient, all_rows, fake_first + row, inside, weight * slope + fake_offset, fake_penalized)
-        value += tl.where(inside, pays, 0.0)
+        value += tl.where(inside, loss, 0.0)
     tl.store(record, weight * tl.sum(value, 0))
     tl.store(record + 2, tl.sum(real_total, 0) / rows)
     tl.store(record + 3, tl.sum(fake_total, 0) / rows)

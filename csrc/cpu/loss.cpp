@@ -2,7 +2,7 @@
 //
 // An objective is a form and a target for each side: a target of 1 pulls logits up, 0 pushes them down.
 //
-//   form      a logit x with target t pays                              objectives
+//   form      loss of a logit x with target t                           objectives
 //   bce       t softplus(-x) + (1 - t) softplus(x)                      minimax (scale -1 for G), nonsaturating
 //   square    (x - t)^2                                                 lsgan
 //   hinge     relu(1 + (1 - 2t) x)                                      hinge
@@ -10,7 +10,7 @@
 //   paired    bce of fake - real, row by row, with fake's target        relativistic
 //   average   bce of x - mean of the other side                         relativistic-average
 //
-// Value = scale * (sum of real's payments / real's count + the same of fake), or without the division for sums. Sums are in
+// Value = scale * (sum of real's losses / real's count + the same of fake), or without the division for sums. Sums are in
 // fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
 #include "../objective.h"
@@ -60,12 +60,12 @@ struct Batch {
   std::array<int64_t, 2> counts;
 };
 
-template <int wanted, class Payment, class scalar>
+template <int wanted, class LogitLoss, class scalar>
 std::array<Sums, 2> run_singles(const Batch<scalar>& batch, Two target, Two shift, Two weight, Two offset) {
   using T = wide_t<scalar>;
   const auto item = [&](int side) {
-    return Single<scalar, Payment>{batch.logits[side], batch.gradients[side], Payment(target[side], shift[side]),
-                                   T(weight[side]), T(offset[side])};
+    return Single<scalar, LogitLoss>{batch.logits[side], batch.gradients[side], LogitLoss(target[side], shift[side]),
+                                     T(weight[side]), T(offset[side])};
   };
   auto counts = batch.counts;
   if (asks(wanted, kGradient) && !batch.gradients[kReal]) counts[kReal] = 0;

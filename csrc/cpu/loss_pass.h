@@ -1,4 +1,4 @@
-// What a logit pays in each form of objective, its slope, and one pass over many logits.
+// A logit's loss in each form of objective, its gradient dLoss/dlogit, and one pass over many logits.
 #pragma once
 
 #include "vector_math.h"
@@ -26,7 +26,7 @@ constexpr bool asks(int wanted, int what) {
   return (wanted & what) != 0;
 }
 
-// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
+// One logit's loss and gradient; made from a target and a shift, which `average` subtracts from the logit.
 
 template <class T>
 struct Bce {
@@ -39,7 +39,7 @@ struct Bce {
     x -= shift;
     const T magnitude = std::fabs(x);
     const T slope = x > T(0) ? up : down;
-    // not 0 * inf: an infinite logit on its right side pays nothing
+    // not 0 * inf: an infinite logit on its right side has no loss
     return log1p_unit(exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
   }
   // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
@@ -86,18 +86,18 @@ struct BceSlope : Bce<T> {
 
 // What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
 
-template <class scalar, class Payment>
+template <class scalar, class LogitLoss>
 struct Single {
   using T = wide_t<scalar>;
-  static constexpr int64_t chunk = Payment::chunk;
+  static constexpr int64_t chunk = LogitLoss::chunk;
   const scalar* logits;
   scalar* gradient;
-  Payment payment;
+  LogitLoss logit_loss;
   T weight, offset;
-  T value(int64_t i) const { return payment.value(T(logits[i])); }
+  T value(int64_t i) const { return logit_loss.value(T(logits[i])); }
   T first(int64_t i) const { return T(logits[i]); }
   T second(int64_t) const { return T(0); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * payment.slope(T(logits[i])) + offset); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * logit_loss.slope(T(logits[i])) + offset); }
 };
 
 template <class scalar, bool write_real>
@@ -106,13 +106,13 @@ struct Pairs {
   static constexpr int64_t chunk = Bce<T>::chunk;
   const scalar *real, *fake;
   scalar *real_gradient, *fake_gradient;
-  Bce<T> payment;
+  Bce<T> logit_loss;
   T weight;
-  T value(int64_t i) const { return payment.value(second(i) - first(i)); }
+  T value(int64_t i) const { return logit_loss.value(second(i) - first(i)); }
   T first(int64_t i) const { return T(real[i]); }
   T second(int64_t i) const { return T(fake[i]); }
   void write(int64_t i) const {
-    const T slope = weight * payment.slope(second(i) - first(i));
+    const T slope = weight * logit_loss.slope(second(i) - first(i));
     fake_gradient[i] = narrow<scalar>(slope);
     if constexpr (write_real) real_gradient[i] = narrow<scalar>(-slope);
   }

@@ -21,16 +21,16 @@ struct Upstream {
   T operator[](int64_t i) const { return each ? each[i] : one; }
 };
 
-template <class scalar, class Payment>
+template <class scalar, class LogitLoss>
 struct Row {
   using T = wide_t<scalar>;
   const scalar* logits;
   scalar* gradient;
   Upstream<T> upstream;
-  Payment payment;
+  LogitLoss logit_loss;
   T scale;
-  T value(int64_t i) const { return scale * payment.value(T(logits[i])); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * scale * payment.slope(T(logits[i]))); }
+  T value(int64_t i) const { return scale * logit_loss.value(T(logits[i])); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * scale * logit_loss.slope(T(logits[i]))); }
 };
 
 template <class scalar, bool write_real>
@@ -39,11 +39,11 @@ struct PairRow {
   const scalar *real, *fake;
   scalar *real_gradient, *fake_gradient;
   Upstream<T> upstream;
-  Bce<T> payment;
+  Bce<T> logit_loss;
   T scale;
-  T value(int64_t i) const { return scale * payment.value(T(fake[i]) - T(real[i])); }
+  T value(int64_t i) const { return scale * logit_loss.value(T(fake[i]) - T(real[i])); }
   void write(int64_t i) const {
-    const T slope = upstream[i] * scale * payment.slope(T(fake[i]) - T(real[i]));
+    const T slope = upstream[i] * scale * logit_loss.slope(T(fake[i]) - T(real[i]));
     fake_gradient[i] = narrow<scalar>(slope);
     if constexpr (write_real) real_gradient[i] = narrow<scalar>(-slope);
   }
@@ -94,11 +94,11 @@ struct Rows {
   int64_t count;
 };
 
-template <class Payment, class scalar>
+template <class LogitLoss, class scalar>
 void visit_sides(const Rows<scalar>& rows, const Objective& objective) {
   using T = wide_t<scalar>;
   const auto item = [&](const scalar* logits, scalar* gradient, int side) {
-    return Row<scalar, Payment>{logits, gradient, rows.upstream, Payment(objective.target[side], 0.0), T(objective.scale)};
+    return Row<scalar, LogitLoss>{logits, gradient, rows.upstream, LogitLoss(objective.target[side], 0.0), T(objective.scale)};
   };
   const auto fake = item(rows.fake, rows.fake_gradient, kFake), real = item(rows.real, rows.real_gradient, kReal);
   if (rows.values ? rows.real == nullptr : rows.real_gradient == nullptr) {
@@ -110,9 +110,9 @@ void visit_sides(const Rows<scalar>& rows, const Objective& objective) {
 template <bool write_real, class scalar>
 void visit_pairs(const Rows<scalar>& rows, const Objective& objective) {
   using T = wide_t<scalar>;
-  const Bce<T> payment(objective.target[kFake], 0.0);
-  const PairRow<scalar, write_real> item{rows.real,     rows.fake, rows.real_gradient, rows.fake_gradient,
-                                         rows.upstream, payment,   T(objective.scale)};
+  const Bce<T> logit_loss(objective.target[kFake], 0.0);
+  const PairRow<scalar, write_real> item{rows.real,     rows.fake,  rows.real_gradient, rows.fake_gradient,
+                                         rows.upstream, logit_loss, T(objective.scale)};
   visit(rows.values, item, Nothing<T>{}, rows.count);
 }
 

@@ -1,4 +1,4 @@
-// What a logit pays in each form of objective, and its slope.
+// A logit's loss in each form of objective, and its gradient dLoss/dlogit.
 // The formulas are those of csrc/cpu/loss_pass.h, with CUDA's own exp and log1p.
 #pragma once
 
@@ -6,15 +6,15 @@
 
 namespace {
 
-// What many logits owe. Softplus owes log1p(e) beside its linear part, and log1p(a) + log1p(b) = log1p(a + b + ab): nothing
+// The sum of many logits' losses. Softplus adds log1p(e) beside its linear part, and log1p(a) + log1p(b) = log1p(a + b + ab): nothing
 // cancels where nothing is negative, and one logarithm serves all.
 template <class T>
-struct Owed {
+struct LossSum {
   T growth = 0, rest = 0;
   __device__ T sum() const { return growth == T(0) ? rest : rest + std::log1p(growth); }
 };
 
-// What one logit pays, and its slope; made from a target and a shift, which `average` subtracts from the logit.
+// One logit's loss and gradient; made from a target and a shift, which `average` subtracts from the logit.
 
 template <class T>
 struct Bce {
@@ -22,13 +22,13 @@ struct Bce {
   template <class Number>
   __device__ Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
 
-  __device__ void owe(T x, Owed<T>& owed) const {
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const {
     x -= shift;
     const T magnitude = std::fabs(x), e = std::exp(-magnitude);
     const T slope = x > T(0) ? up : down;
-    owed.growth = std::fma(owed.growth, e, owed.growth) + e;
-    // not 0 * inf: an infinite logit on its right side pays nothing
-    owed.rest += slope == T(0) ? T(0) : slope * magnitude;
+    loss_sum.growth = std::fma(loss_sum.growth, e, loss_sum.growth) + e;
+    // not 0 * inf: an infinite logit on its right side has no loss
+    loss_sum.rest += slope == T(0) ? T(0) : slope * magnitude;
   }
   // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
   __device__ T slope(T x) const {
@@ -42,7 +42,7 @@ template <class T>
 struct Square {
   T target;
   __device__ Square(double target, double) : target(target) {}
-  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += (x - target) * (x - target); }
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += (x - target) * (x - target); }
   __device__ T slope(T x) const { return T(2) * (x - target); }
 };
 
@@ -50,7 +50,9 @@ template <class T>
 struct Hinge {
   T sign;
   __device__ Hinge(double target, double) : sign(1 - 2 * target) {}
-  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const {
+    loss_sum.rest += T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x;
+  }
   __device__ T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
 };
 
@@ -58,11 +60,11 @@ template <class T>
 struct Linear {
   T sign;
   __device__ Linear(double target, double) : sign(1 - 2 * target) {}
-  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += sign * x; }
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += sign * x; }
   __device__ T slope(T) const { return sign; }
 };
 
-// The logit itself, and Bce that owes its slope: to sum logits and slopes.
+// The logit itself, and Bce that adds up its gradient: to sum logits and slopes.
 template <class T>
 struct Identity : Linear<T> {
   __device__ Identity(double, double) : Linear<T>(0.0, 0.0) {}
@@ -70,7 +72,7 @@ struct Identity : Linear<T> {
 template <class T>
 struct BceSlope : Bce<T> {
   using Bce<T>::Bce;
-  __device__ void owe(T x, Owed<T>& owed) const { owed.rest += Bce<T>::slope(x); }
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += Bce<T>::slope(x); }
 };
 
 }  // namespace

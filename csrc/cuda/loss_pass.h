@@ -1,4 +1,4 @@
-// What one launch does with many logits: it sums what each pays, and writes its slope.
+// What one launch does with many logits: it sums their losses, and writes their gradients.
 #pragma once
 
 #include "../objective.h"
@@ -16,23 +16,23 @@ constexpr bool asks(int wanted, int what) {
 
 // What a sweep does with numbers a and b that lie at the same place of its two inputs; b is 0 where there is one input.
 
-template <class T, class Payment>
+template <class T, class LogitLoss>
 struct Single {
   static constexpr int inputs = 1;
-  Payment payment;
+  LogitLoss logit_loss;
   T weight, offset;
-  __device__ void owe(T a, T, Owed<T>& owed) const { payment.owe(a, owed); }
-  __device__ T slope(T a, T) const { return weight * payment.slope(a) + offset; }
+  __device__ void accumulate(T a, T, LossSum<T>& loss_sum) const { logit_loss.accumulate(a, loss_sum); }
+  __device__ T slope(T a, T) const { return weight * logit_loss.slope(a) + offset; }
 };
 
 template <class T>
 struct Pairs {  // fake and real logits
   static constexpr int inputs = 2;
-  Bce<T> payment;
+  Bce<T> logit_loss;
   T weight;
-  __device__ Pairs(double target, double weight) : payment(target, 0.0), weight(weight) {}
-  __device__ void owe(T a, T b, Owed<T>& owed) const { payment.owe(a - b, owed); }
-  __device__ T slope(T a, T b) const { return weight * payment.slope(a - b); }
+  __device__ Pairs(double target, double weight) : logit_loss(target, 0.0), weight(weight) {}
+  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { logit_loss.accumulate(a - b, loss_sum); }
+  __device__ T slope(T a, T b) const { return weight * logit_loss.slope(a - b); }
 };
 
 template <class T>
@@ -40,7 +40,7 @@ struct Labelled {  // logits and labels
   static constexpr int inputs = 2;
   T weight;
   __device__ Labelled(double, double weight) : weight(weight) {}
-  __device__ void owe(T a, T b, Owed<T>& owed) const { Bce<T>(b, T(0)).owe(a, owed); }
+  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { Bce<T>(b, T(0)).accumulate(a, loss_sum); }
   __device__ T slope(T a, T b) const { return weight * Bce<T>(b, T(0)).slope(a); }
 };
 
@@ -53,7 +53,7 @@ struct Streams {
   bool aligned;
 };
 
-// Of what is owed, and of the inputs and their signs.
+// Of the losses, and of the inputs and their signs.
 struct Sums {
   double value = 0, inputs[2] = {}, signs[2] = {};
 };
@@ -61,7 +61,7 @@ struct Sums {
 // Sums of one thread, of few elements.
 template <class T>
 struct Part {
-  Owed<T> owed;
+  LossSum<T> loss_sum;
   T inputs[2] = {};
   int signs[2] = {};
   __device__ void count(int input, T x) {
@@ -69,7 +69,7 @@ struct Part {
     signs[input] += (x > T(0)) - (x < T(0));
   }
   __device__ void add_to(Sums& sums) const {
-    sums.value += owed.sum();
+    sums.value += loss_sum.sum();
 #pragma unroll
     for (int input = 0; input < 2; ++input) sums.inputs[input] += inputs[input], sums.signs[input] += signs[input];
   }
@@ -84,7 +84,7 @@ __device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::input
   for (int k = 0; k < n; ++k) {
     using T = wide_t<scalar>;
     const T a = first.at[k], b = Rule::inputs == 2 ? T(second.at[k]) : T(0);
-    if constexpr (asks(wanted, kValue)) rule.owe(a, b, part.owed);
+    if constexpr (asks(wanted, kValue)) rule.accumulate(a, b, part.loss_sum);
     if constexpr (asks(wanted, kStatistics)) part.count(0, a), part.count(1, b);
     if constexpr (asks(wanted, kGradient)) {
       const T slope = rule.slope(a, b);
@@ -156,7 +156,7 @@ struct Task {
   int earlier_blocks = 1, blocks = 1;
 };
 
-// Sums of each side's payments, and of its logits and their signs where statistics are asked for.
+// Sums of each side's losses, and of its logits and their signs where statistics are asked for.
 template <int wanted>
 constexpr int kSums = asks(wanted, kStatistics) ? 6 : 2;
 
@@ -209,7 +209,7 @@ __device__ void write_value(const Task<scalar>& task, const BlockSums<n>& sums) 
 }
 
 // How a launch visits its logits: each side with its own target and shift, ...
-template <template <class> class Payment>
+template <template <class> class LogitLoss>
 struct Sides {
   template <int wanted, int n, class scalar>
   __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
@@ -218,7 +218,7 @@ struct Sides {
     for (int side = kReal; side <= kFake; ++side) {
       const bool skipped = !asks(wanted, kValue) && !task.gradients[side];
       const Streams<scalar> streams{{task.logits[side]}, {task.gradients[side]}, skipped ? 0 : task.counts[side], task.aligned};
-      const Single<T, Payment<T>> rule{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
+      const Single<T, LogitLoss<T>> rule{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
       const int rank = side == kReal ? blockIdx.x : gridDim.x - 1 - blockIdx.x;  // few tiles: other blocks for the other side
       const Sums one = sweep<wanted>(streams, rule, rank);
       if constexpr (asks(wanted, kValue)) sums.give(side, one.value);
