@@ -41,7 +41,7 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
-  // loss: csrc/cpu/loss.cpp lists the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients and slopes are like
+  // loss: csrc/cpu/loss.cpp lists the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like
   // the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is None where the objective looks
   // at fake logits alone; its gradient is then undefined (None), its statistics 0.
   // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
@@ -51,7 +51,7 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");
   m.def("loss_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_OBJECTIVE
         ") -> (Tensor real_gradient, Tensor fake_gradient)");
-  m.def("loss_slopes_(Tensor? real, Tensor fake, Tensor(a!)? real_slope, Tensor(b!) fake_slope, " FASTGAN_OBJECTIVE
+  m.def("loss_gradients_(Tensor? real, Tensor fake, Tensor(a!)? real_gradient, Tensor(b!) fake_gradient, " FASTGAN_OBJECTIVE
         ") -> (Tensor value, Tensor statistics)");
   m.def("loss_statistics(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> (Tensor value, Tensor statistics)");
 #undef FASTGAN_OBJECTIVE

@@ -1,7 +1,7 @@
 """loss: a logit's loss and its gradient, and one program that evaluates all logits of an update.
 
 The program runs beside the tiles of an adjoint product, which do not wait for it: adjoints start from one for every row, and
-the slope s enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
+dLoss/dlogit enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def bce_value(x, target):
 
 
 @triton.jit
-def bce_slope(x, target):
+def bce_gradient(x, target):
     """(1 - target) sigmoid(x) - target sigmoid(-x), without cancellation where it is small."""
     e = tl.exp(-tl.abs(x))
     up, down = 1.0 - target, target
@@ -51,7 +51,7 @@ def logit_loss(x, target, FORM: tl.constexpr):
         sign = 1.0 - 2.0 * target
         return sign * x, sign + 0.0 * x
     else:
-        return bce_value(x, target), bce_slope(x, target)
+        return bce_value(x, target), bce_gradient(x, target)
 
 
 @triton.jit
@@ -65,21 +65,21 @@ def logits_of(partials, parts, all_rows, row, inside, bias):
 
 @triton.jit
 def side_sum(partials, parts, all_rows, bias, first, rows, shift, target, WHAT: tl.constexpr, BLOCK: tl.constexpr):
-    """The sum over one side's rows of their logits, or of the slopes that bce of the shifted logits has."""
+    """The sum over one side's rows of their logits, or of the gradients that bce of the shifted logits has."""
     total = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, rows, BLOCK):
         row = begin + tl.arange(0, BLOCK)
         inside = row < rows
         x = logits_of(partials, parts, all_rows, first + row, inside, bias)
-        total += tl.where(inside, x if WHAT == "logits" else bce_slope(x - shift, target), 0.0)
+        total += tl.where(inside, x if WHAT == "logits" else bce_gradient(x - shift, target), 0.0)
     return tl.sum(total, 0)
 
 
 @triton.jit
-def write_slope(coefficient, all_rows, row, inside, slope, penalized):
-    """A row's slope as the coefficient of its biases and, unless a tangent takes its activations over, of these."""
-    tl.store(coefficient + row, slope, mask=inside)
-    activations = tl.where(penalized != 0, 1.0, slope)
+def write_gradient(coefficient, all_rows, row, inside, gradient, penalized):
+    """A row's dLoss/dlogit as the coefficient of its biases and, unless a tangent takes its activations over, of these."""
+    tl.store(coefficient + row, gradient, mask=inside)
+    activations = tl.where(penalized != 0, 1.0, gradient)
     tl.store(coefficient + all_rows + row, activations, mask=inside)
     tl.store(coefficient + all_rows + all_rows + row, activations, mask=inside)
 
@@ -97,7 +97,7 @@ def loss_and_gradients(
     weight = scale / rows
     real_shift, fake_shift, real_offset, fake_offset = 0.0, 0.0, 0.0, 0.0
     if FORM == AVERAGE:
-        # the other side's mean logit shifts every logit, and carries its slopes back through the mean
+        # the other side's mean logit shifts every logit, and carries its gradients back through the mean
         fake_shift = side_sum(partials, parts, all_rows, bias, 0, rows, 0.0, 0.0, "logits", BLOCK) / rows
         real_shift = side_sum(partials, parts, all_rows, bias, fake_first, rows, 0.0, 0.0, "logits", BLOCK) / rows
         fake_offset = -weight / rows * side_sum(
@@ -118,15 +118,15 @@ def loss_and_gradients(
             r = logits_of(partials, parts, all_rows, row, inside, bias)
             real_total += tl.where(inside, r, 0.0)
         if FORM == PAIRED:
-            loss, slope = logit_loss(f - r, fake_target, BCE)
-            write_slope(coefficient, all_rows, row, inside, -weight * slope, real_penalized)
+            loss, gradient = logit_loss(f - r, fake_target, BCE)
+            write_gradient(coefficient, all_rows, row, inside, -weight * gradient, real_penalized)
         else:
-            loss, slope = logit_loss(f - fake_shift, fake_target, FORM)
+            loss, gradient = logit_loss(f - fake_shift, fake_target, FORM)
             if REAL:
-                real_loss, real_slope = logit_loss(r - real_shift, real_target, FORM)
+                real_loss, real_gradient = logit_loss(r - real_shift, real_target, FORM)
                 loss += real_loss
-                write_slope(coefficient, all_rows, row, inside, weight * real_slope + real_offset, real_penalized)
-        write_slope(coefficient, all_rows, fake_first + row, inside, weight * slope + fake_offset, fake_penalized)
+                write_gradient(coefficient, all_rows, row, inside, weight * real_gradient + real_offset, real_penalized)
+        write_gradient(coefficient, all_rows, fake_first + row, inside, weight * gradient + fake_offset, fake_penalized)
         value += tl.where(inside, loss, 0.0)
     tl.store(record, weight * tl.sum(value, 0))
     tl.store(record + 2, tl.sum(real_total, 0) / rows)

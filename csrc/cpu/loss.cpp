@@ -1,4 +1,4 @@
-// loss: logits -> an objective's value and its slope per logit, each in one pass over memory.
+// loss: logits -> an objective's value and its gradient per logit, each in one pass over memory.
 //
 // An objective is a form and a target for each side: a target of 1 pulls logits up, 0 pushes them down.
 //
@@ -80,7 +80,7 @@ std::array<Sums, 2> run_pairs(const Batch<scalar>& batch, double target, double 
   return run<wanted>(std::array{item, item}, {batch.counts[kReal], 0});
 }
 
-// The other side's mean logit shifts every logit, so a logit's slope also carries the other side's slopes, through the mean.
+// The other side's mean logit shifts every logit, so a logit's gradient also carries the other side's gradients, through the mean.
 template <int wanted, class scalar>
 std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weight) {
   using T = wide_t<scalar>;
@@ -89,9 +89,9 @@ std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weig
   const Two shift = {mean[kFake], mean[kReal]};
   Two offset{};
   if constexpr (asks(wanted, kGradient)) {
-    const auto slopes = run_singles<kValue, BceSlope<T>>(batch, target, shift, {}, {});
-    offset[kReal] = -weight[kFake] * slopes[kFake].value / batch.counts[kReal];
-    offset[kFake] = -weight[kReal] * slopes[kReal].value / batch.counts[kFake];
+    const auto gradients = run_singles<kValue, BceGradient<T>>(batch, target, shift, {}, {});
+    offset[kReal] = -weight[kFake] * gradients[kFake].value / batch.counts[kReal];
+    offset[kFake] = -weight[kReal] * gradients[kReal].value / batch.counts[kFake];
   }
   return run_singles<wanted, Bce<T>>(batch, target, shift, weight, offset);
 }
@@ -194,21 +194,21 @@ std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, co
   return {value, statistics};
 }
 
-std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                        const OptionalTensor& real_slopes, const Tensor& fake_slope, int64_t form,
-                                        double fake_target, double real_target, double scale, bool mean) {
+std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
   Tensor value = at::empty({}, fake.options().dtype(wide_type(fake))), statistics;
-  const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
-  const auto fits = [](const Tensor& slope, const Tensor& logits) {
-    return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel();
+  const Tensor real_gradient = real.defined() && real_gradients.has_value() ? *real_gradients : Tensor();
+  const auto fits = [](const Tensor& gradient, const Tensor& logits) {
+    return gradient.is_contiguous() && gradient.scalar_type() == logits.scalar_type() && gradient.numel() == logits.numel();
   };
-  TORCH_CHECK(fits(fake_slope, fake) && (!real.defined() || (real_slope.defined() && fits(real_slope, real))),
-              "slopes must be contiguous, and as many as the logits");
+  TORCH_CHECK(fits(fake_gradient, fake) && (!real.defined() || (real_gradient.defined() && fits(real_gradient, real))),
+              "gradients must be contiguous, and as many as the logits");
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    const auto batch = batch_of<scalar_t>(real, fake, real_slope, fake_slope);
+    const auto batch = batch_of<scalar_t>(real, fake, real_gradient, fake_gradient);
     const Two weight = weights(batch, objective, 1.0);
     const auto sums = evaluate<kValue | kGradient | kStatistics>(batch, objective, weight);
     *value.data_ptr<wide_t<scalar_t>>() = total(sums, weight);
@@ -266,8 +266,8 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& re
 std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
-std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&,
-                                        int64_t, double, double, double, bool) {
+std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&,
+                                           int64_t, double, double, double, bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
 Tensor bce(const Tensor& x, const Tensor&, bool) {
@@ -283,7 +283,7 @@ Tensor bce_backward(const Tensor&, const Tensor& x, const Tensor&, bool) {
 TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
-  m.impl("loss_slopes_", &loss_slopes_);
+  m.impl("loss_gradients_", &loss_gradients_);
   m.impl("loss_statistics", &loss_statistics);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);
@@ -292,7 +292,7 @@ TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
 TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
   m.impl("loss", &meta::loss);
   m.impl("loss_backward", &meta::loss_backward);
-  m.impl("loss_slopes_", &meta::loss_slopes_);
+  m.impl("loss_gradients_", &meta::loss_gradients_);
   m.impl("loss_statistics", &meta::loss_statistics);
   m.impl("bce", &meta::bce);
   m.impl("bce_backward", &meta::bce_backward);

@@ -42,8 +42,8 @@ struct Bce {
     // not 0 * inf: an infinite logit on its right side has no loss
     return log1p_unit(exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
   }
-  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
-  T slope(T x) const {
+  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where it is small
+  T gradient(T x) const {
     x -= shift;
     const T e = exp_negative(std::fabs(x));
     return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
@@ -56,7 +56,7 @@ struct Square {
   T target;
   Square(double target, double) : target(target) {}
   T value(T x) const { return (x - target) * (x - target); }
-  T slope(T x) const { return T(2) * (x - target); }
+  T gradient(T x) const { return T(2) * (x - target); }
 };
 
 template <class T>
@@ -65,7 +65,7 @@ struct Hinge {
   T sign;
   Hinge(double target, double) : sign(1 - 2 * target) {}
   T value(T x) const { return T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
-  T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
+  T gradient(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
 };
 
 template <class T>
@@ -74,14 +74,14 @@ struct Linear {
   T sign;
   Linear(double target, double) : sign(1 - 2 * target) {}
   T value(T x) const { return sign * x; }
-  T slope(T) const { return sign; }
+  T gradient(T) const { return sign; }
 };
 
-// Bce whose value is its slope, to sum slopes.
+// Bce whose value is its gradient, to sum gradients.
 template <class T>
-struct BceSlope : Bce<T> {
+struct BceGradient : Bce<T> {
   using Bce<T>::Bce;
-  T value(T x) const { return Bce<T>::slope(x); }
+  T value(T x) const { return Bce<T>::gradient(x); }
 };
 
 // What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
@@ -97,7 +97,7 @@ struct Single {
   T value(int64_t i) const { return logit_loss.value(T(logits[i])); }
   T first(int64_t i) const { return T(logits[i]); }
   T second(int64_t) const { return T(0); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * logit_loss.slope(T(logits[i])) + offset); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * logit_loss.gradient(T(logits[i])) + offset); }
 };
 
 template <class scalar, bool write_real>
@@ -112,9 +112,9 @@ struct Pairs {
   T first(int64_t i) const { return T(real[i]); }
   T second(int64_t i) const { return T(fake[i]); }
   void write(int64_t i) const {
-    const T slope = weight * logit_loss.slope(second(i) - first(i));
-    fake_gradient[i] = narrow<scalar>(slope);
-    if constexpr (write_real) real_gradient[i] = narrow<scalar>(-slope);
+    const T loss_gradient = weight * logit_loss.gradient(second(i) - first(i));
+    fake_gradient[i] = narrow<scalar>(loss_gradient);
+    if constexpr (write_real) real_gradient[i] = narrow<scalar>(-loss_gradient);
   }
 };
 
@@ -126,7 +126,7 @@ struct Labelled {
   scalar* gradient;
   T weight;
   T value(int64_t i) const { return Bce<T>(T(labels[i]), T(0)).value(T(logits[i])); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * Bce<T>(T(labels[i]), T(0)).gradient(T(logits[i]))); }
 };
 
 // Of the values, and of the logits that the item looks at and their signs.

@@ -1,4 +1,4 @@
-// loss without a reduction: a value for each row, and slopes that a gradient for each row multiplies. loss.cpp lists the forms.
+// loss without a reduction: a value for each row, and gradients that a gradient for each row multiplies. loss.cpp lists the forms.
 
 #include "../objective.h"
 #include "loss_pass.h"
@@ -30,7 +30,7 @@ struct Row {
   LogitLoss logit_loss;
   T scale;
   T value(int64_t i) const { return scale * logit_loss.value(T(logits[i])); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * scale * logit_loss.slope(T(logits[i]))); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * scale * logit_loss.gradient(T(logits[i]))); }
 };
 
 template <class scalar, bool write_real>
@@ -43,9 +43,9 @@ struct PairRow {
   T scale;
   T value(int64_t i) const { return scale * logit_loss.value(T(fake[i]) - T(real[i])); }
   void write(int64_t i) const {
-    const T slope = upstream[i] * scale * logit_loss.slope(T(fake[i]) - T(real[i]));
-    fake_gradient[i] = narrow<scalar>(slope);
-    if constexpr (write_real) real_gradient[i] = narrow<scalar>(-slope);
+    const T loss_gradient = upstream[i] * scale * logit_loss.gradient(T(fake[i]) - T(real[i]));
+    fake_gradient[i] = narrow<scalar>(loss_gradient);
+    if constexpr (write_real) real_gradient[i] = narrow<scalar>(-loss_gradient);
   }
 };
 
@@ -56,7 +56,7 @@ struct LabelRow {
   scalar* gradient;
   Upstream<T> upstream;
   T value(int64_t i) const { return Bce<T>(T(labels[i]), T(0)).value(T(logits[i])); }
-  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * Bce<T>(T(labels[i]), T(0)).slope(T(logits[i]))); }
+  void write(int64_t i) const { gradient[i] = narrow<scalar>(upstream[i] * Bce<T>(T(labels[i]), T(0)).gradient(T(logits[i]))); }
 };
 
 template <class T>

@@ -30,8 +30,8 @@ struct Bce {
     // not 0 * inf: an infinite logit on its right side has no loss
     loss_sum.rest += slope == T(0) ? T(0) : slope * magnitude;
   }
-  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where the slope is small
-  __device__ T slope(T x) const {
+  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where it is small
+  __device__ T gradient(T x) const {
     x -= shift;
     const T e = std::exp(-std::fabs(x));
     return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
@@ -43,7 +43,7 @@ struct Square {
   T target;
   __device__ Square(double target, double) : target(target) {}
   __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += (x - target) * (x - target); }
-  __device__ T slope(T x) const { return T(2) * (x - target); }
+  __device__ T gradient(T x) const { return T(2) * (x - target); }
 };
 
 template <class T>
@@ -53,7 +53,7 @@ struct Hinge {
   __device__ void accumulate(T x, LossSum<T>& loss_sum) const {
     loss_sum.rest += T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x;
   }
-  __device__ T slope(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
+  __device__ T gradient(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
 };
 
 template <class T>
@@ -61,18 +61,18 @@ struct Linear {
   T sign;
   __device__ Linear(double target, double) : sign(1 - 2 * target) {}
   __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += sign * x; }
-  __device__ T slope(T) const { return sign; }
+  __device__ T gradient(T) const { return sign; }
 };
 
-// The logit itself, and Bce that adds up its gradient: to sum logits and slopes.
+// The logit itself, and Bce that adds up its gradient: to sum logits and gradients.
 template <class T>
 struct Identity : Linear<T> {
   __device__ Identity(double, double) : Linear<T>(0.0, 0.0) {}
 };
 template <class T>
-struct BceSlope : Bce<T> {
+struct BceGradient : Bce<T> {
   using Bce<T>::Bce;
-  __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += Bce<T>::slope(x); }
+  __device__ void accumulate(T x, LossSum<T>& loss_sum) const { loss_sum.rest += Bce<T>::gradient(x); }
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-// loss: logits -> an objective's value and its slope per logit. csrc/cpu/loss.cpp says what the forms mean.
+// loss: logits -> an objective's value and its gradient per logit. csrc/cpu/loss.cpp says what the forms mean.
 //
 // A few logits are the work of one block in one launch. More are spread over the device: a launch for each phase, in which
 // every block leaves its sums, in an order of its own, for the next launch to add up in the blocks' order. So the result
@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run(const __grid_co
   __shared__ BlockSums<2> earlier;
   find_weight(task, found);
   if (task.logit_sums) find_shift(task, earlier.add_up_left(task.logit_sums, task.earlier_blocks), found);
-  if (task.slope_sums) find_offset(task, earlier.add_up_left(task.slope_sums, task.earlier_blocks), found);
+  if (task.gradient_sums) find_offset(task, earlier.add_up_left(task.gradient_sums, task.earlier_blocks), found);
   Visit::template visit<wanted>(task, found, sums);
   if constexpr (asks(wanted, kValue)) {
     sums.add_up();
@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run_average(const _
   Sides<Identity>::visit<kValue>(task, found, earlier);
   find_shift(task, earlier.add_up(), found);
   if constexpr (asks(wanted, kGradient)) {
-    Sides<BceSlope>::visit<kValue>(task, found, earlier);
+    Sides<BceGradient>::visit<kValue>(task, found, earlier);
     find_offset(task, earlier.add_up(), found);
   }
   Sides<Bce>::visit<wanted>(task, found, sums);
@@ -117,8 +117,8 @@ void launch_average(Task<scalar> task, const Tensor& like) {
   task.logit_sums = earlier.logit_sums = earlier.partial;
   if constexpr (asks(wanted, kGradient)) {
     earlier.partial += 2 * earlier.blocks;
-    start<kValue, Sides<BceSlope>>(earlier);
-    task.slope_sums = earlier.partial;
+    start<kValue, Sides<BceGradient>>(earlier);
+    task.gradient_sums = earlier.partial;
   }
   launch<wanted, Sides<Bce>>(task, like);
 }
@@ -212,24 +212,24 @@ std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, co
   return {value, statistics};
 }
 
-std::tuple<Tensor, Tensor> loss_slopes_(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                        const OptionalTensor& real_slopes, const Tensor& fake_slope, int64_t form,
-                                        double fake_target, double real_target, double scale, bool mean) {
+std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor& real_logits, const Tensor& fake_logits,
+                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient, int64_t form,
+                                           double fake_target, double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
   const c10::cuda::CUDAGuard guard(fake.device());
   const auto scalars = fake.options().dtype(wide_type(fake));
   Tensor value = at::empty({}, scalars), statistics = at::empty({4}, scalars);
-  const Tensor real_slope = real.defined() && real_slopes.has_value() ? *real_slopes : Tensor();
-  const auto fits = [](const Tensor& slope, const Tensor& logits) {
-    return slope.is_contiguous() && slope.scalar_type() == logits.scalar_type() && slope.numel() == logits.numel() &&
-           slope.device() == logits.device();
+  const Tensor real_gradient = real.defined() && real_gradients.has_value() ? *real_gradients : Tensor();
+  const auto fits = [](const Tensor& gradient, const Tensor& logits) {
+    return gradient.is_contiguous() && gradient.scalar_type() == logits.scalar_type() && gradient.numel() == logits.numel() &&
+           gradient.device() == logits.device();
   };
-  TORCH_CHECK(fits(fake_slope, fake) && (!real.defined() || (real_slope.defined() && fits(real_slope, real))),
-              "slopes must be contiguous, and as many as the logits");
+  TORCH_CHECK(fits(fake_gradient, fake) && (!real.defined() || (real_gradient.defined() && fits(real_gradient, real))),
+              "gradients must be contiguous, and as many as the logits");
   FASTGAN_LOGITS(fake.scalar_type(), [&] {
-    auto task = task_of<scalar_t>(real, fake, real_slope, fake_slope, objective);
+    auto task = task_of<scalar_t>(real, fake, real_gradient, fake_gradient, objective);
     task.value = value.mutable_data_ptr<wide_t<scalar_t>>();
     task.statistics = statistics.mutable_data_ptr<wide_t<scalar_t>>();
     evaluate<kValue | kGradient | kStatistics>(task, form, fake);
@@ -277,7 +277,7 @@ Tensor bce_backward(const Tensor& upstream, const Tensor& x, const Tensor& label
 TORCH_LIBRARY_IMPL(fastgan, CUDA, m) {
   m.impl("loss", &loss);
   m.impl("loss_backward", &loss_backward);
-  m.impl("loss_slopes_", &loss_slopes_);
+  m.impl("loss_gradients_", &loss_gradients_);
   m.impl("loss_statistics", &loss_statistics);
   m.impl("bce", &bce);
   m.impl("bce_backward", &bce_backward);

@@ -22,7 +22,7 @@ struct Single {
   LogitLoss logit_loss;
   T weight, offset;
   __device__ void accumulate(T a, T, LossSum<T>& loss_sum) const { logit_loss.accumulate(a, loss_sum); }
-  __device__ T slope(T a, T) const { return weight * logit_loss.slope(a) + offset; }
+  __device__ T gradient(T a, T) const { return weight * logit_loss.gradient(a) + offset; }
 };
 
 template <class T>
@@ -32,7 +32,7 @@ struct Pairs {  // fake and real logits
   T weight;
   __device__ Pairs(double target, double weight) : logit_loss(target, 0.0), weight(weight) {}
   __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { logit_loss.accumulate(a - b, loss_sum); }
-  __device__ T slope(T a, T b) const { return weight * logit_loss.slope(a - b); }
+  __device__ T gradient(T a, T b) const { return weight * logit_loss.gradient(a - b); }
 };
 
 template <class T>
@@ -41,10 +41,10 @@ struct Labelled {  // logits and labels
   T weight;
   __device__ Labelled(double, double weight) : weight(weight) {}
   __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { Bce<T>(b, T(0)).accumulate(a, loss_sum); }
-  __device__ T slope(T a, T b) const { return weight * Bce<T>(b, T(0)).slope(a); }
+  __device__ T gradient(T a, T b) const { return weight * Bce<T>(b, T(0)).gradient(a); }
 };
 
-// Inputs, and where slopes and minus them go: nowhere if null.
+// Inputs, and where gradients and minus them go: nowhere if null.
 template <class scalar>
 struct Streams {
   const scalar* in[2];
@@ -79,7 +79,7 @@ template <int wanted, int n, class scalar, class Rule>
 __device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out, scalar* opposite_out,
                      const Rule& rule, Part<wide_t<scalar>>& part) {
   const Group<scalar, n> first(words[0]), second(words[Rule::inputs - 1]);
-  Group<scalar, n> slopes, opposite;
+  Group<scalar, n> gradients, opposite;
 #pragma unroll
   for (int k = 0; k < n; ++k) {
     using T = wide_t<scalar>;
@@ -87,12 +87,12 @@ __device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::input
     if constexpr (asks(wanted, kValue)) rule.accumulate(a, b, part.loss_sum);
     if constexpr (asks(wanted, kStatistics)) part.count(0, a), part.count(1, b);
     if constexpr (asks(wanted, kGradient)) {
-      const T slope = rule.slope(a, b);
-      slopes.at[k] = static_cast<scalar>(slope), opposite.at[k] = static_cast<scalar>(-slope);
+      const T loss_gradient = rule.gradient(a, b);
+      gradients.at[k] = static_cast<scalar>(loss_gradient), opposite.at[k] = static_cast<scalar>(-loss_gradient);
     }
   }
   if constexpr (asks(wanted, kGradient)) {
-    slopes.store(out);
+    gradients.store(out);
     if (Rule::inputs == 2 && opposite_out) opposite.store(opposite_out);
   }
 }
@@ -148,10 +148,10 @@ struct Task {
   int64_t counts[2] = {};
   bool aligned = true;
   double target[2] = {}, weight[2] = {};     // a side's sum is multiplied by its weight in the value
-  const wide_t<scalar>* upstream = nullptr;  // multiplies the slopes
+  const wide_t<scalar>* upstream = nullptr;  // multiplies the gradients
   wide_t<scalar>*value = nullptr, *statistics = nullptr;
   // what the blocks of earlier launches left for `average`, and where those of this one leave their sums, if they are several
-  const double *logit_sums = nullptr, *slope_sums = nullptr;
+  const double *logit_sums = nullptr, *gradient_sums = nullptr;
   double* partial = nullptr;
   int earlier_blocks = 1, blocks = 1;
 };
@@ -160,7 +160,7 @@ struct Task {
 template <int wanted>
 constexpr int kSums = asks(wanted, kStatistics) ? 6 : 2;
 
-// What multiplies each side's slopes; and for `average` what is subtracted from its logits, and added to its slopes.
+// What multiplies each side's gradients; and for `average` what is subtracted from its logits, and added to its gradients.
 struct Found {
   double weight[2], shift[2], offset[2];
 };
@@ -174,7 +174,7 @@ __device__ void find_weight(const Task<scalar>& task, Found& found) {
   __syncthreads();
 }
 
-// The other side's mean logit shifts every logit, so a logit's slope also carries the other side's slopes, through the mean.
+// The other side's mean logit shifts every logit, so a logit's gradient also carries the other side's gradients, through the mean.
 
 template <class scalar>
 __device__ void find_shift(const Task<scalar>& task, const BlockSums<2>& logits, Found& found) {
@@ -186,10 +186,10 @@ __device__ void find_shift(const Task<scalar>& task, const BlockSums<2>& logits,
 }
 
 template <class scalar>
-__device__ void find_offset(const Task<scalar>& task, const BlockSums<2>& slopes, Found& found) {
+__device__ void find_offset(const Task<scalar>& task, const BlockSums<2>& gradients, Found& found) {
   if (threadIdx.x == 0) {
-    found.offset[kReal] = -found.weight[kFake] * slopes.totals[kFake] / task.counts[kReal];
-    found.offset[kFake] = -found.weight[kReal] * slopes.totals[kReal] / task.counts[kFake];
+    found.offset[kReal] = -found.weight[kFake] * gradients.totals[kFake] / task.counts[kReal];
+    found.offset[kFake] = -found.weight[kReal] * gradients.totals[kReal] / task.counts[kFake];
   }
   __syncthreads();
 }

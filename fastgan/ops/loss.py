@@ -1,4 +1,4 @@
-"""loss: real and fake logits -> the objective's value, its slope per logit, and the statistics that people log.
+"""loss: real and fake logits -> the objective's value, its gradient per logit, and the statistics that people log.
 
 Supported derivatives: any order. The fused kernels give the value and the first derivative; a backward that is itself
 differentiated (create_graph=True) recomputes from the saved logits with the reference's differentiable operations.
@@ -86,33 +86,33 @@ def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean", back
     return _choose("loss.bce_with_logits", x, backend)(x, target, reduction=reduction)
 
 
-def slopes_(
+def loss_gradients_(
     real: Tensor | None,
     fake: Tensor,
-    real_slope: Tensor | None,
-    fake_slope: Tensor,
+    real_gradient: Tensor | None,
+    fake_gradient: Tensor,
     objective: Objective,
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Writes a mean objective's slope by each fp32 or fp64 logit, and returns its value (0-d) and its statistics [4].
+    """Writes a mean objective's gradient by each fp32 or fp64 logit, and returns its value (0-d) and its statistics [4].
 
-    Statistics: mean real logits (0 without) and fake ones, the means of their signs. Slopes are as many as the logits. One
+    Statistics: mean real logits (0 without) and fake ones, the means of their signs. Gradients are as many as the logits. One
     pass; no derivative exists.
     """
-    run = resolve("loss.slopes_", fake.device.type, backend)
-    return run(real, fake, real_slope, fake_slope, objective)
+    run = resolve("loss.loss_gradients_", fake.device.type, backend)
+    return run(real, fake, real_gradient, fake_gradient, objective)
 
 
-@implementation("loss.slopes_", "reference")
-def _slopes_by_autograd(
-    real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
+@implementation("loss.loss_gradients_", "reference")
+def _gradients_by_autograd(
+    real: Tensor | None, fake: Tensor, real_gradient: Tensor | None, fake_gradient: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     logits = [x.detach().requires_grad_() for x in (real, fake) if x is not None]
     with torch.enable_grad():
         value = objective.define(logits[0] if real is not None else None, logits[-1])
-        slopes = torch.autograd.grad(value, logits, materialize_grads=True)
-    fake_slope.copy_(slopes[-1].view_as(fake_slope))
-    if real_slope is not None:
-        real_slope.copy_(slopes[0].view_as(real_slope))
+        gradients = torch.autograd.grad(value, logits, materialize_grads=True)
+    fake_gradient.copy_(gradients[-1].view_as(fake_gradient))
+    if real_gradient is not None:
+        real_gradient.copy_(gradients[0].view_as(real_gradient))
     return value.detach(), reference.statistics(real, fake)

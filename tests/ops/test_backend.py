@@ -68,7 +68,7 @@ def test_an_extension_without_cuda_kernels_is_not_chosen_for_cuda(
 
 @pytest.mark.cuda
 def test_an_extension_with_cuda_kernels_runs_losses_and_penalties(requires_cuda_kernels: None) -> None:
-    for operator in ("loss.d_loss", "loss.slopes_", "penalty.norm_penalty_gradient"):
+    for operator in ("loss.d_loss", "loss.loss_gradients_", "penalty.norm_penalty_gradient"):
         assert resolve(operator, "cuda") is resolve(operator, "cuda", "cpp")
 
 

@@ -70,13 +70,13 @@ def exact(role: str, kind: str, real: Tensor, fake: Tensor, e: float = 0.0, mean
         return sp(x).sum() / n, -slope, slope
     if kind == "relativistic-average":
         if role == "g":
-            value, fake_slope, real_slope = exact("d", kind, fake, real, mean=mean)
-            return value, real_slope, fake_slope
+            value, fake_gradient, real_gradient = exact("d", kind, fake, real, mean=mean)
+            return value, real_gradient, fake_gradient
         a, b = f.mean() - r, f - r.mean()
         value = sp(a).sum() / n + sp(b).sum() / m
         return value, -sg(a) / n - sg(b).sum() / m / len(r), sg(b) / m + sg(a).sum() / n / len(f)
-    real_pays, fake_pays, real_slope, fake_slope = one_sided(role, kind, r, f, e)
-    return real_pays.sum() / n + fake_pays.sum() / m, real_slope / n, fake_slope / m
+    real_pays, fake_pays, real_gradient, fake_gradient = one_sided(role, kind, r, f, e)
+    return real_pays.sum() / n + fake_pays.sum() / m, real_gradient / n, fake_gradient / m
 
 
 def evaluate(role: str, kind: str, real: Tensor, fake: Tensor, **options) -> Tensor:
@@ -157,7 +157,7 @@ def test_a_confident_fake_still_moves_the_discriminator(backend: str) -> None:
 def test_elementary_functions_err_by_two_units_at_most(requires_extension: None, dtype: torch.dtype) -> None:
     x = torch.linspace(-30, 30, 2001, dtype=torch.float64).to(dtype)
     softplus = torch.stack([torch.ops.fastgan.loss(None, one, loss.BCE) for one in x])
-    torch.ops.fastgan.loss_slopes_(None, x, None, sigmoid := torch.empty_like(x), loss.BCE, 0.0, 1.0, 1.0, False)
+    torch.ops.fastgan.loss_gradients_(None, x, None, sigmoid := torch.empty_like(x), loss.BCE, 0.0, 1.0, 1.0, False)
     for result, formula in ((softplus, sp(wide(x))), (sigmoid, sg(wide(x)))):
         error = np.abs(wide(result) - formula) / formula
         assert error.max() < 2 * ULP[dtype]
@@ -259,17 +259,17 @@ def test_one_pass_gives_value_slopes_and_statistics(requires_extension: None, ro
     real, fake = (logits(rows, 1, dtype=dtype).detach() for rows in rows_for(kind))
     objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
     both = len(inputs(role, kind, real, fake)) == 2
-    real_slope, fake_slope = (torch.empty_like(x) for x in (real, fake))
-    arguments = (real, fake, real_slope) if both else (None, fake, None)
-    value, statistics = torch.ops.fastgan.loss_slopes_(*arguments, fake_slope, *(objective.arguments or ()))
+    real_gradient, fake_gradient = (torch.empty_like(x) for x in (real, fake))
+    arguments = (real, fake, real_gradient) if both else (None, fake, None)
+    value, statistics = torch.ops.fastgan.loss_gradients_(*arguments, fake_gradient, *(objective.arguments or ()))
     check_statistics(statistics, real if both else None, fake)
     wanted = [x.clone().requires_grad_() for x in (real, fake)]
     expected = evaluate(role, kind, *wanted, backend="cpp")
     gradients = torch.autograd.grad(expected, inputs(role, kind, *wanted))
     torch.testing.assert_close(value, expected.detach())
     if both:
-        torch.testing.assert_close(real_slope, gradients[0])
-    torch.testing.assert_close(fake_slope, gradients[-1])
+        torch.testing.assert_close(real_gradient, gradients[0])
+    torch.testing.assert_close(fake_gradient, gradients[-1])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -308,9 +308,9 @@ def check_statistics(statistics: Tensor, real: Tensor | None, fake: Tensor) -> N
 def with_slopes(real: Tensor | None, fake: Tensor, objective: loss.Objective, backend: str) -> Slopes:
     """Slopes land in columns of their own, as a chain's seeds are."""
     places = [None if x is None else torch.full_like(x.flatten(), torch.nan) for x in (real, fake)]
-    value, statistics = loss.slopes_(real, fake, *places, objective, backend=backend)
-    real_slope, fake_slope = (None if place is None else place.unsqueeze(1) for place in places)
-    return Slopes(value, real_slope, fake_slope, statistics)
+    value, statistics = loss.loss_gradients_(real, fake, *places, objective, backend=backend)
+    real_gradient, fake_gradient = (None if place is None else place.unsqueeze(1) for place in places)
+    return Slopes(value, real_gradient, fake_gradient, statistics)
 
 
 def check_slopes(slopes: Slopes, value: Tensor, expected: tuple[Tensor, ...], unit: float) -> None:

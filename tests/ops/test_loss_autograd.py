@@ -122,9 +122,9 @@ def test_forward_operators_are_registered_well(name: str, arguments: tuple, dtyp
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_slopes_are_registered_well(dtype) -> None:
-    real, fake, real_slope, fake_slope = (torch.randn(6, 2).to(dtype) for _ in range(4))
-    torch.library.opcheck(torch.ops.fastgan.loss_slopes_.default, (real, fake, real_slope, fake_slope, loss.PAIRED))
-    torch.library.opcheck(torch.ops.fastgan.loss_slopes_.default, (None, fake, None, fake_slope, loss.BCE))
+    real, fake, real_gradient, fake_gradient = (torch.randn(6, 2).to(dtype) for _ in range(4))
+    torch.library.opcheck(torch.ops.fastgan.loss_gradients_.default, (real, fake, real_gradient, fake_gradient, loss.PAIRED))
+    torch.library.opcheck(torch.ops.fastgan.loss_gradients_.default, (None, fake, None, fake_gradient, loss.BCE))
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ def evaluate(kind: str, real: Tensor, fake: Tensor) -> Outputs:
     value = operators.loss(real, fake, *arguments)
     gradients = operators.loss_backward(torch.full_like(value, 1.5), real, fake, True, *arguments)
     slopes = torch.empty_like(real), torch.empty_like(fake)
-    return [value, *gradients, *slopes, *operators.loss_slopes_(real, fake, *slopes, *arguments)]
+    return [value, *gradients, *slopes, *operators.loss_gradients_(real, fake, *slopes, *arguments)]
 
 
 def evaluate_labelled(logits: Tensor, labels: Tensor) -> Outputs:
@@ -132,7 +132,7 @@ def test_slopes_may_lie_anywhere() -> None:
     real, fake = logits(100_003), logits(100_003)
     wanted = torch.full((100_003 + 2,), torch.nan)
     _, expected = torch.ops.fastgan.loss_backward(torch.ones(()), real, fake, True, loss.BCE)
-    torch.ops.fastgan.loss_slopes_(real, fake, torch.empty_like(real), wanted[1:-1], loss.BCE)
+    torch.ops.fastgan.loss_gradients_(real, fake, torch.empty_like(real), wanted[1:-1], loss.BCE)
     torch.testing.assert_close(wanted[1:-1], expected, rtol=4 * ULP, atol=0)
     assert wanted[0].isnan() and wanted[-1].isnan(), "and nothing beside them is written"
 

@@ -134,17 +134,24 @@ class FusedPasses(Stack):
     ) -> None:
         """The objective of the logits of all processes."""
         logits = torch.stack(self.buffers["partials"][:parts]).sum(0) + self.products.biases[-1]
-        slopes = self.coefficient[BIAS]
+        loss_gradients = self.coefficient[BIAS]
         sides = [slice(number * self.rows, (number + 1) * self.rows) for number in range(1 + real)]
         fake = sides[-1]
         result = loss_and_gradients(
-            logits[sides[0]] if real else None, logits[fake], slopes[sides[0]] if real else None, slopes[fake], objective, world
+            logits[sides[0]] if real else None,
+            logits[fake],
+            loss_gradients[sides[0]] if real else None,
+            loss_gradients[fake],
+            objective,
+            world,
         )
         record[VALUE].copy_(result.value)
         record[2:4].copy_(result.means)
         for side, is_penalized in zip(sides, penalized if real else penalized[1:], strict=True):
             for kind in (INPUT, OTHERS):
-                self.coefficient[kind][side].copy_(torch.ones_like(slopes[side]) if is_penalized else slopes[side])
+                self.coefficient[kind][side].copy_(
+                    torch.ones_like(loss_gradients[side]) if is_penalized else loss_gradients[side]
+                )
 
     def _descend(self, first: int, loss: tuple | None = None) -> None:
         for index in range(first, -1, -1):
@@ -152,10 +159,10 @@ class FusedPasses(Stack):
             loss = None
 
     def adjoint_from(self, critic: FusedPasses) -> None:
-        """From a critic's input gradient at this one pass's output; its rows are weighed by the critic's slopes."""
+        """From a critic's input gradient at this one pass's output; its rows are weighed by the critic's dLoss/dlogit."""
         output, activation = self.output[0], self.products.layers[-1].output
-        slopes = critic.coefficient[BIAS]
-        given = dict(coefficient=slopes, y=output, activation=activation)
+        loss_gradients = critic.coefficient[BIAS]
+        given = dict(coefficient=loss_gradients, y=output, activation=activation)
         critic.products.input_gradient(self.adjoints[-1], critic.adjoints[0], "generator", **given)
         self._descend(len(self.products.layers) - 2)
 

@@ -1,6 +1,7 @@
 """The alternating update in closed form, for networks that are chains of linear layers: no graph, no double backward.
 
-For a critic with slopes m_l and activations A_l, s = dLoss/dlogit and v = dPenalty/dg at every row (docs/closed-form-step.md):
+For a critic with activation slopes m_l and activations A_l, s = dLoss/dlogit and v = dPenalty/dg at every row
+(docs/closed-form-step.md):
 
     forward    A_l = m_l * (A_{l-1} W_l^T + b_l)
     adjoint    U_L = 1,  U_l = m_l * (U_{l+1} W_{l+1}),  g = U_1 W_1

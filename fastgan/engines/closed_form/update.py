@@ -38,7 +38,7 @@ class UpdateResult:
     statistics: Tensor | None = None
 
     def doubt(self) -> Tensor:
-        """Numbers that are finite where all logits, slopes and penalties are."""
+        """Numbers that are finite where all logits, their gradients and penalties are."""
         return self.means if self.penalty is None else self.means + self.penalty
 
     def penalty_value(self) -> Tensor:
@@ -79,13 +79,13 @@ class TrainingPasses(Passes):
         first is of fake ones. Where g is asked for (penalized), U_L = 1 and A has the coefficient s, which is 0 at a penalty's
         own points; elsewhere s is the seed.
         """
-        logits, places = self.output, self._slope_places(1 + real, penalized)
+        logits, places = self.output, self._gradient_buffers(1 + real, penalized)
         fake, real_logits = logits[int(real)], logits[0] if real else None
         result = loss_and_gradients(real_logits, fake, places[0] if real else None, places[-1], objective, world)
         self[of].adjoint()
         return result
 
-    def _slope_places(self, count: int, penalized: Collection[int]) -> list[Tensor]:
+    def _gradient_buffers(self, count: int, penalized: Collection[int]) -> list[Tensor]:
         root: TrainingPasses = self._root
         if root._constants != (constants := (self._count, *penalized)):
             for number in range(self._count):
@@ -134,23 +134,23 @@ class TrainingPasses(Passes):
 def loss_and_gradients(
     real: Tensor | None,
     fake: Tensor,
-    real_slope: Tensor | None,
-    fake_slope: Tensor,
+    real_gradient: Tensor | None,
+    fake_gradient: Tensor,
     objective: loss_ops.Objective,
     world: World,
 ) -> UpdateResult:
-    """The objective of all processes' logits; writes the slopes of this one's rows."""
+    """The objective of all processes' logits; writes the gradients of this one's rows."""
     if world.size == 1:
-        return _result(*loss_ops.slopes_(real, fake, real_slope, fake_slope, objective))
+        return _result(*loss_ops.loss_gradients_(real, fake, real_gradient, fake_gradient, objective))
     all_real, all_fake = (None if x is None else all_rows(x.flatten().clone(), world) for x in (real, fake))
     assert all_fake is not None
-    all_real_slope = None if all_real is None else torch.empty_like(all_real)
-    all_fake_slope = torch.empty_like(all_fake)
-    result = _result(*loss_ops.slopes_(all_real, all_fake, all_real_slope, all_fake_slope, objective))
-    own = slice(world.rank * len(fake_slope), (world.rank + 1) * len(fake_slope))
-    fake_slope.copy_(all_fake_slope[own])
-    if real_slope is not None and all_real_slope is not None:
-        real_slope.copy_(all_real_slope[own])
+    all_real_gradient = None if all_real is None else torch.empty_like(all_real)
+    all_fake_gradient = torch.empty_like(all_fake)
+    result = _result(*loss_ops.loss_gradients_(all_real, all_fake, all_real_gradient, all_fake_gradient, objective))
+    own = slice(world.rank * len(fake_gradient), (world.rank + 1) * len(fake_gradient))
+    fake_gradient.copy_(all_fake_gradient[own])
+    if real_gradient is not None and all_real_gradient is not None:
+        real_gradient.copy_(all_real_gradient[own])
     return result
 
 

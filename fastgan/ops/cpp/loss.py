@@ -31,16 +31,16 @@ def _differentiable_gradients(
     return tuple(next(gradients) if want else None for want in wanted)
 
 
-@implementation("loss.slopes_", "cpp", "cpu", "cuda")
+@implementation("loss.loss_gradients_", "cpp", "cpu", "cuda")
 def _slopes_in_one_pass(
-    real: Tensor | None, fake: Tensor, real_slope: Tensor | None, fake_slope: Tensor, objective: Objective
+    real: Tensor | None, fake: Tensor, real_gradient: Tensor | None, fake_gradient: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     assert objective.arguments is not None and not objective.rows, "the mean of every objective has a kernel"
-    return _operator("loss_slopes_")(real, fake, real_slope, fake_slope, *objective.arguments)
+    return _operator("loss_gradients_")(real, fake, real_gradient, fake_gradient, *objective.arguments)
 
 
 class _Loss(torch.autograd.Function):
-    """The fused value; the slope is recomputed from the saved logits, which moves fewer bytes than saving it."""
+    """The fused value; the gradient is recomputed from the saved logits, which moves fewer bytes than saving it."""
 
     @staticmethod
     def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:

@@ -1,4 +1,4 @@
-"""loss in plain torch: real and fake logits -> the objective's value and its slope per logit."""
+"""loss in plain torch: real and fake logits -> the objective's value and its gradient per logit."""
 
 from __future__ import annotations
 
