@@ -16,12 +16,12 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("interpolate_(Tensor(a!) out, Tensor real, Tensor fake, Tensor alpha) -> ()");
   m.def("gather_rows_(Tensor(a!) out, Tensor images, Tensor indices) -> ()");
 
-  // linear: in place on rows [rows, width] of fp64, fp32 or bf16 (then bias is fp32), see reference.fold and slope. streams: a word
-  // for each stacked pass, none without dropout.
+  // linear: in place on rows [rows, width] of fp64, fp32 or bf16 (then bias is fp32), see encode_activation and activation_slope
+  // of the reference. streams: a word for each stacked pass, none without dropout.
   m.def(
-      "fold_(Tensor(a!) pre, Tensor? bias, float negative_slope, int[] streams, int threshold, float scale, int seed, int step, "
-      "int first_row) -> ()");
-  m.def("slope_(Tensor(a!) adjoints, Tensor activations, float negative_slope, float scale) -> ()");
+      "encode_activation_(Tensor(a!) pre, Tensor? bias, float negative_slope, int[] streams, int threshold, float scale, "
+      "int seed, int step, int first_row) -> ()");
+  m.def("activation_slope_(Tensor(a!) adjoints, Tensor activations, float negative_slope, float scale) -> ()");
 
   // linear: chains of layers in bf16 by AVX512-BF16 where `bf16_dot` is true; csrc/cpu/packed/storage.h says how values [rows, columns],
   // panels [columns / 64, rows / 2, 128] and packed weights [n / 64, k / 2, 128] are stored. activation: 0 identity, 1 tanh, 2 sigmoid.

@@ -88,15 +88,15 @@ def product(
 
 
 @triton.jit
-def fold(pre, below):
+def encode_activation(pre, below):
     """max(pre, 0) - below * max(-pre, 0), with the sign bit set unless pre > 0."""
     negative = (below * tl.abs(pre)).to(tl.uint32, bitcast=True) | SIGN
     return tl.where(pre > 0, pre, negative.to(tl.float32, bitcast=True))
 
 
 @triton.jit
-def slope(activations, scale, below):
-    """m, read back from what `fold` made: scale, scale * below, or 0 where the unit was dropped."""
+def activation_slope(activations, scale, below):
+    """m, read back from what `encode_activation` made: scale, scale * below, or 0 where the unit was dropped."""
     wide = activations.to(tl.float32)
     negative = wide.to(tl.int32, bitcast=True) < 0
     return tl.where(negative, scale * below, tl.where(wide == 0.0, 0.0, scale))
@@ -132,7 +132,7 @@ def forward_kernel(
     if not last:
         return
     pre += tl.load(bias + column, mask=column < width, other=0.0)[None, :]
-    a = fold(pre, below)
+    a = encode_activation(pre, below)
     if DROPOUT:
         stream = tl.load(streams + row // pass_rows, mask=row < rows, other=0)
         column0 = (number % tiles_n) * BLOCK_N
@@ -145,7 +145,7 @@ def forward_kernel(
         weight = tl.load(head + column, mask=column < width, other=0.0).to(tl.float32)[None, :]
         part = tl.sum(a.to(tl.float32) * weight, 1)
         tl.store(partials + (number % tiles_n).to(tl.int64) * all_rows + row, part, mask=row < rows)
-        u = (slope(a, scale, below) * weight).to(dtype)
+        u = (activation_slope(a, scale, below) * weight).to(dtype)
         tl.store(adjoint + row.to(tl.int64)[:, None] * adjoint_stride + column[None, :], u, mask=inside)
 
 
@@ -209,7 +209,7 @@ def adjoint_kernel(
         return
     inside = (row < rows)[:, None] & (column < width)[None, :]
     a = tl.load(activations + row.to(tl.int64)[:, None] * activations_stride + column[None, :], mask=inside, other=0.0)
-    u = (u * slope(a, scale, below)).to(dtype)
+    u = (u * activation_slope(a, scale, below)).to(dtype)
     tl.store(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], u, mask=inside)
 
 
@@ -287,7 +287,7 @@ def tangent_kernel(
     inside = (row < rows)[:, None] & (column < width)[None, :]
     a_at = activations + row.to(tl.int64)[:, None] * activations_stride + column[None, :]
     a = tl.load(a_at, mask=inside, other=0.0)
-    t *= slope(a, scale, below)
+    t *= activation_slope(a, scale, below)
     tl.store(out + row.to(tl.int64)[:, None] * out_stride + column[None, :], t.to(dtype), mask=inside)
     c = tl.load(coefficient + row, mask=row < rows, other=0.0)[:, None]
     tl.store(a_at, (c * a.to(tl.float32) + t).to(dtype), mask=inside)

@@ -89,7 +89,7 @@ def loss_and_gradients(
     record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_penalized, fake_penalized,
     FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the slopes to `coefficient`.
+    """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the gradients to `coefficient`.
 
     Real rows, if there are any (REAL), come first, then fake ones; rows: of each. coefficient: [3, all_rows].
     """
@@ -101,10 +101,10 @@ def loss_and_gradients(
         fake_shift = side_sum(partials, parts, all_rows, bias, 0, rows, 0.0, 0.0, "logits", BLOCK) / rows
         real_shift = side_sum(partials, parts, all_rows, bias, fake_first, rows, 0.0, 0.0, "logits", BLOCK) / rows
         fake_offset = -weight / rows * side_sum(
-            partials, parts, all_rows, bias, 0, rows, real_shift, real_target, "slopes", BLOCK
+            partials, parts, all_rows, bias, 0, rows, real_shift, real_target, "gradients", BLOCK
         )  # fmt: skip
         real_offset = -weight / rows * side_sum(
-            partials, parts, all_rows, bias, fake_first, rows, fake_shift, fake_target, "slopes", BLOCK
+            partials, parts, all_rows, bias, fake_first, rows, fake_shift, fake_target, "gradients", BLOCK
         )  # fmt: skip
     value = tl.zeros((BLOCK,), tl.float32)
     real_total = tl.zeros((BLOCK,), tl.float32)

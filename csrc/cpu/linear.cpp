@@ -26,7 +26,7 @@ constexpr int64_t kWork = 1 << 14;  // elements worth a thread
 
 // A = leaky(pre + bias) of a row, with its slope in its sign: -0 where the pre-activation is 0.
 template <class scalar>
-FASTGAN_VARIANTS void fold_row(scalar* row, const wide_t<scalar>* bias, int64_t width, wide_t<scalar> slope) {
+FASTGAN_VARIANTS void encode_row(scalar* row, const wide_t<scalar>* bias, int64_t width, wide_t<scalar> slope) {
   using T = wide_t<scalar>;
 #pragma omp simd
   for (int64_t j = 0; j < width; ++j) {
@@ -43,8 +43,8 @@ FASTGAN_VARIANTS void drop_row(scalar* row, const uint16_t* numbers, int64_t wid
 }
 
 template <class scalar>
-FASTGAN_VARIANTS void slope_row(scalar* adjoints, const scalar* activations, int64_t width, wide_t<scalar> above,
-                                wide_t<scalar> below) {
+FASTGAN_VARIANTS void multiply_row_by_slope(scalar* adjoints, const scalar* activations, int64_t width, wide_t<scalar> above,
+                                            wide_t<scalar> below) {
   using T = wide_t<scalar>;
 #pragma omp simd
   for (int64_t j = 0; j < width; ++j) {
@@ -67,8 +67,8 @@ void for_each_row(const Tensor& rows, const Visit& visit) {
   });
 }
 
-void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::IntArrayRef streams, int64_t threshold,
-           double scale, int64_t seed, int64_t step, int64_t first_row) {
+void encode_activation_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::IntArrayRef streams,
+                        int64_t threshold, double scale, int64_t seed, int64_t step, int64_t first_row) {
   check(pre);
   const int64_t rows = pre.size(0), width = pre.size(1), passes = std::max<int64_t>(1, streams.size());
   const Masks masks{{streams.begin(), streams.end()}, rows / passes,
@@ -82,7 +82,7 @@ void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::I
     scalar_t* const values = pre.mutable_data_ptr<scalar_t>();
     for_each_row(pre, [&](int64_t row) {
       scalar_t* const line = values + row * width;
-      fold_row<scalar_t>(line, b, width, T(negative_slope));
+      encode_row<scalar_t>(line, b, width, T(negative_slope));
       uint16_t numbers[Masks::kTileColumns];
       for (int64_t column = 0; !streams.empty() && column < width; column += Masks::kTileColumns) {
         masks.draw(row, 1, column, numbers);
@@ -93,7 +93,7 @@ void fold_(Tensor& pre, const OptionalTensor& bias, double negative_slope, at::I
   });
 }
 
-void slope_(Tensor& adjoints, const Tensor& activations, double negative_slope, double scale) {
+void activation_slope_(Tensor& adjoints, const Tensor& activations, double negative_slope, double scale) {
   check(adjoints);
   check(activations);
   TORCH_CHECK(adjoints.sizes() == activations.sizes() && adjoints.scalar_type() == activations.scalar_type(),
@@ -104,7 +104,7 @@ void slope_(Tensor& adjoints, const Tensor& activations, double negative_slope, 
     scalar_t* const u = adjoints.mutable_data_ptr<scalar_t>();
     const scalar_t* const a = activations.const_data_ptr<scalar_t>();
     for_each_row(adjoints, [&](int64_t row) {
-      slope_row<scalar_t>(u + row * width, a + row * width, width, T(scale), T(negative_slope * scale));
+      multiply_row_by_slope<scalar_t>(u + row * width, a + row * width, width, T(scale), T(negative_slope * scale));
     });
   });
 }
@@ -112,6 +112,6 @@ void slope_(Tensor& adjoints, const Tensor& activations, double negative_slope, 
 }  // namespace
 
 TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("fold_", &fold_);
-  m.impl("slope_", &slope_);
+  m.impl("encode_activation_", &encode_activation_);
+  m.impl("activation_slope_", &activation_slope_);
 }

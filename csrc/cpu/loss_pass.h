@@ -15,9 +15,9 @@ using fastgan::log1p_unit;
 using fastgan::narrow;
 using fastgan::wide_t;
 
-constexpr int64_t kStreams = 4;  // places that a sum reads from at a time: memory answers faster than to one
-constexpr int64_t kLanes = 32;   // sums side by side in a stream: a single one would wait for its own additions
-constexpr int64_t kFold = 1024;  // elements of a stream summed in fp32, 32 to a lane
+constexpr int64_t kStreams = 4;   // places that a sum reads from at a time: memory answers faster than to one
+constexpr int64_t kLanes = 32;    // sums side by side in a stream: a single one would wait for its own additions
+constexpr int64_t kWiden = 1024;  // elements of a stream summed in fp32, 32 to a lane
 
 // What is asked of a pass, added up.
 constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
@@ -149,7 +149,7 @@ struct Lanes {
   static constexpr int64_t parts = kStreams * kLanes;
   T part[parts] = {};
   double total[parts] = {};
-  void fold() {
+  void widen() {
 #pragma omp simd
     for (int64_t lane = 0; lane < parts; ++lane) {
       total[lane] += static_cast<double>(part[lane]);
@@ -157,7 +157,7 @@ struct Lanes {
     }
   }
   double sum() {
-    fold();
+    widen();
     double all = 0;
 #pragma omp simd reduction(+ : all)
     for (int64_t lane = 0; lane < parts; ++lane) all += total[lane];
@@ -177,21 +177,21 @@ FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64
     }
   };
   const auto fold = [&] {
-    value.fold();
+    value.widen();
     if constexpr (with_statistics) {
-      for (const int k : {0, 1}) logits[k].fold(), signs[k].fold();
+      for (const int k : {0, 1}) logits[k].widen(), signs[k].widen();
     }
   };
   const int64_t length = (end - begin) / (kStreams * kLanes) * kLanes;  // of a stream
   for (int64_t i = 0; i < length;) {
-    for (const int64_t stop = std::min(i + kFold, length); i < stop; i += kLanes) {
+    for (const int64_t stop = std::min(i + kWiden, length); i < stop; i += kLanes) {
 #pragma GCC unroll 4
       for (int64_t stream = 0; stream < kStreams; ++stream) {
 #pragma omp simd
         for (int64_t lane = 0; lane < kLanes; ++lane) take(begin + stream * length + i + lane, stream * kLanes + lane);
       }
     }
-    fold();
+    widen();
   }
   begin += kStreams * length;
 #pragma omp simd

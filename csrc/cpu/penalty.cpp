@@ -19,13 +19,13 @@ namespace {
 using at::Tensor;
 
 constexpr int64_t kWork = 1 << 18;  // elements worth a thread
-constexpr int64_t kFold = 1024;     // elements whose squares are summed in the gradient's type
+constexpr int64_t kWiden = 1024;    // elements whose squares are summed in the gradient's type
 
 template <class T>
 FASTGAN_VARIANTS double sum_of_squares(const T* row, int64_t width) {
   double total = 0;
-  for (int64_t begin = 0; begin < width; begin += kFold) {
-    const int64_t end = std::min(begin + kFold, width);
+  for (int64_t begin = 0; begin < width; begin += kWiden) {
+    const int64_t end = std::min(begin + kWiden, width);
     T sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = begin; j < end; ++j) sum += row[j] * row[j];

@@ -20,7 +20,7 @@ class Products(Protocol):
     """The products of one chain of layers on stacked passes of rows, with operands in a storage of its own.
 
     Operands hold activations A_l, adjoints U_l or, after `tangent_`, tangents; `part` takes some of their rows. The formulas
-    are reference.linear, fold, slope, adjoint and tangent.
+    are reference.linear, encode_activation, activation_slope, adjoint and tangent.
     """
 
     layers: Sequence[Layer]

@@ -35,8 +35,8 @@ class DenseProducts:
         self.weights = [layer.weight.detach().to(dtype) for layer in layers]  # the same tensors where that is their dtype
         device = layers[0].weight.device
         self.device = device
-        self.fold_ = resolve("linear.fold_", device.type)
-        self.slope_ = resolve("linear.slope_", device.type)
+        self.encode_activation_ = resolve("linear.encode_activation_", device.type)
+        self.activation_slope_ = resolve("linear.activation_slope_", device.type)
 
     def stride(self, rows: int) -> int:
         return rows
@@ -53,11 +53,11 @@ class DenseProducts:
         out.values.copy_(values)
 
     def load_output_(self, out: Dense, gradient: Tensor, output: Tensor) -> None:
-        out.values.copy_(gradient * reference.output_slope(output, self.layers[-1].output))
+        out.values.copy_(gradient * reference.output_activation_slope(output, self.layers[-1].output))
 
     def linear_(self, index: int, out: Dense, x: Dense, masks: sample.Masks | None) -> None:
         torch.mm(x.values, self.weights[index].t(), out=out.values)
-        self.fold_(out.values, self.layers[index], masks)
+        self.encode_activation_(out.values, self.layers[index], masks)
 
     def output_(self, out: Tensor, x: Dense) -> None:
         layer = self.layers[-1]
@@ -74,7 +74,7 @@ class DenseProducts:
 
     def adjoint_(self, index: int, out: Dense, upstream: Dense, activations: Dense) -> None:
         torch.mm(upstream.values, self.weights[index + 1], out=out.values)
-        self.slope_(out.values, activations.values, self.layers[index])
+        self.activation_slope_(out.values, activations.values, self.layers[index])
 
     def descend_(self, adjoints: Sequence[Dense], inputs: Sequence[Dense]) -> None:
         for index in reversed(range(len(adjoints) - 1)):
@@ -91,7 +91,7 @@ class DenseProducts:
     def tangent_(self, index: int, out: Dense, x: Dense, coefficient: Tensor) -> None:
         assert out.tangents is not None and x.tangents is not None
         torch.mm(x.tangents, self.weights[index].t(), out=out.tangents)
-        self.slope_(out.tangents, out.values, self.layers[index])
+        self.activation_slope_(out.tangents, out.values, self.layers[index])
         out.values.mul_(coefficient.unsqueeze(1)).add_(out.tangents)
 
     def tangents_(self, inputs: Sequence[Dense], coefficient: Tensor) -> None:

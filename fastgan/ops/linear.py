@@ -74,11 +74,13 @@ def linear_by_reference(
     return reference.linear(x, weight, bias, activation=activation, negative_slope=negative_slope, scale=scale)
 
 
-@implementation("linear.fold_", "reference")
-def _fold_(pre: Tensor, layer: Layer, masks: sample.Masks | None) -> None:
-    """pre = fold(pre + bias), with the dropout of stacked passes."""
+@implementation("linear.encode_activation_", "reference")
+def _encode_activation_(pre: Tensor, layer: Layer, masks: sample.Masks | None) -> None:
+    """pre = encode_activation(pre + bias), with the dropout of stacked passes."""
     wide = pre if layer.bias is None else pre + layer.bias.detach()
-    pre.copy_(reference.fold(wide, layer.negative_slope, None if masks is None else _mask(wide, layer.dropout, masks)))
+    pre.copy_(
+        reference.encode_activation(wide, layer.negative_slope, None if masks is None else _mask(wide, layer.dropout, masks))
+    )
 
 
 def _mask(like: Tensor, probability: float, masks: sample.Masks) -> Tensor:
@@ -87,7 +89,7 @@ def _mask(like: Tensor, probability: float, masks: sample.Masks) -> Tensor:
     return torch.cat([sample.dropout_scale(rows, width, probability, stream=word, **place) for word in masks.streams])
 
 
-@implementation("linear.slope_", "reference")
-def _slope_(adjoints: Tensor, activations: Tensor, layer: Layer) -> None:
+@implementation("linear.activation_slope_", "reference")
+def _activation_slope_(adjoints: Tensor, activations: Tensor, layer: Layer) -> None:
     """adjoints *= m, read back from the activations."""
-    adjoints.mul_(reference.slope(activations, layer.negative_slope, layer.scale))
+    adjoints.mul_(reference.activation_slope(activations, layer.negative_slope, layer.scale))

@@ -1,4 +1,4 @@
-"""linear and its derivatives, fold, slope, adjoint and tangent, against numpy and autograd in fp64."""
+"""linear and its derivatives, encode_activation, activation_slope, adjoint and tangent, against numpy and autograd in fp64."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_a_result_changed_before_the_backward_pass_is_noticed(requires_extension
 @pytest.mark.parametrize("dropout", [False, True], ids=["plain", "dropout"])
 def test_fold_is_activation_times_dropout(activation: str, dropout: bool) -> None:
     pre, scale = normal(6, 5), keep_mask(6, 5) if dropout else None
-    a = reference.fold(pre, PIECEWISE_LINEAR[activation], scale)
+    a = reference.encode_activation(pre, PIECEWISE_LINEAR[activation], scale)
     expected = TORCH[activation](pre) * (1.0 if scale is None else scale)
     torch.testing.assert_close(a, expected, rtol=1e-15, atol=0)
 
@@ -203,7 +203,7 @@ def test_fold_keeps_the_slope_in_the_sign(negative_slope: float) -> None:
     """Pre-activations of 0, of either sign, count as below; a dropped unit is +0 whatever it was."""
     pre = torch.tensor([2.0, -2.0, 0.0, -0.0, 2.0, -2.0, 0.0, torch.nan], dtype=torch.float64)
     scale = torch.tensor([2.0, 2.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0], dtype=torch.float64)
-    a = reference.fold(pre, negative_slope, scale)
+    a = reference.encode_activation(pre, negative_slope, scale)
     assert a.tolist() == [4.0, -4.0 * negative_slope, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
     assert a.signbit().tolist() == [False, True, True, True, False, False, False, False]
 
@@ -211,7 +211,7 @@ def test_fold_keeps_the_slope_in_the_sign(negative_slope: float) -> None:
 def test_fold_passes_nan_on() -> None:
     pre, kept = torch.tensor([torch.nan, 1.0]), torch.tensor([2.0, 2.0])
     for scale in (None, kept):
-        assert reference.fold(pre, 0.0, scale).isnan().tolist() == [True, False]
+        assert reference.encode_activation(pre, 0.0, scale).isnan().tolist() == [True, False]
 
 
 @pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
@@ -221,7 +221,9 @@ def test_slope_is_the_derivative_of_the_layer(activation: str, dropout: bool) ->
     scale = keep_mask(6, 5) if dropout else torch.ones(6, 5, dtype=torch.float64)
     (expected,) = torch.autograd.grad((TORCH[activation](pre) * scale).sum(), pre)
     negative_slope = PIECEWISE_LINEAR[activation]
-    m = reference.slope(reference.fold(pre.detach(), negative_slope, scale), negative_slope, 2.0 if dropout else 1.0)
+    m = reference.activation_slope(
+        reference.encode_activation(pre.detach(), negative_slope, scale), negative_slope, 2.0 if dropout else 1.0
+    )
     if activation == "identity":
         expected = scale  # at 0, too
     torch.testing.assert_close(m, expected, rtol=1e-15, atol=0)
@@ -231,7 +233,9 @@ def test_slope_is_the_derivative_of_the_layer(activation: str, dropout: bool) ->
 def test_slope_at_zero_is_torchs_own(activation: str, expected: float) -> None:
     zero = torch.zeros(1, 1, dtype=torch.float64, requires_grad=True)
     (torchs,) = torch.autograd.grad(TORCH[activation](zero).sum(), zero)
-    m = reference.slope(reference.fold(zero.detach(), PIECEWISE_LINEAR[activation]), PIECEWISE_LINEAR[activation])
+    m = reference.activation_slope(
+        reference.encode_activation(zero.detach(), PIECEWISE_LINEAR[activation]), PIECEWISE_LINEAR[activation]
+    )
     assert m.item() == torchs.item() == expected
 
 
@@ -246,7 +250,7 @@ def test_slope_at_zero_is_torchs_own(activation: str, expected: float) -> None:
 def test_output_slope_is_the_derivative_by_the_output(activation: str, slope_of: Callable) -> None:
     y = torch.linspace(0.05, 0.95, 19, dtype=torch.float64)
     expected = torch.tensor([slope_of(each) for each in y.tolist()], dtype=torch.float64)
-    torch.testing.assert_close(reference.output_slope(y, activation), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(reference.output_activation_slope(y, activation), expected, rtol=1e-12, atol=0)
 
 
 def test_adjoint_is_the_backward_pass() -> None:
@@ -320,7 +324,7 @@ def test_fold_in_place(in_place: InPlace, width: int, dtype: torch.dtype, bias: 
     layer, pre = layer_of(width, dtype, bias=bias), normal(15, width, dtype=dtype)
     for streams in ((), STREAMS[:1], STREAMS):
         got, masks = pre.clone(), Masks(COUNTER["seed"], COUNTER["step"], streams, COUNTER["first_row"])
-        in_place("fold_")(got, layer, masks if streams else None)
+        in_place("encode_activation_")(got, layer, masks if streams else None)
         check_folded(got, pre, layer, stacked_mask(15 // len(streams), width, streams) if streams else None)
 
 
@@ -333,7 +337,7 @@ def test_cpp_folds_the_reference_bits(requires_extension: None, slope: float, dt
     for masks in (None, Masks(11, 12, STREAMS, 13)):
         ours, theirs = pre.clone(), pre.clone()
         for name, values in (("cpp", ours), ("reference", theirs)):
-            backend.resolve("linear.fold_", "cpu", name)(values, layer, masks)
+            backend.resolve("linear.encode_activation_", "cpu", name)(values, layer, masks)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
         known = ~ours.isnan()
         assert torch.equal(ours.signbit()[known], theirs.signbit()[known])
@@ -349,24 +353,26 @@ def test_slope_in_place(in_place: InPlace, width: int, dtype: torch.dtype, slope
     a = torch.tensor([0.5, -0.5, -0.0, 0.0], dtype=dtype)[kind]
     m = torch.tensor([1.0, slope, slope, 0.0], dtype=torch.float64)[kind] / 0.7
     got = upstream.clone()
-    in_place("slope_")(got, a, layer)
+    in_place("activation_slope_")(got, a, layer)
     torch.testing.assert_close(got.double(), upstream.double() * m, rtol=ERROR[dtype], atol=0)
 
 
 def test_what_does_not_fit_in_place_is_an_error(requires_extension: None) -> None:
-    fold_, slope_ = (backend.resolve(f"linear.{name}", "cpu", "cpp") for name in ("fold_", "slope_"))
+    encode_activation_, activation_slope_ = (
+        backend.resolve(f"linear.{name}", "cpu", "cpp") for name in ("encode_activation_", "activation_slope_")
+    )
     layer, rows = layer_of(6, torch.float32, bias=True), torch.zeros(4, 6)
     with pytest.raises(RuntimeError, match="contiguous"):
-        fold_(torch.zeros(6, 4).t(), layer, None)
+        encode_activation_(torch.zeros(6, 4).t(), layer, None)
     with pytest.raises(RuntimeError, match=r"bias must be contiguous, \[width\]"):
-        fold_(torch.zeros(4, 5), layer, None)
+        encode_activation_(torch.zeros(4, 5), layer, None)
     with pytest.raises(RuntimeError, match="like activations"):
-        slope_(rows, rows[:2], layer)
+        activation_slope_(rows, rows[:2], layer)
 
 
-@pytest.mark.parametrize("name", ["fold_", "slope_"])
+@pytest.mark.parametrize("name", ["encode_activation_", "activation_slope_"])
 def test_opcheck(name: str, requires_extension: None) -> None:
-    last = (torch.ones(5), 0.2, (1, 2), 20000, 1.5, 3, 4, 5) if name == "fold_" else (torch.randn(4, 5), 0.2, 1.5)
+    last = (torch.ones(5), 0.2, (1, 2), 20000, 1.5, 3, 4, 5) if name == "encode_activation_" else (torch.randn(4, 5), 0.2, 1.5)
     torch.library.opcheck(getattr(torch.ops.fastgan, name).default, (torch.randn(4, 5), *last), test_utils=("test_schema",))
 
 

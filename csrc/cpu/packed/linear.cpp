@@ -48,9 +48,9 @@ __m512 wide(__m256i values) {
 }
 
 // A = leaky(pre), with its slope in its sign: -0 where the pre-activation is 0.
-struct Fold {
+struct EncodeActivation {
   __m512 negative_slope;
-  explicit Fold(double slope) : negative_slope(_mm512_set1_ps(static_cast<float>(slope))) {}
+  explicit EncodeActivation(double slope) : negative_slope(_mm512_set1_ps(static_cast<float>(slope))) {}
   __m512 operator()(__m512 pre) const {
     const __m512 size = _mm512_mul_ps(negative_slope, _mm512_abs_ps(pre));
     const __m512 below = _mm512_or_ps(size, _mm512_set1_ps(-0.0f));
@@ -59,9 +59,9 @@ struct Fold {
 };
 
 // A layer's slope at its activations: their signs have it, and +0 is a dropped unit.
-struct Slope {
+struct ActivationSlope {
   __m512 above, below;
-  Slope(double negative_slope, double scale)
+  ActivationSlope(double negative_slope, double scale)
       : above(_mm512_set1_ps(static_cast<float>(scale))), below(_mm512_set1_ps(static_cast<float>(negative_slope * scale))) {}
   __m512 operator()(__m256i activations) const {
     const __m512 kept = _mm512_mask_mov_ps(above, _mm256_movepi16_mask(activations), below);
@@ -170,12 +170,12 @@ void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList p
       masks.streams.assign(streams.begin(), streams.begin() + passes);
       streams = streams.slice(passes);
     }
-    const Fold fold(negative_slopes[l]);
+    const EncodeActivation encode(negative_slopes[l]);
     const OptionalTensor given = biases.get(l);
     const float* const bias = bias_of(given, widths[l]);
     product(values[l], packs[l], widths[l], [&](auto& sums, int64_t row, int64_t column, int64_t width) {
       add_bias(sums, bias, column, width);
-      change_all(sums, [&](__m512 pre, int, int) { return fold(pre); });
+      change_all(sums, [&](__m512 pre, int, int) { return encode(pre); });
       if (!masks.streams.empty()) drop(masks, sums, row, column);
       out.store_values(sums, row, column, width);
       out.store_panels(sums, row, column);
@@ -232,7 +232,7 @@ void adjoint_bf16_(at::TensorList values, at::TensorList panels, at::TensorList 
                 "activations must be like values");
     const auto* a = reinterpret_cast<const uint16_t*>(made.const_data_ptr());
     const int64_t stride = made.stride(0);
-    const Slope slope(negative_slopes[l], scales[l]);
+    const ActivationSlope slope(negative_slopes[l], scales[l]);
     product(values[l], packs[l], widths[l], [&](auto& sums, int64_t row, int64_t column, int64_t width) {
       const uint16_t* const first = a + row * stride + column;
       change_all(sums, [&](__m512 sum, int r, int v) {
@@ -252,7 +252,7 @@ void tangent_bf16_(at::TensorList values, at::TensorList panels, at::TensorList 
   for (size_t l = 0; l < packs.size(); ++l) {
     const Operand out = operand_of(values[l + 1], panels[l], widths[l]);
     TORCH_CHECK(coefficient.numel() == out.rows, "the coefficient must be fp32 [rows]");
-    const Slope slope(negative_slopes[l], scales[l]);
+    const ActivationSlope slope(negative_slopes[l], scales[l]);
     product(values[l], packs[l], widths[l], [&](auto& sums, int64_t row, int64_t column, int64_t width) {
       auto mixed = sums;
       const uint16_t* const first = out.values + row * out.stride + column;

@@ -15,13 +15,13 @@ from ..sample import Masks, as_int64
 SLOPES = {"identity": 1.0, "relu": 0.0}  # negative ones
 
 
-class _Folded(torch.autograd.Function):
+class _FusedActivation(torch.autograd.Function):
     """A layer whose units are piecewise linear: a unit's slope is read back from its output, whose sign tells it."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, layer: Layer, dropout: Dropout) -> Tensor:
         y = torch.mm(x, weight.t())
-        resolve("linear.fold_", "cpu", "cpp")(y, layer, dropout.masks)
+        resolve("linear.encode_activation_", "cpu", "cpp")(y, layer, dropout.masks)
         ctx.save_for_backward(x, weight, bias, y)
         ctx.slopes = layer.negative_slope, layer.scale
         return y
@@ -31,12 +31,12 @@ class _Folded(torch.autograd.Function):
         x, weight, bias, y = ctx.saved_tensors
         want_x, want_weight, want_bias, *_ = ctx.needs_input_grad
         if torch.is_grad_enabled():  # differentiable again: slopes are constants where they exist
-            adjoint = upstream * reference.slope(y.detach(), *ctx.slopes)
+            adjoint = upstream * reference.activation_slope(y.detach(), *ctx.slopes)
             if want_bias:
                 adjoint = adjoint + 0.0 * bias  # a bias moves kinks alone: its second derivative is 0, and not missing
         else:
             adjoint = upstream.clone(memory_format=torch.contiguous_format)
-            torch.ops.fastgan.slope_.default(adjoint, y, *ctx.slopes)
+            torch.ops.fastgan.activation_slope_.default(adjoint, y, *ctx.slopes)
         of_x = adjoint @ weight if want_x else None
         of_weight = adjoint.t() @ x if want_weight else None
         return of_x, of_weight, adjoint.sum(0) if want_bias else None, None, None
@@ -60,18 +60,18 @@ def _linear_cpp(
     slope = negative_slope if activation == "leaky_relu" else SLOPES.get(activation, -1.0)
     if dropout is None or slope < 0 or not isinstance(dropout.masks.seed, int) or not _plain(x, weight, bias):
         return linear_by_reference(x, weight, bias, activation=activation, negative_slope=negative_slope, dropout=dropout)
-    return _Folded.apply(x, weight, bias, Layer(weight, bias, slope, dropout.probability), dropout)
+    return _FusedActivation.apply(x, weight, bias, Layer(weight, bias, slope, dropout.probability), dropout)
 
 
-@implementation("linear.fold_", "cpp", "cpu")
-def _fold_cpp(pre: Tensor, layer: Layer, masks: Masks | None) -> None:
+@implementation("linear.encode_activation_", "cpp", "cpu")
+def _encode_activation_cpp(pre: Tensor, layer: Layer, masks: Masks | None) -> None:
     bias = None if layer.bias is None else layer.bias.detach()
-    torch.ops.fastgan.fold_(pre, bias, layer.negative_slope, *_mask_arguments(layer, masks))
+    torch.ops.fastgan.encode_activation_(pre, bias, layer.negative_slope, *_mask_arguments(layer, masks))
 
 
-@implementation("linear.slope_", "cpp", "cpu")
-def _slope_cpp(adjoints: Tensor, activations: Tensor, layer: Layer) -> None:
-    torch.ops.fastgan.slope_(adjoints, activations, layer.negative_slope, layer.scale)
+@implementation("linear.activation_slope_", "cpp", "cpu")
+def _activation_slope_cpp(adjoints: Tensor, activations: Tensor, layer: Layer) -> None:
+    torch.ops.fastgan.activation_slope_(adjoints, activations, layer.negative_slope, layer.scale)
 
 
 def _mask_arguments(layer: Layer, masks: Masks | None) -> tuple:

@@ -4,7 +4,7 @@ This is the only definition. The C++ and Triton implementations are compared wit
 exists. Written to be read: no fusion, nothing in place but what an operator is documented to update. A file for each stem.
 """
 
-from .linear import SATURATING, activate, adjoint, fold, linear, output_slope, slope, tangent
+from .linear import SATURATING, activate, activation_slope, adjoint, encode_activation, linear, output_activation_slope, tangent
 from .loss import (
     KINDS,
     PAIRED_KINDS,

@@ -31,7 +31,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, activation="identi
     return y if scale is None else (y * scale).to(y.dtype)
 
 
-def fold(pre: Tensor, negative_slope: float, scale: Tensor | None = None) -> Tensor:
+def encode_activation(pre: Tensor, negative_slope: float, scale: Tensor | None = None) -> Tensor:
     """A = scale * leaky(pre), its slope kept in its sign: -0 where the unit passes the negative slope, +0 where it is dropped.
 
     negative_slope: 1 for the identity, 0 for ReLU; scale: a dropout factor like pre, or None.
@@ -40,8 +40,9 @@ def fold(pre: Tensor, negative_slope: float, scale: Tensor | None = None) -> Ten
     return a if scale is None else torch.where(scale > 0, a * scale, 0.0).to(pre.dtype)
 
 
-def slope(activations: Tensor, negative_slope: float, scale: float = 1.0) -> Tensor:
-    """m = dA / d pre-activation, read back from what `fold` made: scale, negative_slope * scale, or 0 where A is +0.
+def activation_slope(activations: Tensor, negative_slope: float, scale: float = 1.0) -> Tensor:
+    """m = dA / d pre-activation, read back from what `encode_activation` made: scale, negative_slope * scale, or 0 where A is
+    +0.
 
     At a pre-activation of 0 ReLU has slope 0 and LeakyReLU its negative slope, as in torch's own backward.
     """
@@ -50,7 +51,7 @@ def slope(activations: Tensor, negative_slope: float, scale: float = 1.0) -> Ten
     return kept.masked_fill((activations == 0) & ~below, 0.0)
 
 
-def output_slope(y: Tensor, activation: str) -> Tensor:
+def output_activation_slope(y: Tensor, activation: str) -> Tensor:
     """d act / d pre-activation of a network's last layer, from its output y: identity, tanh or sigmoid."""
     if activation == "tanh":
         return 1.0 - y * y
