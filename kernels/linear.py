@@ -19,12 +19,12 @@ SIGN = tl.constexpr(0x80000000)
 
 
 @triton.jit
-def meet(total, room, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+def reduce_split_k(total, workspace, number, SPLITS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
     """A tile's sum over the SPLITS parts of its depth, and whether this program has it: the last one to arrive.
 
-    room: for the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N]; for how many have arrived, int32 [tiles], left at 0 as found.
+    workspace: the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N], and how many have arrived, int32 [tiles], left at 0 as found.
     """
-    parts, arrived = room
+    parts, arrived = workspace
     place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
     parts += number.to(tl.int64) * (SPLITS * BLOCK_M * BLOCK_N) + place
     tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
@@ -51,7 +51,7 @@ def operand(x, DTYPE: tl.constexpr, PRECISION: tl.constexpr):
 
 @triton.jit
 def product(
-    x, x_stride, w, w_row, w_column, number, rows, columns, depth, room,
+    x, x_stride, w, w_row, w_column, number, rows, columns, depth, workspace,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
     SPLITS: tl.constexpr, SQUARES: tl.constexpr = False,
 ):  # fmt: skip
@@ -83,7 +83,7 @@ def product(
         return total, tl.sum(squares, 1), True
     else:
         tl.static_assert(not SQUARES, "squared norms are of a whole row")
-        total, last = meet(total, room, number, SPLITS, BLOCK_M, BLOCK_N)
+        total, last = reduce_split_k(total, workspace, number, SPLITS, BLOCK_M, BLOCK_N)
         return total, tl.sum(squares, 1), last
 
 
@@ -112,7 +112,7 @@ def tile(number, tiles_n, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
 
 @triton.jit(do_not_specialize=["seed", "step"])
 def forward_kernel(
-    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, room, below, scale,
+    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, workspace, below, scale,
     seed, step, streams, first_row, pass_rows, threshold, head, adjoint, adjoint_stride, partials, all_rows,
     DROPOUT: tl.constexpr, HEAD: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
@@ -127,7 +127,7 @@ def forward_kernel(
     number = tl.program_id(0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     pre, _, last = product(
-        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+        x, x_stride, w, 1, w_stride, number, row, column, depth, workspace, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
     )  # fmt: skip
     if not last:
         return
@@ -151,7 +151,7 @@ def forward_kernel(
 
 @triton.jit
 def output_kernel(
-    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, room,
+    out, out_stride, x, x_stride, w, w_stride, bias, rows, width, depth, tiles_n, workspace,
     copy, copy_stride, pass_rows, copy_rows,
     ACTIVATION: tl.constexpr, COPY: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
@@ -162,7 +162,7 @@ def output_kernel(
     number = tl.program_id(0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     y, _, last = product(
-        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
+        x, x_stride, w, 1, w_stride, number, row, column, depth, workspace, dtype, PRECISION, BLOCK_M, BLOCK_N, BLOCK_K, SPLITS
     )  # fmt: skip
     if not last:
         return
@@ -183,10 +183,10 @@ def output_kernel(
 @triton.jit
 def adjoint_kernel(
     out, out_stride, upstream, upstream_stride, w, w_stride, activations, activations_stride, rows, width, depth, tiles_n,
-    room, below, scale, record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
-    real_penalized, fake_penalized,
-    FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
+    workspace, below, scale, record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target,
+    loss_scale, real_penalized, fake_penalized, FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK:
+    tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS:
+    tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """U_l = m_l * (U_{l+1} W_{l+1}). LOSS: program 0 evaluates the logits' loss meanwhile (loss.loss_and_gradients)."""
     wait_for_predecessor(PDL)
@@ -202,7 +202,7 @@ def adjoint_kernel(
     number = tl.program_id(0) - (1 if LOSS else 0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     u, _, last = product(
-        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, room, dtype, PRECISION,
+        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, workspace, dtype, PRECISION,
         BLOCK_M, BLOCK_N, BLOCK_K, SPLITS,
     )  # fmt: skip
     if not last:
@@ -215,7 +215,7 @@ def adjoint_kernel(
 
 @triton.jit
 def gradient_kernel(
-    out, out_stride, upstream, upstream_stride, w, w_stride, coefficient, rows, width, depth, tiles_n, room,
+    out, out_stride, upstream, upstream_stride, w, w_stride, coefficient, rows, width, depth, tiles_n, workspace,
     y, y_stride, x, x_stride, factor,
     MODE: tl.constexpr, ACTIVATION: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
@@ -230,7 +230,7 @@ def gradient_kernel(
     number = tl.program_id(0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     g, _, last = product(
-        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, room, dtype, PRECISION,
+        upstream, upstream_stride, w, w_stride, 1, number, row, column, depth, workspace, dtype, PRECISION,
         BLOCK_M, BLOCK_N, BLOCK_K, SPLITS,
     )  # fmt: skip
     if not last:
@@ -257,7 +257,7 @@ def gradient_kernel(
 @triton.jit
 def tangent_kernel(
     out, out_stride, x, x_stride, w, w_stride, activations, activations_stride, coefficient, all_rows, rows, width, depth,
-    tiles_n, room, below, scale, penalty_values, weight, target, one_sided,
+    tiles_n, workspace, below, scale, penalty_values, weight, target, one_sided,
     FIRST: tl.constexpr, PRECISION: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -272,7 +272,7 @@ def tangent_kernel(
     number = tl.program_id(0)
     row, column = tile(number, tiles_n, BLOCK_M, BLOCK_N)
     t, squares, last = product(
-        x, x_stride, w, 1, w_stride, number, row, column, depth, room, dtype, PRECISION,
+        x, x_stride, w, 1, w_stride, number, row, column, depth, workspace, dtype, PRECISION,
         BLOCK_M, BLOCK_N, BLOCK_K, SPLITS, FIRST != "",
     )  # fmt: skip
     if not last:

@@ -1,8 +1,8 @@
 """update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their average.
 
-An update's record is fp32 [4 + penalties + 2 programs]: the objective's value, whether the update was held back, the mean real
+An update's record is fp32 [4 + penalties + 2 programs]: the objective's value, whether the update was skipped, the mean real
 and fake logits, the rows' penalties, then each program's sum of squared gradients and number of gradients that are not finite.
-Records of several updates stand in one matrix; `settle_kernel` counts them once they are all done.
+The records of several updates are the rows of an update log; `flush_kernel` counts them once they are all done.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import triton.language as tl
 from .launch import wait_for_predecessor
 from .linear import operand
 
-HELD, DOUBT, PENALTY_VALUES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
+SKIPPED, FINITE_CHECK, PENALTY_VALUES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
 MOST_FLAGS = tl.constexpr(1024)  # of earlier updates that a program reads at a time
 FIELDS = 13  # of a layer in `update_kernel`'s table
 
@@ -92,7 +92,7 @@ def load_all(buffers, base, place, inside):
 
 @triton.jit
 def take(
-    buffers, old, base, place, inside, g, rate, t, held, numbers, clip, decay,
+    buffers, old, base, place, inside, g, rate, t, skipped, numbers, clip, decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr,
 ):  # fmt: skip
     """Steps the weights at a place, from what stands there; a weight whose gradient is not finite keeps its value and states.
@@ -104,52 +104,52 @@ def take(
     clean = tl.where(finite & inside, g, 0.0)
     new, n0, n1, n2 = stepped(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
     new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
-    taken = finite & (held == 0)
+    taken = finite & (skipped == 0)
     new = tl.where(taken, new, w)
     store_if(buffers[0], base, place, new, inside)
     # masks that differ from weight to weight would make every store a narrow one
     store_if(buffers[1], base, place, tl.where(taken, n0, s0), inside)
     store_if(buffers[2], base, place, tl.where(taken, n1, s1), inside)
     store_if(buffers[3], base, place, tl.where(taken, n2, s2), inside)
-    store_if(buffers[4], base, place, tl.where(held == 0, new + decay * (mean - new), mean), inside)
+    store_if(buffers[4], base, place, tl.where(skipped == 0, new + decay * (mean - new), mean), inside)
     return new, clean * clean, tl.where(finite | (inside == 0), 0.0, 1.0)
 
 
 @triton.jit
-def is_held(record, doubts, BLOCK: tl.constexpr):
+def is_skipped(record, finite_checks, BLOCK: tl.constexpr):
     """Whether any of an update's mean logits and penalties is not finite: 0 or 1."""
     wrong = tl.zeros((BLOCK,), tl.int32)
-    for begin in range(0, doubts, BLOCK):
+    for begin in range(0, finite_checks, BLOCK):
         place = begin + tl.arange(0, BLOCK)
-        doubt = tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
-        wrong |= tl.where(is_finite(doubt), 0, 1)
+        finite_check = tl.load(record + FINITE_CHECK + place, mask=place < finite_checks, other=0.0)
+        wrong |= tl.where(is_finite(finite_check), 0, 1)
     return tl.max(wrong, 0)
 
 
 @triton.jit
-def held_of(records, record_size, earlier, index):
-    """Which of the updates `earlier` than number `index` were held back: 0 or 1."""
-    return tl.load(records + earlier.to(tl.int64) * record_size + HELD, mask=earlier < index, other=0.0)
+def skipped_of(update_log, record_size, earlier, index):
+    """Which of the updates `earlier` than number `index` were skipped: 0 or 1."""
+    return tl.load(update_log + earlier.to(tl.int64) * record_size + SKIPPED, mask=earlier < index, other=0.0)
 
 
 @triton.jit
-def number_of_update(count, records, record_size, index, FLAGS: tl.constexpr):
-    """Which update this one is, from 1, not counting those held back: index updates since `count` was settled.
+def number_of_update(count, update_log, record_size, index, FLAGS: tl.constexpr):
+    """Which update this one is, from 1, not counting those skipped: index updates since `count` was flushed.
 
     FLAGS: a power of two, more than any index; above MOST_FLAGS they are read in blocks of so many.
     """
     if FLAGS <= MOST_FLAGS:
-        held = held_of(records, record_size, tl.arange(0, FLAGS), index)
+        skipped = skipped_of(update_log, record_size, tl.arange(0, FLAGS), index)
     else:
-        held = tl.zeros((MOST_FLAGS,), tl.float32)
+        skipped = tl.zeros((MOST_FLAGS,), tl.float32)
         for begin in range(0, index, MOST_FLAGS):
-            held += held_of(records, record_size, begin + tl.arange(0, MOST_FLAGS), index)
-    return (tl.load(count) + index + 1).to(tl.float32) - tl.sum(held, 0)
+            skipped += skipped_of(update_log, record_size, begin + tl.arange(0, MOST_FLAGS), index)
+    return (tl.load(count) + index + 1).to(tl.float32) - tl.sum(skipped, 0)
 
 
-@triton.jit(do_not_specialize=["index", "doubts"])
+@triton.jit(do_not_specialize=["index", "finite_checks"])
 def update_kernel(
-    buffers, table, coefficient, all_rows, rows, records, record_size, index, doubts,
+    buffers, table, coefficient, all_rows, rows, update_log, record_size, index, finite_checks,
     statistics_at, rates, count, numbers, clip, decay, gradient, size, split_rows,
     LAYERS: tl.constexpr, FIELDS: tl.constexpr, RULE: tl.constexpr, NESTEROV: tl.constexpr, FUSED: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, FLAGS: tl.constexpr, ALIGNED: tl.constexpr,
@@ -180,7 +180,7 @@ def update_kernel(
     place = tl.arange(0, BLOCK_O)[:, None] * inputs + input_[None, :]
     weight_at = tl.multiple_of(weight_at, ALIGNED) + output0.to(tl.int64) * inputs
     if FUSED:
-        # settled long before the launch that this one may overlap
+        # written long before the launch that this one may overlap
         old = load_all(buffers, weight_at, place, inside)
     wait_for_predecessor(PDL)
     begin = tl.program_id(1) * split_rows
@@ -207,12 +207,12 @@ def update_kernel(
     bias_gradient = tl.sum(bias_parts, 0)
     bias_inside = (output < outputs) & first & (bias_at >= 0)
     if FUSED:
-        record = records + tl.cast(index, tl.int64) * record_size
-        held = is_held(record, doubts, 128)
-        t = number_of_update(count, records, record_size, index, FLAGS)
+        record = update_log + tl.cast(index, tl.int64) * record_size
+        skipped = is_skipped(record, finite_checks, 128)
+        t = number_of_update(count, update_log, record_size, index, FLAGS)
         rate = tl.load(rates).to(tl.float32)
         new, squares, bad = take(
-            buffers, old, weight_at, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
+            buffers, old, weight_at, place, inside, g, rate, t, skipped, numbers, clip, decay, RULE, NESTEROV
         )  # fmt: skip
         shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
         shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
@@ -221,7 +221,7 @@ def update_kernel(
         if first:
             old_bias = load_all(buffers, bias_at, output, bias_inside)
             new_bias, bias_squares, bias_bad = take(  # noqa: RUF059
-                buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, held, numbers, clip, decay, RULE,
+                buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, skipped, numbers, clip, decay, RULE,
                 NESTEROV,
             )  # fmt: skip
             squares_sum += tl.sum(bias_squares, 0)
@@ -230,16 +230,16 @@ def update_kernel(
         tl.store(statistics, squares_sum)
         tl.store(statistics + tl.num_programs(0), bad_sum)
         if tile == 0:
-            tl.store(record + HELD, held.to(tl.float32))
+            tl.store(record + SKIPPED, skipped.to(tl.float32))
     else:
         split = gradient + tl.program_id(1).to(tl.int64) * size
         tl.store(split + weight_at + place, g, mask=inside)
         tl.store(split + bias_at + output, bias_gradient, mask=bias_inside)
 
 
-@triton.jit(do_not_specialize=["index", "doubts"])
+@triton.jit(do_not_specialize=["index", "finite_checks"])
 def flat_kernel(
-    buffers, gradient, splits, size, records, record_size, index, doubts, statistics_at, rates, count,
+    buffers, gradient, splits, size, update_log, record_size, index, finite_checks, statistics_at, rates, count,
     numbers, clip, decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -251,33 +251,33 @@ def flat_kernel(
     g = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
         g += tl.load(gradient + tl.cast(split, tl.int64) * size + base + place, mask=inside, other=0.0)
-    record = records + tl.cast(index, tl.int64) * record_size
-    held = is_held(record, doubts, 128)
-    t = number_of_update(count, records, record_size, index, FLAGS)
+    record = update_log + tl.cast(index, tl.int64) * record_size
+    skipped = is_skipped(record, finite_checks, 128)
+    t = number_of_update(count, update_log, record_size, index, FLAGS)
     rate = tl.load(rates).to(tl.float32)
     new, squares, bad = take(  # noqa: RUF059
-        buffers, old, base, place, inside, g, rate, t, held, numbers, clip, decay, RULE, NESTEROV
+        buffers, old, base, place, inside, g, rate, t, skipped, numbers, clip, decay, RULE, NESTEROV
     )  # fmt: skip
     statistics = record + statistics_at + tl.program_id(0)
     tl.store(statistics, tl.sum(squares, 0))
     tl.store(statistics + tl.num_programs(0), tl.sum(bad, 0))
     if tl.program_id(0) == 0:
-        tl.store(record + HELD, held.to(tl.float32))
+        tl.store(record + SKIPPED, skipped.to(tl.float32))
 
 
 @triton.jit
-def settle_kernel(
-    records, record_size, updates, doubts, statistics_at, programs, count, skipped, results,
+def flush_kernel(
+    update_log, record_size, updates, finite_checks, statistics_at, programs, count, skips, results,
     BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
-    """Counts updates that were not held back, and what was left alone; a program for each update.
+    """Counts updates that were not skipped, and what was left alone; a program for each update.
 
     results, fp32 [6]: of the last update its value, mean real and fake logit, penalty, sum of squared gradients, and how many
     gradients were not finite.
     """
     wait_for_predecessor(PDL)
     update = tl.program_id(0)
-    record = records + update.to(tl.int64) * record_size
+    record = update_log + update.to(tl.int64) * record_size
     squares = tl.zeros((BLOCK,), tl.float32)
     bad = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, programs, BLOCK):
@@ -285,17 +285,17 @@ def settle_kernel(
         statistics = record + statistics_at + place
         squares += tl.load(statistics, mask=place < programs, other=0.0)
         bad += tl.load(statistics + programs, mask=place < programs, other=0.0)
-    held, wrong = tl.load(record + HELD).to(tl.int64), tl.sum(bad, 0)
-    tl.atomic_add(count, 1 - held)
-    tl.atomic_add(skipped, held + wrong.to(tl.int64))
+    skipped, wrong = tl.load(record + SKIPPED).to(tl.int64), tl.sum(bad, 0)
+    tl.atomic_add(count, 1 - skipped)
+    tl.atomic_add(skips, skipped + wrong.to(tl.int64))
     if update == updates - 1:
         value = tl.zeros((BLOCK,), tl.float32)
-        for begin in range(2, doubts, BLOCK):
+        for begin in range(2, finite_checks, BLOCK):
             place = begin + tl.arange(0, BLOCK)
-            value += tl.load(record + DOUBT + place, mask=place < doubts, other=0.0)
+            value += tl.load(record + FINITE_CHECK + place, mask=place < finite_checks, other=0.0)
         tl.store(results, tl.load(record))
-        tl.store(results + 1, tl.load(record + DOUBT))
-        tl.store(results + 2, tl.load(record + DOUBT + 1))
+        tl.store(results + 1, tl.load(record + FINITE_CHECK))
+        tl.store(results + 2, tl.load(record + FINITE_CHECK + 1))
         tl.store(results + 3, tl.sum(value, 0))
         tl.store(results + 4, tl.sum(squares, 0))
         tl.store(results + 5, wrong)

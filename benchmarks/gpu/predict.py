@@ -28,7 +28,7 @@ ITERATION = 0.1  # us: one block of depth in a pipeline that is full
 CACHE = 5.5e6  # bytes a us between the second cache and all multiprocessors
 RATE = 600e6  # flop a us in bf16
 STATE = 4.0 / 4.3  # of a copy's rate: weights and moments, some from the second cache and some from memory
-MEETING = 1.5  # us: parts of a sum go to the second cache, one program is told that it is the last, and adds them
+REDUCTION = 1.5  # us: parts of a sum go to the second cache, one program is told that it is the last, and adds them
 RESIDENT = 3  # tiles of a product on a multiprocessor at a time
 
 
@@ -63,7 +63,7 @@ def product(kernel: str, programs: int, given: dict[str, Any], multiprocessors: 
     flops, traffic = 2.0 * rows * depth * width, 2.0 * count * block * depth
     splits = given["SPLITS"]
     walk = -(-depth // (given["BLOCK_K"] * splits)) * ITERATION * math.ceil(count * splits / (RESIDENT * multiprocessors))
-    fixed = FIXED + (MEETING if splits > 1 else 0.0)
+    fixed = FIXED + (REDUCTION if splits > 1 else 0.0)
     return Launch(kernel, programs, unique, flops, fixed + max(walk, traffic / CACHE, flops / RATE))
 
 

@@ -59,7 +59,7 @@ def read_trace(trace: dict[str, Any]) -> list[Launch]:
 def period(kinds: list[Any], steps: int) -> tuple[int, int]:
     """Where all steps but one of a replay repeat each other, and how many launches one has; (0, 0) if they do not.
 
-    The first step makes room for results, and the last one settles them.
+    The first step makes room for results, and the last one flushes them.
     """
     for length in range(1, len(kinds) // max(1, steps - 1) + 1):
         for first in range(len(kinds) - length * (steps - 1) + 1):

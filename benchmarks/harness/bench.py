@@ -44,7 +44,7 @@ def _sample(function: Callable[[], Any], calls: int) -> float:
 
 
 def measure(candidates: dict[str, Callable[[], Any]], *, patience: float) -> dict[str, list[float]]:
-    """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine meets them all.
+    """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine is in all of them.
 
     patience: seconds for each candidate, as far as there are samples to take.
     """

@@ -29,7 +29,7 @@ __device__ unsigned add_both(unsigned* place) {
 }
 
 struct Flat {  // one counter for all blocks
-  __device__ static void meet(unsigned* state, unsigned round) {
+  __device__ static void sync(unsigned* state, unsigned round) {
     __syncthreads();
     if (threadIdx.x == 0) {
       add_release(state);
@@ -41,7 +41,7 @@ struct Flat {  // one counter for all blocks
 };
 
 struct TwoLevel {  // the last of kFan blocks arrives for all of them
-  __device__ static void meet(unsigned* state, unsigned round) {
+  __device__ static void sync(unsigned* state, unsigned round) {
     __syncthreads();
     if (threadIdx.x == 0) {
       const unsigned group = blockIdx.x / kFan, groups = (gridDim.x + kFan - 1) / kFan;
@@ -55,11 +55,11 @@ struct TwoLevel {  // the last of kFan blocks arrives for all of them
 };
 
 struct Library {  // cooperative groups' own
-  __device__ static void meet(unsigned*, unsigned) { cooperative_groups::this_grid().sync(); }
+  __device__ static void sync(unsigned*, unsigned) { cooperative_groups::this_grid().sync(); }
 };
 
 struct Cluster {  // of the blocks of a cluster alone, by the hardware
-  __device__ static void meet(unsigned*, unsigned) {
+  __device__ static void sync(unsigned*, unsigned) {
 #if __CUDA_ARCH__ >= 900
     cooperative_groups::this_cluster().sync();
 #endif
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kThreads) rounds_kernel(unsigned* state, unsig
       const unsigned* before = words + ((round + 1) % 2) * gridDim.x;
       words[(round % 2) * gridDim.x + blockIdx.x] = __ldcg(before + (blockIdx.x + 1) % gridDim.x) + 1;
     }
-    Barrier::meet(state, round);
+    Barrier::sync(state, round);
   }
 }
 

@@ -83,7 +83,7 @@ class Setup:
 
 
 class Player(Protocol):
-    """The article's networks in one library's hands."""
+    """The article's networks as one library builds them."""
 
     def play(self, steps: int) -> Any:
         """Plays whole steps on draws of its own; returns the last D loss, a 0-d array that may still be under way."""

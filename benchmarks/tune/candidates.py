@@ -13,7 +13,10 @@ SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads ma
 ROWS, COLUMNS, DEPTHS, WARPS, STAGES = (16, 32, 64, 128), (16, 32, 64, 128), (32, 64, 128), (2, 4, 8), (2, 3, 4, 5)
 ACCUMULATORS = (4, 128)  # of a product's sums, of one thread
 HELD = 32 * 32  # weights of an update's tile for a warp: beside its sums a thread holds them, their moments and their places
-SPLITS, MEETING = (1, 2, 4, 8), 500  # parts of a product's depth, and what their sum costs: the walk of a small tile along 500
+SPLITS, REDUCTION = (
+    (1, 2, 4, 8),
+    500,
+)  # parts of a product's depth, and what their sum costs: the walk of a small tile along 500
 MOST, MOST_ALIKE = 96, 10  # candidates of a product, and those with the same rows, columns and parts
 
 
@@ -40,7 +43,7 @@ def product_choices(key: Key, arch: int) -> list[Tile]:
             waves = -(-count // multiprocessors)
             moved = tile.rows + tile.columns + tile.rows * tile.columns / 64
             cost = waves * key.depth / tile.splits * moved / 64 + 24 * loops / tile.stages + 4 * abs(tile.warps - 4)
-            cost += MEETING if tile.splits > 1 else 0
+            cost += REDUCTION if tile.splits > 1 else 0
             found.setdefault((tile.rows, tile.columns, tile.splits), []).append((cost, tile))
     best = sorted(pair for group in found.values() for pair in sorted(group)[:MOST_ALIKE])
     return [tile for _, tile in best[:MOST]]

@@ -15,12 +15,12 @@ from fastgan.kernels.tiles import Tile
 import fastgan
 from fastgan import optim
 from fastgan.engines.closed_form.fused_passes import FusedPasses
-from fastgan.engines.closed_form.update_log import Records
+from fastgan.engines.closed_form.update_log import UpdateLog
 from fastgan.ops.triton.update import PENALTY_VALUES, programs
 from fastgan.runtime.distributed import World
 
 METHODS = ("hidden", "output", "adjoint", "input_gradient", "tangent")
-RESERVED = 16  # updates between two settlements, as in a graph of 16 steps
+RESERVED = 16  # updates between two flushes, as in a graph of 16 steps
 
 
 class Key(NamedTuple):
@@ -47,18 +47,21 @@ class Update:
 
     def __init__(self, passes: FusedPasses, network: Any) -> None:
         self.passes, self.network = passes, network
-        self.prices, self.doubts = network.records.statistics - PENALTY_VALUES, network.records.doubts
+        self.penalty_values, self.finite_checks = (
+            network.update_log.statistics - PENALTY_VALUES,
+            network.update_log.finite_checks,
+        )
 
     def choose(self, tile: Tile) -> None:
-        """Makes room for the records of an update with this tile."""
+        """A new update log for this tile."""
         passes, network, products = self.passes, self.network, self.passes.products
         passes.tile, passes._table = tile, None
         parts = programs(network.weight.numel()) if tile.splits > 1 else products.update_programs(tile)
-        network.records = Records(products, network, self.prices, parts)
-        network.records.reserve(RESERVED)
+        network.update_log = UpdateLog(products, network, self.penalty_values, parts)
+        network.update_log.reserve(RESERVED)
 
     def __call__(self) -> None:
-        self.network.records.used, self.network.records.doubts = 0, self.doubts
+        self.network.update_log.used, self.network.update_log.finite_checks = 0, self.finite_checks
         self.passes.update(self.network, None, 0)
 
 

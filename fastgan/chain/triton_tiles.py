@@ -19,11 +19,11 @@ INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
 
 
 class Product(NamedTuple):
-    """A product's tiles: how many, how many of them side by side, where their parts meet, and the tile as a launch takes it."""
+    """A product's tiles: how many, how many of them side by side, where their parts are added, and a launch's blocks."""
 
     tiles: int
     across: int
-    room: tuple[Tensor, Tensor] | None
+    workspace: tuple[Tensor, Tensor] | None
     blocks: dict[str, int]
 
     def grid(self, beside: int = 0) -> tuple[int, int]:
@@ -54,7 +54,7 @@ class TiledProducts:
         ]
         self._words: dict[tuple[int, ...], Tensor] = {}
         self._parts = torch.empty(0)
-        self._rooms: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
+        self._workspaces: dict[tuple[int, ...], tuple[Tensor, Tensor]] = {}
         self._counter = torch.zeros((), dtype=torch.int64, device=self.device)
         self.refresh()
 
@@ -95,16 +95,16 @@ class TiledProducts:
         across = -(-columns // tile.columns)
         count = -(-rows // tile.rows) * across
         blocks = dict(BLOCK_M=tile.rows, BLOCK_N=tile.columns, BLOCK_K=tile.depth, SPLITS=tile.splits)
-        room = self._room(count, tile) if tile.splits > 1 else None
-        return Product(count, across, room, blocks | dict(warps=tile.warps, stages=tile.stages))
+        workspace = self._split_k_workspace(count, tile) if tile.splits > 1 else None
+        return Product(count, across, workspace, blocks | dict(warps=tile.warps, stages=tile.stages))
 
-    def _room(self, count: int, tile: Any) -> tuple[Tensor, Tensor]:
-        """Where the parts of products of `count` tiles meet; made once, so that a captured run finds it."""
+    def _split_k_workspace(self, count: int, tile: Any) -> tuple[Tensor, Tensor]:
+        """Where the parts of products of `count` tiles are added; made once, so that a captured run finds it."""
         key = count, tile.rows, tile.columns, tile.splits
-        if key not in self._rooms:
+        if key not in self._workspaces:
             parts = torch.empty(count * tile.splits * tile.rows * tile.columns, device=self.device)
-            self._rooms[key] = parts, torch.zeros(count, dtype=torch.int32, device=self.device)
-        return self._rooms[key]
+            self._workspaces[key] = parts, torch.zeros(count, dtype=torch.int32, device=self.device)
+        return self._workspaces[key]
 
     def parts(self, rows: int) -> int:
         """How many parts the logits of `rows` rows come in: the tiles across the last hidden layer."""
@@ -127,7 +127,7 @@ class TiledProducts:
         self.launch(
             self.kernels.forward_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), self.weights[index], self.weights[index].stride(0), self.biases[index],
-            rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale if masks else 1.0,
+            rows, width, depth, product.across, product.workspace, layer.negative_slope, layer.scale if masks else 1.0,
             sample.as_int64(int(drawn.seed)), self.counter(drawn.step), self.words(drawn.streams), drawn.first_row, *place,
             self.weights[-1], adjoint, adjoint.stride(0), partials, all_rows,
             DROPOUT=masks is not None, HEAD=head is not None, PRECISION=self.precision, **product.blocks,
@@ -142,7 +142,7 @@ class TiledProducts:
         self.launch(
             self.kernels.output_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), self.weights[-1], self.weights[-1].stride(0), self.biases[-1],
-            rows, width, depth, product.across, product.room, into, into.stride(0), pass_rows, step,
+            rows, width, depth, product.across, product.workspace, into, into.stride(0), pass_rows, step,
             ACTIVATION=layer.output, COPY=copy is not None, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
 
@@ -158,7 +158,7 @@ class TiledProducts:
         self.launch(
             self.kernels.adjoint_kernel, product.grid(loss is not None),
             out, out.stride(0), upstream, upstream.stride(0), weight, weight.stride(0), activations, activations.stride(0),
-            rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale, *arguments,
+            rows, width, depth, product.across, product.workspace, layer.negative_slope, layer.scale, *arguments,
             LOSS=loss is not None, PRECISION=self.precision, **named, **product.blocks,
         )  # fmt: skip
 
@@ -174,7 +174,7 @@ class TiledProducts:
         self.launch(
             self.kernels.gradient_kernel, product.grid(),
             out, out.stride(0), upstream, upstream.stride(0), weight, weight.stride(0),
-            out if coefficient is None else coefficient, rows, width, depth, product.across, product.room,
+            out if coefficient is None else coefficient, rows, width, depth, product.across, product.workspace,
             y, y.stride(0), x, x.stride(0), factor,
             MODE=mode, ACTIVATION=activation, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
@@ -190,7 +190,7 @@ class TiledProducts:
         self.launch(
             self.kernels.tangent_kernel, product.grid(),
             out, out.stride(0), x, x.stride(0), weight, weight.stride(0), activations, activations.stride(0),
-            coefficient, all_rows, rows, width, depth, product.across, product.room, layer.negative_slope, layer.scale,
+            coefficient, all_rows, rows, width, depth, product.across, product.workspace, layer.negative_slope, layer.scale,
             coefficient if penalty_values is None else penalty_values, form[0], form[1], int(form[2]),
             FIRST=first, PRECISION=self.precision, **product.blocks,
         )  # fmt: skip
@@ -244,7 +244,7 @@ class TiledProducts:
         )  # fmt: skip
 
     def parts_of(self, weights: int, splits: int) -> Tensor:
-        """Room for gradients in parts, [splits, weights]."""
+        """A buffer of gradients in parts, [splits, weights]."""
         if len(self._parts) != splits:
             self._parts = torch.zeros(splits, weights, device=self.device)
         return self._parts

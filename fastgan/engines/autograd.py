@@ -159,7 +159,7 @@ class AutogradStep:
     def _apply(
         self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, moment: Moment, which: int
     ) -> Tensor:
-        """Gradients meet, the optimizer steps; returns the gradient's norm."""
+        """Adds up the processes' gradients and takes the optimizer's step; returns the gradient's norm."""
         network.collect(gradients)
         sum_(network.gradient, self.game.world.size)
         if self.scales:

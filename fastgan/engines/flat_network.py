@@ -48,7 +48,7 @@ class FlatNetwork:
         self.average = self.weight.clone() if decay is not None else None
         self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
         self._updates: list[tuple[Tensor, Tensor]] = []
-        self.records: Any = None  # where fused updates leave what they did (records.Records)
+        self.update_log: Any = None  # where fused updates leave what they did (update_log.UpdateLog)
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""More than one process: each holds its own rows of the same global batch, and gradients meet in one sum.
+"""More than one process: each holds its own rows of the same global batch, and gradients are summed.
 
 The loss is computed on the logits of all processes, so every objective, the relativistic averages among them, means
 the same for W processes of B / W rows as for one process of B.

@@ -261,7 +261,7 @@ def after(change: Callable[[Any], Any]) -> nn.Sequential:
 
 
 class Reversed(torch.autograd.Function):
-    """Hands its input on, and the gradient back with the other sign: a graph shows neither."""
+    """Passes its input on, and the gradient back with the other sign: a graph shows neither."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

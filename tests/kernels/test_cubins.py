@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent.parent
 SHARED = {80: 163, 90: 227, 100: 227, 120: 99}  # KiB that a block of threads may have
 WITH_PRODUCTS = {"adjoint", "forward", "gradient", "output", "tangent", "update"}
-KERNELS = WITH_PRODUCTS | {"batch", "flat", "gather", "indices", "load", "numbers", "points", "settle"}
+KERNELS = WITH_PRODUCTS | {"batch", "flat", "gather", "indices", "load", "numbers", "points", "flush"}
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),

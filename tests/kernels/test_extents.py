@@ -162,18 +162,18 @@ def test_a_forward_product(memory: VirtualMemory, monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_product_of_many_parts(memory: VirtualMemory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last part of the depth of an adjoint product, whose parts meet in more than 2^31 numbers."""
+    """The last part of the depth of an adjoint product, whose parts are added in more than 2^31 numbers."""
     rows, width, depth, parts = 43, 2**15, 2**18, 2**11
     made = products(memory, monkeypatch, SMALL._replace(splits=parts), (width, 8), (depth, width))
     count = 3 * width // 16
-    room = memory.buffer(count * parts * 256), memory.buffer(count, dtype=torch.int32, holds=lambda _: parts - 1)
-    monkeypatch.setattr(made, "_room", lambda *_: room)
+    workspace = memory.buffer(count * parts * 256), memory.buffer(count, dtype=torch.int32, holds=lambda _: parts - 1)
+    monkeypatch.setattr(made, "_split_k_workspace", lambda *_: workspace)
     upstream, activations, out = (made.operand(rows, extent) for extent in (depth, width, width))
     made.adjoint(0, out, upstream, activations)
     weights, (row, column) = made.weights[1], ends(rows, width, 16, 16)
     assert memory.loads(weights) == {k * width + c for k in range(depth - 128, depth) for c in column.flatten().tolist()}
-    assert max(memory.stores(room[0])) == count * parts * 256 - 1
-    assert memory.loads(room[0]) == set(range((count - 1) * parts * 256, count * parts * 256))
+    assert max(memory.stores(workspace[0])) == count * parts * 256 - 1
+    assert memory.loads(workspace[0]) == set(range((count - 1) * parts * 256, count * parts * 256))
     assert sorted(memory.stores(out)) == (row * width + column).flatten().tolist()
 
 
@@ -188,8 +188,8 @@ def test_logits_of_many_parts(memory: VirtualMemory, monkeypatch: pytest.MonkeyP
     assert sorted(memory.stores(coefficient)) == [kind * all_rows + row for kind in range(3) for row in range(2)]
 
 
-def records(memory: VirtualMemory, index: int, size: int = 4_300_000) -> tuple:
-    """A matrix of records with more than 2^31 numbers, and the place of one of them."""
+def update_log(memory: VirtualMemory, index: int, size: int = 4_300_000) -> tuple:
+    """An update log with more than 2^31 numbers, and the place of one of them."""
     matrix = memory.buffer(1000, size)
     return matrix, size, index, 2, 4
 
@@ -198,7 +198,7 @@ def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
     weight, gradients = memory.buffer(HUGE, holds=small), memory.buffer(2, HUGE, holds=lambda places: places % 5)
     count, lr = torch.zeros((), dtype=torch.int64), torch.tensor(0.5, dtype=torch.float64)
     options = dict(rule="sgd", options={}, clip=0.0, average=None, decay=0.0)
-    place = records(memory, 999)
+    place = update_log(memory, 999)
     update_triton.step_(memory, update_triton.stepping(weight, [], lr, count, **options), gradients, place, 1024)
     places = np.arange(2**31 + 1024, HUGE)
     g = places % 5 + (places + HUGE) % 5
@@ -206,13 +206,13 @@ def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
     programs = update_triton.programs(HUGE)
     first = 999 * place[1] + 4
     assert memory.stores(place[0]) == {first + programs - 1: (g**2).sum(), first + 2 * programs - 1: 0.0}
-    assert {index * place[1] + 1 for index in range(999)} <= memory.loads(place[0]), "which updates were held back"
+    assert {index * place[1] + 1 for index in range(999)} <= memory.loads(place[0]), "which updates were skipped"
 
 
-def test_updates_are_settled(memory: VirtualMemory) -> None:
-    matrix, size, *_ = records(memory, 0)
+def test_updates_are_flushed(memory: VirtualMemory) -> None:
+    matrix, size, *_ = update_log(memory, 0)
     counters = [torch.zeros((), dtype=torch.int64) for _ in range(2)]
-    update_triton.settle_(memory, matrix, 1000, 2, 4, 5, *counters, torch.zeros(6))
+    update_triton.flush_(memory, matrix, 1000, 2, 4, 5, *counters, torch.zeros(6))
     assert counters[0] == 1
     assert {place // size for place in memory.loads(matrix)} == {999}
 
@@ -235,7 +235,7 @@ def test_weight_gradients(
     monkeypatch.setattr(made, "update_programs", lambda _: last)  # without the second layer, whose tiles come later
     states, count = (weight, None, None, None, None), torch.zeros((), dtype=torch.int64)
     optimizer = update_triton.Stepping(states, torch.tensor(0.5), count, "sgd", False, (0.0,), 0.0, 0.0)
-    place = records(memory, 999)
+    place = update_log(memory, 999)
     memory.stored.clear()
     made.update(optimizer, table, torch.ones(3, rows)[0], rows, rows, tile, 1024, place, gradients)
     row, column = ends(outputs, inputs, tile.rows, tile.columns)
@@ -250,14 +250,14 @@ def test_weight_gradients(
 
 
 @triton.jit
-def number_kernel(out, count, records, record_size, index, FLAGS: tl.constexpr):
-    tl.store(out, update_kernels.number_of_update(count, records, record_size, index, FLAGS))
+def number_kernel(out, count, update_log, record_size, index, FLAGS: tl.constexpr):
+    tl.store(out, update_kernels.number_of_update(count, update_log, record_size, index, FLAGS))
 
 
 def test_the_number_of_an_update_after_very_many() -> None:
     """As many as 17 steps of 65,535 updates each in a graph."""
-    held = torch.zeros(2500, 2)
-    held[torch.tensor([0, 1023, 1024, 2399, 2400]), 1] = 1.0
+    skipped = torch.zeros(2500, 2)
+    skipped[torch.tensor([0, 1023, 1024, 2399, 2400]), 1] = 1.0
     out = torch.zeros(1)
-    number_kernel[(1,)](out, torch.tensor(10), held, 2, 2400, FLAGS=2**21)
+    number_kernel[(1,)](out, torch.tensor(10), skipped, 2, 2400, FLAGS=2**21)
     assert out == 10 + 2400 + 1 - 4

@@ -140,7 +140,7 @@ def test_random_numbers_that_would_come_again(name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize("field", [dict(pass_=16), dict(index=256), dict(d_step=65_536), dict(index=-1)], ids=str)
-def test_a_stream_has_room_for_so_many(field: dict[str, int]) -> None:
+def test_a_stream_has_so_many_words(field: dict[str, int]) -> None:
     sample.stream(sample.Role.DROPOUT, pass_=15, index=255, d_step=65_535)
     with pytest.raises(ValueError, match="a stream has room for 16, 256 and 65,536"):
         sample.stream(sample.Role.DROPOUT, **field)

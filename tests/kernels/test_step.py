@@ -90,7 +90,7 @@ def poison(trainer: Trainer) -> None:
         else:
             passes.buffers["output"].fill_(math.nan)
     for network in (trainer._game.generator, trainer._game.discriminator):
-        network.records.rows.fill_(math.nan)
+        network.update_log.rows.fill_(math.nan)
 
 
 # for what does not depend on the sizes: the interpreter's time does
@@ -261,19 +261,19 @@ in_any_order = pytest.mark.skipif(INTERPRETED, reason="the interpreter has one o
 
 @pytest.fixture
 def split_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Any]]:
-    """Every product is split along its depth, however short; the parts' room is poisoned before each launch. The rooms."""
-    rooms: set[Any] = set()
-    room = TiledProducts._room
+    """Every product is split along its depth, however short; workspaces are poisoned before each launch, and yielded."""
+    workspaces: set[Any] = set()
+    workspace = TiledProducts._split_k_workspace
 
     def poisoned(products: TiledProducts, count: int, tile: Any) -> tuple[Tensor, Tensor]:
-        parts, arrived = room(products, count, tile)
-        rooms.add(arrived)
+        parts, arrived = workspace(products, count, tile)
+        workspaces.add(arrived)
         return parts.fill_(math.nan), arrived
 
     monkeypatch.setattr("fastgan.kernels.tiles.SAVED", 0)
-    monkeypatch.setattr(TiledProducts, "_room", poisoned)
+    monkeypatch.setattr(TiledProducts, "_split_k_workspace", poisoned)
     tiles.product_tile.cache_clear()
-    yield rooms
+    yield workspaces
     tiles.product_tile.cache_clear()
 
 

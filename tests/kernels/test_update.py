@@ -1,4 +1,4 @@
-"""update by Triton: every rule on flat buffers against the reference, and what is held back."""
+"""update by Triton: every rule on flat buffers against the reference, and what is skipped."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ def test_bias_corrections_are_exact_at_the_first_steps_and_later(device: torch.d
 
 
 @pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
-def test_doubt_about_anything_holds_an_update_back(wrong: float, device: torch.device) -> None:
+def test_any_number_that_is_not_finite_skips_an_update(wrong: float, device: torch.device) -> None:
     weight = torch.randn(100, device=device)
     before, state = weight.clone(), [torch.zeros(100, device=device)]
     count = torch.zeros((), dtype=torch.int64, device=device)
-    doubt = torch.zeros(300, device=device)
-    doubt[257] = wrong
+    finite_check = torch.zeros(300, device=device)
+    finite_check[257] = wrong
     lr = torch.tensor(0.1, dtype=torch.float64, device=device)
     given = dict(rule="sgd", options=dict(momentum=0.9), backend="triton")
-    update_(weight, torch.ones(100, device=device), state, lr, count, doubt, **given)
+    update_(weight, torch.ones(100, device=device), state, lr, count, finite_check, **given)
     assert torch.equal(weight, before) and not state[0].any() and count == 0
     update_(weight, torch.ones(100, device=device), state, lr, count, torch.zeros(300, device=device), **given)
     torch.testing.assert_close(weight, before - 0.1)
-    assert count == 1 and reference.is_withheld(doubt)
+    assert count == 1 and reference.is_withheld(finite_check)

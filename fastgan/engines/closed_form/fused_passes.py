@@ -24,7 +24,7 @@ from ...ops.triton.update import VALUE, Stepping, programs, step_, stepping
 from ...runtime.distributed import ALONE, World, sum_
 from ..flat_network import FlatNetwork
 from .update import HasPenaltyGradient, UpdateResult, loss_and_gradients
-from .update_log import Records
+from .update_log import UpdateLog
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
 
@@ -42,7 +42,7 @@ class FusedPasses(Stack):
         super().__init__(products, rows, rows, count, self._allocate(products, count * rows, is_critic))
         apart = world.size > 1 or self.tile.splits > 1
         parts = programs(network.weight.numel()) if apart else products.update_programs(self.tile)
-        network.records = Records(products, network, count * rows if is_critic else 0, parts)
+        network.update_log = UpdateLog(products, network, count * rows if is_critic else 0, parts)
 
     @staticmethod
     def _allocate(products: TiledProducts, rows: int, is_critic: bool) -> dict[str, Any]:
@@ -113,7 +113,7 @@ class FusedPasses(Stack):
     ) -> UpdateResult:
         """The objective of the logits, and the adjoints of the passes `of` down to U_1; see Passes.loss_and_gradients."""
         assert objective.arguments is not None, "the mean of every objective has a kernel"
-        record, products = network.records.begin(), self.products
+        record, products = network.update_log.begin(), self.products
         given = objective.arguments
         form, fake_target, real_target, scale, _ = given + DEFAULTS[len(given) - 1 :]
         parts, partials = products.parts(len(self) * self.rows), self.buffers["partials"]
@@ -127,7 +127,7 @@ class FusedPasses(Stack):
         elif not beside_adjoints:
             products.loss_and_gradients(*loss)
         self[of]._descend(len(products.layers) - 3, loss if beside_adjoints else None)
-        return network.records.result()
+        return network.update_log.result()
 
     def _loss_of_all_processes(
         self, record: Tensor, objective: Objective, world: World, real: bool, penalized: tuple[int, int], parts: int
@@ -180,11 +180,11 @@ class FusedPasses(Stack):
             self._add_by_torch(penalties, network, world)
             return
         penalty_values = (
-            network.records.penalty_values(self.rows) if world.size == 1 else torch.empty_like(self.coefficient[BIAS])
+            network.update_log.penalty_values(self.rows) if world.size == 1 else torch.empty_like(self.coefficient[BIAS])
         )
         self._add_by_form(first, form, penalty_values)
         if world.size > 1:
-            network.records.penalty_values(1).copy_(sum_(penalty_values.sum().view(1), world.size))
+            network.update_log.penalty_values(1).copy_(sum_(penalty_values.sum().view(1), world.size))
 
     def _add_by_form(self, first: str, form: Form, penalty_values: Tensor) -> None:
         weight = form.weight / self.rows
@@ -203,7 +203,7 @@ class FusedPasses(Stack):
         x[:, :width] = gradient.addcmul(x[:, :width].float(), self.coefficient[BIAS].unsqueeze(1)).to(x.dtype)
         self.coefficient[INPUT].fill_(1.0)
         penalty_value = torch.stack([penalty_value for penalty_value, _ in pairs]).sum().view(1)
-        network.records.penalty_values(1).copy_(sum_(penalty_value, world.size))
+        network.update_log.penalty_values(1).copy_(sum_(penalty_value, world.size))
         self._tangents(self.buffers["gradient"], "tangent", None, (0.0, 0.0, False))
 
     def _tangents(self, x: Tensor, first: str, penalty_values: Tensor | None, form: tuple[float, float, bool]) -> None:
@@ -216,24 +216,24 @@ class FusedPasses(Stack):
     def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
         network.set_rate(step)
-        products, records, optimizer = self.products, network.records, _stepping(network)
+        products, update_log, optimizer = self.products, network.update_log, _stepping(network)
         if self._table is None:  # made once for each part
             self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
-        operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, records.flags
+        operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, update_log.flags
         if world.size == 1 and self.tile.splits == 1:
-            products.update(optimizer, *operands, records.place())
+            products.update(optimizer, *operands, update_log.place())
             return
         gradients = network.gradient.unsqueeze(0)
         if world.size == 1:
             gradients = products.parts_of(network.weight.numel(), self.tile.splits)
-        place = records.place()
+        place = update_log.place()
         products.update(optimizer, *operands, place, gradients)
-        step_(products.launch, optimizer, sum_(gradients, world.size), place, records.flags)
+        step_(products.launch, optimizer, sum_(gradients, world.size), place, update_log.flags)
         products.refresh()
 
-    def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
+    def flush(self, network: FlatNetwork, counter: int | Tensor) -> None:
         """Counts what updates did, and shows the last one's result."""
-        network.records.settle()
+        network.update_log.flush()
 
 
 def _stepping(network: FlatNetwork) -> Stepping:

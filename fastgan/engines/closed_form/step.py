@@ -93,8 +93,8 @@ class ClosedFormStep:
                 d_result = self._update_discriminator(moment, d_step)
             g_result = self._update_generator(moment)
             if moment.last:
-                self.critic.settle(self.game.discriminator, moment.counter)
-                self.generator.settle(self.game.generator, moment.counter)
+                self.critic.flush(self.game.discriminator, moment.counter)
+                self.generator.flush(self.game.generator, moment.counter)
         return _metrics(d_result, g_result)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
@@ -136,10 +136,10 @@ class ClosedFormStep:
         self.generation += 1
 
     def reserve(self, steps: int) -> None:
-        """Makes room for what so many steps leave on the device before they are settled."""
+        """Allocates the update logs of so many steps between two flushes."""
         if self.fused:
-            self.game.discriminator.records.reserve(steps * self.game.d_steps)
-            self.game.generator.records.reserve(steps)
+            self.game.discriminator.update_log.reserve(steps * self.game.d_steps)
+            self.game.generator.update_log.reserve(steps)
 
     def _deal(self, images: Tensor, moment: Moment) -> None:
         """All rows of a step, the generator's among them: its weights do not change between the discriminator's updates."""

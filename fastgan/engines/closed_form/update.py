@@ -37,7 +37,7 @@ class UpdateResult:
     penalty: Tensor | None = None
     statistics: Tensor | None = None
 
-    def doubt(self) -> Tensor:
+    def finite_check(self) -> Tensor:
         """Numbers that are finite where all logits, their gradients and penalties are."""
         return self.means if self.penalty is None else self.means + self.penalty
 
@@ -113,19 +113,19 @@ class TrainingPasses(Passes):
 
     def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
-        products, doubt = self.products, result.doubt()
+        products, finite_check = self.products, result.finite_check()
         if self._update_all and world.size == 1:
-            result.statistics = network.update(doubt, step, self._update_all)
+            result.statistics = network.update(finite_check, step, self._update_all)
         else:
             bias_of = [None if layer.bias is None else network.gradient_of(layer.bias) for layer in products.layers]
             weight_of = (network.gradient_of(layer.weight) for layer in products.layers)
             self.gradients(list(zip(weight_of, bias_of, strict=True)))
             sum_(network.gradient, world.size)
-            result.statistics = network.update(doubt, step)
+            result.statistics = network.update(finite_check, step)
             products.refresh()
-        network.note(doubt, result.statistics)
+        network.note(finite_check, result.statistics)
 
-    def settle(self, network: FlatNetwork, counter: int | Tensor) -> None:
+    def flush(self, network: FlatNetwork, counter: int | Tensor) -> None:
         """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
         if isinstance(counter, Tensor):
             network.add_up()

@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from ...chain.triton_tiles import TiledProducts
-from ...ops.triton.update import DOUBT, PENALTY_VALUES, RESULTS, settle_
+from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, RESULTS, flush_
 from ..flat_network import FlatNetwork
 from .update import UpdateResult
 
 
-class Records:
-    """A row for each update since the last settlement, then their count and the last one's results.
+class UpdateLog:
+    """A row for each update since the last flush, then their count and the last one's results.
 
     penalty_values: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
     """
@@ -20,12 +20,12 @@ class Records:
     def __init__(self, products: TiledProducts, network: FlatNetwork, penalty_values: int, programs: int) -> None:
         self.launch, self.network, self.programs = products.launch, network, programs
         self.statistics, self.device = PENALTY_VALUES + penalty_values, products.device
-        self.doubts = PENALTY_VALUES - DOUBT
+        self.finite_checks = PENALTY_VALUES - FINITE_CHECK
         self.rows = torch.empty(0)
         self.reserve(1)
 
     def reserve(self, updates: int) -> None:
-        """Makes room for so many updates between two settlements, and forgets those of an unfinished step."""
+        """Allocates records of so many updates between two flushes, and forgets those of an unfinished step."""
         self.used = 0
         if updates > len(self.rows):
             width = self.statistics + 2 * self.programs
@@ -37,26 +37,26 @@ class Records:
         """Opens the next update's record and returns it."""
         if self.used == 0:  # a tensor of their own: somebody may still hold the results before
             self.results = torch.zeros(RESULTS, device=self.device)
-        self.doubts = PENALTY_VALUES - DOUBT
+        self.finite_checks = PENALTY_VALUES - FINITE_CHECK
         return self.rows[self.used]
 
     def penalty_values(self, count: int) -> Tensor:
         """Where a penalty's values go in the open record."""
-        first = DOUBT + self.doubts
-        self.doubts += count
+        first = FINITE_CHECK + self.finite_checks
+        self.finite_checks += count
         return self.rows[self.used][first : first + count]
 
     def place(self) -> tuple:
         """Where an update's kernel finds its record and those before it; closes the record."""
         self.used += 1
-        return self.rows, self.rows.stride(0), self.used - 1, self.doubts, self.statistics
+        return self.rows, self.rows.stride(0), self.used - 1, self.finite_checks, self.statistics
 
     def result(self) -> UpdateResult:
-        """The last update's, once it is settled."""
+        """The last update's, once it is flushed."""
         return UpdateResult(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Counts the updates since the last time, and gathers the last one's results."""
         counters = self.network.count, self.network.skips
-        settle_(self.launch, self.rows, self.used, self.doubts, self.statistics, self.programs, *counters, self.results)
+        flush_(self.launch, self.rows, self.used, self.finite_checks, self.statistics, self.programs, *counters, self.results)
         self.used = 0

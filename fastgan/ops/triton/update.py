@@ -14,8 +14,8 @@ from .. import reference
 from ..backend import implementation, launcher
 
 BLOCK = 1024  # weights of a program
-VALUE, HELD, DOUBT, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/update.py
-RESULTS = 6  # numbers that a settlement leaves
+VALUE, SKIPPED, FINITE_CHECK, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/update.py
+RESULTS = 6  # numbers that a flush leaves
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def step_(launch: Any, optimizer: Stepping, gradients: Tensor, place: tuple, fla
     )  # fmt: skip
 
 
-def settle_(
+def flush_(
     launch: Any,
     rows: Tensor,
     used: int,
-    doubts: int,
+    finite_checks: int,
     statistics: int,
     parts: int,
     count: Tensor,
@@ -104,8 +104,8 @@ def settle_(
     from ...kernels import update as kernels
 
     launch(
-        kernels.settle_kernel, (used,),
-        rows, rows.stride(0), used, doubts, statistics, parts, count, skips, results, BLOCK=1024,
+        kernels.flush_kernel, (used,),
+        rows, rows.stride(0), used, finite_checks, statistics, parts, count, skips, results, BLOCK=1024,
     )  # fmt: skip
 
 
@@ -131,12 +131,12 @@ def _update_triton(
     if not plain or count.dtype != torch.int64:
         return reference.update_(weight, gradient, state, lr, count, withhold, **extra)
     parts, launch = programs(weight.numel()), launcher(weight.device)
-    doubts = withhold.float() if withhold.is_floating_point() else torch.where(withhold, torch.nan, 0.0)
-    statistics = DOUBT + max(2, doubts.numel())
+    finite_checks = withhold.float() if withhold.is_floating_point() else torch.where(withhold, torch.nan, 0.0)
+    statistics = FINITE_CHECK + max(2, finite_checks.numel())
     record = torch.zeros(1, statistics + 2 * parts, device=weight.device)
-    record[0, DOUBT : DOUBT + doubts.numel()] = doubts.flatten()
-    place = record, 0, 0, doubts.numel(), statistics
+    record[0, FINITE_CHECK : FINITE_CHECK + finite_checks.numel()] = finite_checks.flatten()
+    place = record, 0, 0, finite_checks.numel(), statistics
     step_(launch, stepping(weight, state, lr, count, **extra), gradient.unsqueeze(0), place, 1)
     results, skips = torch.empty(RESULTS, device=weight.device), torch.zeros_like(count)
-    settle_(launch, record, 1, doubts.numel(), statistics, parts, count, skips, results)
+    flush_(launch, record, 1, finite_checks.numel(), statistics, parts, count, skips, results)
     return results[4:]
