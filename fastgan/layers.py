@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .ops import linear as ops
 from .ops import sample
 from .ops.backend import transforms_active
-from .ops.sample import Draws, Masks
+from .ops.sample import Draws, MaskCounter
 
 
 class _Pass:
@@ -46,7 +46,7 @@ def _count(more: int) -> None:
         _running += more
 
 
-def next_masks(device: torch.device) -> Masks:
+def next_masks(device: torch.device) -> MaskCounter:
     """Where the next dropout layer's mask comes from: the running pass, or a fresh seed."""
     current = _current.get() if _running else None
     if current is None:

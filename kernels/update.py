@@ -33,7 +33,7 @@ def one_minus_power(log, t):
 
 
 @triton.jit
-def stepped(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl.constexpr):
+def optimizer_step(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl.constexpr):
     """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers: see `rule_options`.
 
     RULE: sgd, sgd-momentum, rmsprop, rmsprop-momentum, rmsprop-centered, rmsprop-centered-momentum or adam.
@@ -102,7 +102,7 @@ def take(
     w, s0, s1, s2, mean = old
     finite = is_finite(g)
     clean = tl.where(finite & inside, g, 0.0)
-    new, n0, n1, n2 = stepped(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
+    new, n0, n1, n2 = optimizer_step(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
     new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
     taken = finite & (skipped == 0)
     new = tl.where(taken, new, w)

@@ -24,7 +24,7 @@ import fastgan
 from benchmarks.gpu.cards import CARDS, card_of
 from benchmarks.gpu.trace import Launch, Phase, phases, short, traced
 from benchmarks.harness.rows import ROOT, append, circumstances, machine
-from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.engines.cuda_graph import Captured
 
 STEPS, REPLAYS = 16, 12
@@ -107,7 +107,7 @@ def trainer_of(case: str, batch: int, **options: Any) -> fastgan.Trainer:
 def overlap(trainer: fastgan.Trainer, allowed: bool) -> None:
     """Whether a step's launches may begin before the ones before them end, where the device has that."""
     for products in trainer._step.products:
-        if isinstance(products, TiledProducts):
+        if isinstance(products, TritonProducts):
             products.launch.pdl = allowed and products.launch.arch >= 90
 
 

@@ -9,7 +9,7 @@
 namespace fastgan {
 
 // Eight columns of a row to a Philox block, read as 16-bit numbers: a unit is dropped where its number is below the threshold.
-struct Masks {
+struct MaskCounter {
   static constexpr int kBlockColumns = 8, kTileColumns = kBlockColumns * kPhiloxTile;
 
   std::vector<uint32_t> streams;  // a word for each pass; none without dropout

@@ -15,7 +15,7 @@
 namespace {
 
 using at::Tensor;
-using fastgan::Masks;
+using fastgan::MaskCounter;
 using fastgan::narrow;
 using fastgan::wide_t;
 using OptionalTensor = std::optional<Tensor>;
@@ -71,10 +71,10 @@ void encode_activation_(Tensor& pre, const OptionalTensor& bias, double negative
                         int64_t threshold, double scale, int64_t seed, int64_t step, int64_t first_row) {
   check(pre);
   const int64_t rows = pre.size(0), width = pre.size(1), passes = std::max<int64_t>(1, streams.size());
-  const Masks masks{{streams.begin(), streams.end()}, rows / passes,
-                    static_cast<uint32_t>(threshold), static_cast<uint32_t>(step),
-                    static_cast<uint32_t>(first_row), static_cast<uint64_t>(seed),
-                    static_cast<float>(scale)};
+  const MaskCounter masks{{streams.begin(), streams.end()}, rows / passes,
+                          static_cast<uint32_t>(threshold), static_cast<uint32_t>(step),
+                          static_cast<uint32_t>(first_row), static_cast<uint64_t>(seed),
+                          static_cast<float>(scale)};
   FASTGAN_ROWS(pre.scalar_type(), [&] {
     using T = wide_t<scalar_t>;
     const T* const b = bias.has_value() ? bias->const_data_ptr<T>() : nullptr;
@@ -83,10 +83,10 @@ void encode_activation_(Tensor& pre, const OptionalTensor& bias, double negative
     for_each_row(pre, [&](int64_t row) {
       scalar_t* const line = values + row * width;
       encode_row<scalar_t>(line, b, width, T(negative_slope));
-      uint16_t numbers[Masks::kTileColumns];
-      for (int64_t column = 0; !streams.empty() && column < width; column += Masks::kTileColumns) {
+      uint16_t numbers[MaskCounter::kTileColumns];
+      for (int64_t column = 0; !streams.empty() && column < width; column += MaskCounter::kTileColumns) {
         masks.draw(row, 1, column, numbers);
-        const int64_t count = std::min<int64_t>(Masks::kTileColumns, width - column);
+        const int64_t count = std::min<int64_t>(MaskCounter::kTileColumns, width - column);
         drop_row<scalar_t>(line + column, numbers, count, masks.threshold, T(scale));
       }
     });

@@ -14,15 +14,15 @@ from ..ops.linear import Layer
 
 
 @dataclass
-class Packed:
+class PackedOperand:
     """An operand for bf16 dot products (csrc/cpu/packed/storage.h): row-major values, and panels of pairs of rows."""
 
     values: Tensor  # [rows, width, filled up]
     panels: Tensor  # [width / 64, rows / 2, 128]
 
-    def part(self, rows: slice) -> Packed:
+    def part(self, rows: slice) -> PackedOperand:
         """Some of the rows, sharing memory; both ends are even."""
-        return Packed(self.values[rows], self.panels[:, rows.start // 2 : rows.stop // 2])
+        return PackedOperand(self.values[rows], self.panels[:, rows.start // 2 : rows.stop // 2])
 
 
 class PackedProducts:
@@ -45,29 +45,29 @@ class PackedProducts:
     def stride(self, rows: int) -> int:
         return rows + rows % 2
 
-    def operand(self, rows: int, width: int) -> Packed:
+    def operand(self, rows: int, width: int) -> PackedOperand:
         # a line beyond an even width: rows that are 4096 bytes apart would share a cache set
         values = torch.zeros(rows, width + width % 2 + 32, dtype=torch.bfloat16)
-        return Packed(values, _panels(width, rows))
+        return PackedOperand(values, _panels(width, rows))
 
     def refresh(self) -> None:
         for layer, forward, adjoint in zip(self.layers, self.forward, self.adjoint, strict=True):
             self.ops.pack_bf16_(layer.weight.detach(), forward, adjoint)
 
-    def load_(self, out: Packed, values: Tensor) -> None:
+    def load_(self, out: PackedOperand, values: Tensor) -> None:
         self.ops.load_bf16_(values, out.values, out.panels)
 
-    def load_output_(self, out: Packed, gradient: Tensor, output: Tensor) -> None:
+    def load_output_(self, out: PackedOperand, gradient: Tensor, output: Tensor) -> None:
         self.ops.load_output_bf16_(gradient, output, self.activation, out.values, out.panels)
 
-    def linear_(self, index: int, out: Packed, x: Packed, masks: sample.Masks | None) -> None:
+    def linear_(self, index: int, out: PackedOperand, x: PackedOperand, masks: sample.MaskCounter | None) -> None:
         self._linear_(slice(index, index + 1), [x, out], [masks])
 
-    def forward_(self, inputs: Sequence[Packed], output: Tensor, masks: Sequence[sample.Masks | None]) -> None:
+    def forward_(self, inputs: Sequence[PackedOperand], output: Tensor, masks: Sequence[sample.MaskCounter | None]) -> None:
         self._linear_(slice(0, len(masks)), inputs, masks)
         self.output_(output, inputs[-1])
 
-    def _linear_(self, which: slice, operands: Sequence[Packed], masks: Sequence[sample.Masks | None]) -> None:
+    def _linear_(self, which: slice, operands: Sequence[PackedOperand], masks: Sequence[sample.MaskCounter | None]) -> None:
         values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
         given = [(t, x) for t, x in zip(self.thresholds[which], masks, strict=True) if x is not None]
         thresholds = [0 if x is None else t for t, x in zip(self.thresholds[which], masks, strict=True)]
@@ -77,44 +77,46 @@ class PackedProducts:
         place = len(first.streams), sample.as_int64(int(first.seed)), first.step & reference.WORD, first.first_row
         self.ops.linear_bf16_(values, panels, *weights, thresholds, self.scales[which], streams, *place)
 
-    def output_(self, out: Tensor, x: Packed) -> None:
+    def output_(self, out: Tensor, x: PackedOperand) -> None:
         self.ops.output_bf16_(x.values, self.forward[-1], self.biases[-1], self.activation, out)
 
-    def adjoint_(self, index: int, out: Packed, upstream: Packed, activations: Packed) -> None:
+    def adjoint_(self, index: int, out: PackedOperand, upstream: PackedOperand, activations: PackedOperand) -> None:
         self._adjoint_([index], [upstream, out], [activations])
 
-    def descend_(self, adjoints: Sequence[Packed], inputs: Sequence[Packed]) -> None:
+    def descend_(self, adjoints: Sequence[PackedOperand], inputs: Sequence[PackedOperand]) -> None:
         self._adjoint_(range(len(adjoints) - 2, -1, -1), adjoints[::-1], inputs[:0:-1])
 
-    def _adjoint_(self, which: Sequence[int], operands: Sequence[Packed], activations: Sequence[Packed]) -> None:
+    def _adjoint_(self, which: Sequence[int], operands: Sequence[PackedOperand], activations: Sequence[PackedOperand]) -> None:
         values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
         packs, made = [self.adjoint[index + 1] for index in which], [x.values for x in activations]
         constants = ([of[index] for index in which] for of in (self.widths, self.slopes, self.scales))
         self.ops.adjoint_bf16_(values, panels, packs, made, *constants)
 
-    def input_gradient_(self, out: Tensor, upstream: Packed) -> None:
+    def input_gradient_(self, out: Tensor, upstream: PackedOperand) -> None:
         self.ops.output_bf16_(upstream.values, self.adjoint[0], None, 0, out)
 
-    def load_tangent_(self, out: Packed, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
+    def load_tangent_(self, out: PackedOperand, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
         self.ops.load_tangent_bf16_(tangent, values, coefficient, out.values, out.panels)
 
-    def tangent_(self, index: int, out: Packed, x: Packed, coefficient: Tensor) -> None:
+    def tangent_(self, index: int, out: PackedOperand, x: PackedOperand, coefficient: Tensor) -> None:
         self._tangent_(slice(index, index + 1), [x, out], coefficient)
 
-    def tangents_(self, inputs: Sequence[Packed], coefficient: Tensor) -> None:
+    def tangents_(self, inputs: Sequence[PackedOperand], coefficient: Tensor) -> None:
         self._tangent_(slice(0, len(inputs) - 1), inputs, coefficient)
 
-    def _tangent_(self, which: slice, operands: Sequence[Packed], coefficient: Tensor) -> None:
+    def _tangent_(self, which: slice, operands: Sequence[PackedOperand], coefficient: Tensor) -> None:
         values, panels = [x.values for x in operands], [x.panels for x in operands[1:]]
         constants = self.widths[which], self.slopes[which], self.scales[which]
         self.ops.tangent_bf16_(values, panels, self.forward[which], coefficient, *constants)
 
     def gradient_(
-        self, index: int, weight: Tensor, bias: Tensor | None, upstream: Packed, x: Packed, coefficient: Tensor
+        self, index: int, weight: Tensor, bias: Tensor | None, upstream: PackedOperand, x: PackedOperand, coefficient: Tensor
     ) -> None:
         self.ops.gradient_bf16_(upstream.panels, x.panels, coefficient, weight, bias)
 
-    def updater(self, upstream: Sequence[Packed], x: Sequence[Packed], coefficient: Tensor) -> Callable[..., Tensor]:
+    def updater(
+        self, upstream: Sequence[PackedOperand], x: Sequence[PackedOperand], coefficient: Tensor
+    ) -> Callable[..., Tensor]:
         chain = dict(weights=self.weights, biases=self.biases, coefficient=coefficient)
         chain |= dict(upstream=[operand.panels for operand in upstream], x=[operand.panels for operand in x])
         chain |= dict(forward=self.forward, adjoint=self.adjoint)
@@ -127,7 +129,7 @@ class PackedProducts:
         return update_
 
 
-_NO_MASKS = sample.Masks(0, 0, (0,), 0)
+_NO_MASKS = sample.MaskCounter(0, 0, (0,), 0)
 
 
 def _panels(columns: int, rows: int) -> Tensor:

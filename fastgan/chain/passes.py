@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..layers import FusedLinear
 from ..ops.linear import Layer
-from ..ops.sample import Masks
+from ..ops.sample import MaskCounter
 from .products import Products
 
 _SLOPES = {"identity": 1.0, "relu": 0.0}
@@ -111,7 +111,7 @@ class Passes(Stack):
         self.products.load_(self.inputs[0], values)
         self.loaded = values
 
-    def forward(self, masks_of: Callable[[int], Masks], into: Sequence[Passes] = ()) -> Tensor:
+    def forward(self, masks_of: Callable[[int], MaskCounter], into: Sequence[Passes] = ()) -> Tensor:
         """Runs the chain; returns `output`. masks_of: the passes' masks of a dropout layer, the first, second, ...
 
         into: one pass of another chain for each of these, whose input rows the output will be.

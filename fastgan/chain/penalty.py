@@ -13,10 +13,10 @@ from ..layers import next_masks
 from ..mlp import MLP, PIECEWISE_LINEAR, is_patched
 from ..ops.backend import is_transformed
 from ..ops.linear import Dropout, Layer, linear_by_reference
-from ..ops.sample import Masks
+from ..ops.sample import MaskCounter
 from ..runtime.input_gradient import WITH_AUTOCAST, product_dtype
 from .passes import Passes, read_layers
-from .torch_mm import DenseProducts
+from .torch_mm import TorchProducts
 
 
 class HasPenaltyGradient(Protocol):
@@ -94,7 +94,7 @@ class _Unit(NamedTuple):
     dropout: Dropout | None
 
 
-def _units(layers: list[Layer], masks: list[Masks]) -> list[_Unit]:
+def _units(layers: list[Layer], masks: list[MaskCounter]) -> list[_Unit]:
     drawn = iter(masks)
     dropouts = [Dropout(layer.dropout, next(drawn)) if layer.dropout else None for layer in layers]
     pairs = zip(layers[:-1], dropouts[:-1], strict=True)
@@ -110,7 +110,7 @@ class _Penalty(torch.autograd.Function):
         ctx.units, ctx.spec, ctx.dtype = _units(layers, masks), spec, product_dtype(points)
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
-            passes = Passes(DenseProducts(layers, ctx.dtype), 1, len(rows))[:1]
+            passes = Passes(TorchProducts(layers, ctx.dtype), 1, len(rows))[:1]
             passes.load(rows)
             passes.forward(masks.__getitem__)
             passes.seed[0].fill_(1.0)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..ops.backend import implementation, resolve
 from ..ops.linear import Layer
-from ..ops.sample import Masks
+from ..ops.sample import MaskCounter
 from .packed import PackedProducts
-from .torch_mm import DenseProducts
-from .triton_tiles import INPUT_PRECISION, WIDEST, TiledProducts
+from .torch_mm import TorchProducts
+from .triton_tiles import INPUT_PRECISION, WIDEST, TritonProducts
 
 
 class Products(Protocol):
@@ -40,13 +40,13 @@ class Products(Protocol):
     def load_output_(self, out: Any, gradient: Tensor, output: Tensor) -> None:
         """U_L = gradient * act', from gradients [rows, out] by the last layer's output and that output."""
 
-    def linear_(self, index: int, out: Any, x: Any, masks: Masks | None) -> None:
+    def linear_(self, index: int, out: Any, x: Any, masks: MaskCounter | None) -> None:
         """A_l = m_l * (A_{l-1} W_l^T + b_l) for a hidden layer."""
 
     def output_(self, out: Tensor, x: Any) -> None:
         """The last layer's output [rows, out], in fp32 or wider."""
 
-    def forward_(self, inputs: Sequence[Any], output: Tensor, masks: Sequence[Masks | None]) -> None:
+    def forward_(self, inputs: Sequence[Any], output: Tensor, masks: Sequence[MaskCounter | None]) -> None:
         """A_1 .. A_{L-1} and the output from A_0, with the masks of each hidden layer."""
 
     def adjoint_(self, index: int, out: Any, upstream: Any, activations: Any) -> None:
@@ -76,7 +76,7 @@ class Products(Protocol):
 
 @implementation("linear.products", "reference")
 def _products(layers: Sequence[Layer], precision: str) -> Products:
-    return DenseProducts(layers, _dtype(layers, precision))
+    return TorchProducts(layers, _dtype(layers, precision))
 
 
 @implementation("linear.products", "cpp", "cpu")
@@ -89,7 +89,7 @@ def _products_cpp(layers: Sequence[Layer], precision: str) -> Products:
 def _products_triton(layers: Sequence[Layer], precision: str) -> Any:
     fits = max(extent for layer in layers for extent in layer.weight.shape) <= WIDEST
     tiled = fits and precision in INPUT_PRECISION and layers[0].weight.dtype == torch.float32 and len(layers) > 1
-    return TiledProducts(layers, precision) if tiled else _products(layers, precision)
+    return TritonProducts(layers, precision) if tiled else _products(layers, precision)
 
 
 def _dtype(layers: Sequence[Layer], precision: str) -> torch.dtype:
@@ -97,5 +97,5 @@ def _dtype(layers: Sequence[Layer], precision: str) -> torch.dtype:
 
 
 def products(layers: Sequence[Layer], precision: str, backend: str = "auto") -> Any:
-    """The fastest products of a chain in a precision (fp64, fp32, tf32, bf16): `Products`, or `TiledProducts` if fused."""
+    """The fastest products of a chain in a precision (fp64, fp32, tf32, bf16): `Products`, or `TritonProducts` if fused."""
     return resolve("linear.products", layers[0].weight.device.type, backend)(layers, precision)

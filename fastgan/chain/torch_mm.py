@@ -14,20 +14,20 @@ from ..ops.linear import Layer
 
 
 @dataclass
-class Dense:
+class TorchOperand:
     """An operand as a row-major matrix; tangents: T, once there are any."""
 
     values: Tensor
     tangents: Tensor | None = None
 
-    def part(self, rows: slice) -> Dense:
+    def part(self, rows: slice) -> TorchOperand:
         """Some of the rows, sharing memory."""
         if self.tangents is None:
             self.tangents = torch.empty_like(self.values)
-        return Dense(self.values[rows], self.tangents[rows])
+        return TorchOperand(self.values[rows], self.tangents[rows])
 
 
-class DenseProducts:
+class TorchProducts:
     """Products by torch's own matrix multiplication, on any device, in fp64, fp32 or a half precision."""
 
     def __init__(self, layers: Sequence[Layer], dtype: torch.dtype) -> None:
@@ -41,25 +41,25 @@ class DenseProducts:
     def stride(self, rows: int) -> int:
         return rows
 
-    def operand(self, rows: int, width: int) -> Dense:
-        return Dense(torch.empty(rows, width, dtype=self.dtype, device=self.device))
+    def operand(self, rows: int, width: int) -> TorchOperand:
+        return TorchOperand(torch.empty(rows, width, dtype=self.dtype, device=self.device))
 
     def refresh(self) -> None:
         for own, layer in zip(self.weights, self.layers, strict=True):
             if own.data_ptr() != layer.weight.data_ptr():
                 own.copy_(layer.weight.detach())
 
-    def load_(self, out: Dense, values: Tensor) -> None:
+    def load_(self, out: TorchOperand, values: Tensor) -> None:
         out.values.copy_(values)
 
-    def load_output_(self, out: Dense, gradient: Tensor, output: Tensor) -> None:
+    def load_output_(self, out: TorchOperand, gradient: Tensor, output: Tensor) -> None:
         out.values.copy_(gradient * reference.output_activation_slope(output, self.layers[-1].output))
 
-    def linear_(self, index: int, out: Dense, x: Dense, masks: sample.Masks | None) -> None:
+    def linear_(self, index: int, out: TorchOperand, x: TorchOperand, masks: sample.MaskCounter | None) -> None:
         torch.mm(x.values, self.weights[index].t(), out=out.values)
         self.encode_activation_(out.values, self.layers[index], masks)
 
-    def output_(self, out: Tensor, x: Dense) -> None:
+    def output_(self, out: Tensor, x: TorchOperand) -> None:
         layer = self.layers[-1]
         self._wide_mm(out, x.values, self.weights[-1].t())
         if layer.bias is not None:
@@ -67,45 +67,45 @@ class DenseProducts:
         if layer.output != "identity":
             getattr(torch, layer.output)(out, out=out)
 
-    def forward_(self, inputs: Sequence[Dense], output: Tensor, masks: Sequence[sample.Masks | None]) -> None:
+    def forward_(self, inputs: Sequence[TorchOperand], output: Tensor, masks: Sequence[sample.MaskCounter | None]) -> None:
         for index, mask in enumerate(masks):
             self.linear_(index, inputs[index + 1], inputs[index], mask)
         self.output_(output, inputs[-1])
 
-    def adjoint_(self, index: int, out: Dense, upstream: Dense, activations: Dense) -> None:
+    def adjoint_(self, index: int, out: TorchOperand, upstream: TorchOperand, activations: TorchOperand) -> None:
         torch.mm(upstream.values, self.weights[index + 1], out=out.values)
         self.activation_slope_(out.values, activations.values, self.layers[index])
 
-    def descend_(self, adjoints: Sequence[Dense], inputs: Sequence[Dense]) -> None:
+    def descend_(self, adjoints: Sequence[TorchOperand], inputs: Sequence[TorchOperand]) -> None:
         for index in reversed(range(len(adjoints) - 1)):
             self.adjoint_(index, adjoints[index], adjoints[index + 1], inputs[index + 1])
 
-    def input_gradient_(self, out: Tensor, upstream: Dense) -> None:
+    def input_gradient_(self, out: Tensor, upstream: TorchOperand) -> None:
         self._wide_mm(out, upstream.values, self.weights[0])
 
-    def load_tangent_(self, out: Dense, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
+    def load_tangent_(self, out: TorchOperand, tangent: Tensor, values: Tensor, coefficient: Tensor) -> None:
         assert out.tangents is not None
         out.tangents.copy_(tangent)
         out.values.copy_(torch.addcmul(tangent, values, coefficient.unsqueeze(1)))
 
-    def tangent_(self, index: int, out: Dense, x: Dense, coefficient: Tensor) -> None:
+    def tangent_(self, index: int, out: TorchOperand, x: TorchOperand, coefficient: Tensor) -> None:
         assert out.tangents is not None and x.tangents is not None
         torch.mm(x.tangents, self.weights[index].t(), out=out.tangents)
         self.activation_slope_(out.tangents, out.values, self.layers[index])
         out.values.mul_(coefficient.unsqueeze(1)).add_(out.tangents)
 
-    def tangents_(self, inputs: Sequence[Dense], coefficient: Tensor) -> None:
+    def tangents_(self, inputs: Sequence[TorchOperand], coefficient: Tensor) -> None:
         for index in range(len(inputs) - 1):
             self.tangent_(index, inputs[index + 1], inputs[index], coefficient)
 
     def gradient_(
-        self, index: int, weight: Tensor, bias: Tensor | None, upstream: Dense, x: Dense, coefficient: Tensor
+        self, index: int, weight: Tensor, bias: Tensor | None, upstream: TorchOperand, x: TorchOperand, coefficient: Tensor
     ) -> None:
         self._wide_mm(weight, upstream.values.t(), x.values)
         if bias is not None:
             torch.mv(upstream.values.t().to(bias.dtype), coefficient, out=bias)
 
-    def updater(self, upstream: Sequence[Dense], x: Sequence[Dense], coefficient: Tensor) -> None:
+    def updater(self, upstream: Sequence[TorchOperand], x: Sequence[TorchOperand], coefficient: Tensor) -> None:
         return None
 
     def _wide_mm(self, out: Tensor, left: Tensor, right: Tensor) -> None:

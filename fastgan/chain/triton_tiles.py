@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..ops import reference, sample
 from ..ops.linear import Layer
-from ..ops.triton.update import Stepping
+from ..ops.triton.update import OptimizerArgs
 
 WIDEST = 2**24  # of layers: 128 rows of an operand, as many as a block of a kernel has, are counted through in 32 bits
 MOST_ROWS = 2**30  # of operands: more than memory holds of the narrowest, so that kernels may add two numbers of rows
@@ -31,7 +31,7 @@ class Product(NamedTuple):
         return self.tiles + beside, self.blocks["SPLITS"]
 
 
-class TiledProducts:
+class TritonProducts:
     """A chain's weights in the products' precision, and launches of its products on operands [rows, width filled up].
 
     Operands are views of larger matrices: a product may read FILL rows past the last one.
@@ -112,7 +112,12 @@ class TiledProducts:
         return self._product("forward", rows, width, depth, self.dtype.itemsize).across
 
     def hidden(
-        self, index: int, out: Tensor, x: Tensor, masks: sample.Masks | None, head: tuple[Tensor, Tensor, int] | None = None
+        self,
+        index: int,
+        out: Tensor,
+        x: Tensor,
+        masks: sample.MaskCounter | None,
+        head: tuple[Tensor, Tensor, int] | None = None,
     ) -> None:
         """A_l = m_l * (A_{l-1} W_l^T + b_l) of layer `index`, rows of x.
 
@@ -121,7 +126,7 @@ class TiledProducts:
         layer, rows = self.layers[index], len(x)
         width, depth = layer.weight.shape
         product = self._product("forward", rows, width, depth, x.element_size())
-        drawn = masks or sample.Masks(0, self._counter, (0,), 0)
+        drawn = masks or sample.MaskCounter(0, self._counter, (0,), 0)
         adjoint, partials, all_rows = head or (out, self.biases[index], 0)
         place = rows // len(drawn.streams), round(layer.dropout * 65536) if masks else 0
         self.launch(
@@ -222,7 +227,7 @@ class TiledProducts:
         return torch.tensor(rows, dtype=torch.int64, device=self.device)
 
     def update(
-        self, stepping: Stepping, table: Tensor, coefficient: Tensor, all_rows: int, rows: int, tile: Any, flags: int,
+        self, optimizer: OptimizerArgs, table: Tensor, coefficient: Tensor, all_rows: int, rows: int, tile: Any, flags: int,
         place: tuple, gradients: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Weight gradients over rows and the optimizer's step on them, or, given where they go, the gradients alone.
@@ -235,9 +240,9 @@ class TiledProducts:
         part = -(-rows // splits // tile.depth) * tile.depth if splits > 1 else rows
         self.launch(
             self.updates.update_kernel, (self.update_programs(tile), splits),
-            stepping.buffers, table, coefficient, all_rows, rows, *place,
-            *stepping.arguments(), gradients, stepping.buffers[0].numel(), part,
-            LAYERS=len(self.layers), FIELDS=self.updates.FIELDS, RULE=stepping.rule, NESTEROV=stepping.nesterov,
+            optimizer.buffers, table, coefficient, all_rows, rows, *place,
+            *optimizer.arguments(), gradients, optimizer.buffers[0].numel(), part,
+            LAYERS=len(self.layers), FIELDS=self.updates.FIELDS, RULE=optimizer.rule, NESTEROV=optimizer.nesterov,
             FUSED=gradients is None, DTYPE=tl.bfloat16 if self.dtype == torch.bfloat16 else tl.float32,
             PRECISION=self.precision, FLAGS=flags, ALIGNED=math.gcd(16, *(inputs for _, inputs in self.shapes)),
             BLOCK_O=tile.rows, BLOCK_I=tile.columns, BLOCK_R=tile.depth, warps=tile.warps, stages=tile.stages,

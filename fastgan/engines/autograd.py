@@ -18,7 +18,7 @@ from ..runtime.distributed import all_rows, sum_
 from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
 from .flat_network import FlatNetwork
-from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Moment, mix
+from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, StepIndex, mix
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -74,35 +74,35 @@ class AutogradStep:
         half = game.precision == "fp16"
         self.scales = [LossScale(game.device, game.dtype) for _ in range(2)] if half else None
 
-    def __call__(self, images: Tensor, moment: Moment, rows: int) -> dict[str, Tensor]:
+    def __call__(self, images: Tensor, index: StepIndex, rows: int) -> dict[str, Tensor]:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
         for network in (self.game.generator, self.game.discriminator):
             network.module.train()
         with self._ends(), matmul_precision(self.game.precision):
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
-                metrics = self._update_discriminator(images, moment, d_step, rows)
-            metrics |= self._update_generator(images, moment, rows)
-        if isinstance(moment.counter, Tensor) and moment.last:
+                metrics = self._update_discriminator(images, index, d_step, rows)
+            metrics |= self._update_generator(images, index, rows)
+        if isinstance(index.counter, Tensor) and index.last:
             for network in (self.game.generator, self.game.discriminator):
                 network.add_up()
         return metrics
 
-    def _update_discriminator(self, images: Tensor, moment: Moment, d_step: int, rows: int) -> dict[str, Tensor]:
-        game, draws = self.game, self.game.draws(moment, d_step, rows)
-        with self._randomness(moment, d_step):
+    def _update_discriminator(self, images: Tensor, index: StepIndex, d_step: int, rows: int) -> dict[str, Tensor]:
+        game, draws = self.game, self.game.draws(index, d_step, rows)
+        with self._randomness(index, d_step):
             with self._arithmetic():
                 with torch.no_grad():
                     fake = self._generate(game.latents(draws, rows), draws, MAKING)
-                real = game.real_rows(images, moment, d_step, rows).view_as(fake)
+                real = game.real_rows(images, index, d_step, rows).view_as(fake)
                 real_logits = self._critic_logits(real, draws, REAL)
                 fake_logits = self._critic_logits(fake, draws, FAKE)
             loss = losses.d_loss(real_logits, fake_logits, game.loss)
-            penalty = self._penalty(real, fake, draws, moment, d_step) / game.world.size
+            penalty = self._penalty(real, fake, draws, index, d_step) / game.world.size
             gradients = self._gradients(loss + penalty, game.discriminator, 0)
         penalty = sum_(penalty.detach().clone(), game.world.size)
         finite = real_logits.isfinite().all() & fake_logits.isfinite().all() & penalty.isfinite()
-        norm = self._apply(game.discriminator, gradients, ~finite, moment, 0)
+        norm = self._apply(game.discriminator, gradients, ~finite, index, 0)
         return {
             "d_loss": loss.detach() + penalty,
             "d_real": real_logits.detach().mean(),
@@ -111,23 +111,23 @@ class AutogradStep:
             "d_grad_norm": norm,
         }
 
-    def _update_generator(self, images: Tensor, moment: Moment, rows: int) -> dict[str, Tensor]:
+    def _update_generator(self, images: Tensor, index: StepIndex, rows: int) -> dict[str, Tensor]:
         game, last = self.game, self.game.d_steps - 1
-        draws = game.draws(moment, last, rows)
-        with self._randomness(moment, game.d_steps):
+        draws = game.draws(index, last, rows)
+        with self._randomness(index, game.d_steps):
             with self._arithmetic():
                 fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, LEARNING)
                 fake_logits = self._critic_logits(fake, draws, GENERATOR)
                 real_logits = None
                 if game.loss in loss_ops.RELATIVISTIC_KINDS:
                     with torch.no_grad():
-                        real_logits = self._critic_logits(game.real_rows(images, moment, last, rows).view_as(fake), draws, REAL)
+                        real_logits = self._critic_logits(game.real_rows(images, index, last, rows).view_as(fake), draws, REAL)
             loss = losses.g_loss(fake_logits, real_logits, game.loss)
             gradients = self._gradients(loss, game.generator, 1)
         finite = fake_logits.isfinite().all()
         if real_logits is not None:
             finite = finite & real_logits.isfinite().all()
-        norm = self._apply(game.generator, gradients, ~finite, moment, 1)
+        norm = self._apply(game.generator, gradients, ~finite, index, 1)
         return {"g_loss": loss.detach(), "g_grad_norm": norm}
 
     def _generate(self, latents: Tensor, draws: Draws, pass_: int) -> Tensor:
@@ -142,9 +142,9 @@ class AutogradStep:
             logits = self.game.discriminator.module(rows)
         return all_rows(logits, self.game.world)
 
-    def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, moment: Moment, d_step: int) -> Tensor:
+    def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, index: StepIndex, d_step: int) -> Tensor:
         total = real.new_zeros(())
-        for number, spec in self.game.due_penalties(moment, d_step):
+        for number, spec in self.game.due_penalties(index, d_step):
             points = spec.points(real, fake, draws, number)
             with self._arithmetic(), drawing(draws, self.game.place(number, spec)):
                 gradient = input_gradient(self.game.discriminator.module, points)
@@ -157,7 +157,7 @@ class AutogradStep:
         return torch.autograd.grad(loss, network.parameters, allow_unused=True)
 
     def _apply(
-        self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, moment: Moment, which: int
+        self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, index: StepIndex, which: int
     ) -> Tensor:
         """Adds up the processes' gradients and takes the optimizer's step; returns the gradient's norm."""
         network.collect(gradients)
@@ -168,7 +168,7 @@ class AutogradStep:
             network.gradient.masked_fill_(overflow, 0.0)
         else:
             overflow = torch.zeros_like(withhold)
-        statistics = network.update(withhold | overflow, moment.counter)
+        statistics = network.update(withhold | overflow, index.counter)
         network.note(withhold, statistics)
         return statistics[0].sqrt()
 
@@ -178,17 +178,17 @@ class AutogradStep:
         return torch.autocast(self.game.device.type, dtype) if dtype else nullcontext()
 
     @contextmanager
-    def _randomness(self, moment: Moment, d_step: int) -> Iterator[None]:
+    def _randomness(self, index: StepIndex, d_step: int) -> Iterator[None]:
         """Seeds torch's generator for modules with randomness of their own, and gives the caller's state back.
 
         A captured step takes that generator as it is: a replay moves it on, and nothing can seed it in between.
         """
-        if not self.foreign or isinstance(moment.counter, Tensor):
+        if not self.foreign or isinstance(index.counter, Tensor):
             yield
             return
         devices = [self.game.device] if self.game.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mix(self.game.seed, moment.step, d_step, self.game.world.rank))
+            torch.manual_seed(mix(self.game.seed, index.step, d_step, self.game.world.rank))
             yield
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .game import Game, Moment, at, mix
+from .game import Game, StepIndex, at, mix
 
 log = logging.getLogger("fastgan")
 
@@ -31,7 +31,7 @@ class Engine(Protocol):
     name: str
     generation: int  # grows when the engine's buffers are others
 
-    def __call__(self, images: Tensor, moment: Moment, rows: int) -> Mapping[str, Tensor]: ...
+    def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Mapping[str, Tensor]: ...
 
     def follow_networks(self) -> None: ...
 
@@ -181,10 +181,10 @@ class Captured(Eager):
             generator = torch.cuda.default_generators[torch.device(self.game.device).index or 0]
             generator.graphsafe_set_state(generator.clone_state())
 
-    def _moments(self, step: int, steps: int) -> Iterator[Moment]:
+    def _step_indices(self, step: int, steps: int) -> Iterator[StepIndex]:
         numbers = self.counter + torch.arange(steps, device=self.counter.device)
         for index, number in enumerate(numbers.unbind()):
-            yield Moment(step + index, number, last=index == steps - 1)
+            yield StepIndex(step + index, number, last=index == steps - 1)
 
     def _warm_up(self, images: Tensor, step: int, steps: int, rows: int) -> tuple[str, ...]:
         """Runs the steps, and takes back what they did; returns the names of their metrics."""
@@ -194,14 +194,14 @@ class Captured(Eager):
             for _ in range(WARM_UPS):
                 self.engine(images, at(step), rows)  # sees to its buffers
                 self.engine.reserve(self.stride)
-                for moment in self._moments(step, steps):
-                    metrics = self.engine(images, moment, rows)
+                for index in self._step_indices(step, steps):
+                    metrics = self.engine(images, index, rows)
         return tuple(metrics)
 
     def _capture(self, images: Tensor, step: int, steps: int, rows: int) -> tuple[Callable[[], None], Tensor]:
         def run() -> Tensor:
-            for moment in self._moments(step, steps):
-                metrics = self.engine(images, moment, rows)
+            for index in self._step_indices(step, steps):
+                metrics = self.engine(images, index, rows)
             values = torch.stack([value.to(self.game.dtype) for value in metrics.values()])
             self.counter.add_(steps)
             return values

@@ -40,7 +40,7 @@ class Metrics(Mapping[str, Tensor]):
         return OrderedDict, (list(self.items()),)  # which weights_only loading takes
 
 
-class Moment(NamedTuple):
+class StepIndex(NamedTuple):
     """When a step runs: its number, and what its draws count by, the same number or, in a captured step, a 0-d tensor of it.
 
     last: whether somebody may look at counters and metrics before the next step.
@@ -51,9 +51,9 @@ class Moment(NamedTuple):
     last: bool = True
 
 
-def at(step: int) -> Moment:
+def at(step: int) -> StepIndex:
     """A step by its number."""
-    return Moment(step, step)
+    return StepIndex(step, step)
 
 
 def mix(*numbers: int) -> int:
@@ -97,9 +97,9 @@ class Game:
         """0-d int64: updates withheld and weights left alone because something was not finite."""
         return self.generator.skipped + self.discriminator.skipped
 
-    def draws(self, moment: Moment, d_step: int, rows: int) -> Draws:
+    def draws(self, index: StepIndex, d_step: int, rows: int) -> Draws:
         """The random numbers of this process's rows in one update."""
-        return Draws(self.seed, moment.counter, d_step, self.world.rank * rows, self.device, self.dtype)
+        return Draws(self.seed, index.counter, d_step, self.world.rank * rows, self.device, self.dtype)
 
     def latents(self, draws: Draws, rows: int, role: Role = Role.LATENT) -> Tensor:
         """Latents [rows, *latent_shape]."""
@@ -108,9 +108,9 @@ class Game:
             width *= extent
         return draws.latents(rows, width, role).view(rows, *self.latent_shape)
 
-    def real_rows(self, images: Tensor, moment: Moment, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
+    def real_rows(self, images: Tensor, index: StepIndex, d_step: int, rows: int, out: Tensor | None = None) -> Tensor:
         """This process's real rows of one D update, flat, [rows, features] in [-1, 1]; into `out` if it is given."""
-        update = moment.counter * self.d_steps + d_step
+        update = index.counter * self.d_steps + d_step
         position = (update * self.world.size + self.world.rank) * rows
         word, size = sample.stream(Role.BATCH), images.shape[0]
         indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
@@ -120,7 +120,7 @@ class Game:
         """The pass over the critic whose rows a penalty looks at."""
         return {"real": REAL, "fake": FAKE, None: PENALTY + number}[penalty.at]
 
-    def due_penalties(self, moment: Moment, d_step: int) -> list[tuple[int, Penalty]]:
+    def due_penalties(self, index: StepIndex, d_step: int) -> list[tuple[int, Penalty]]:
         """The penalties of one D update, each with its number."""
-        update = moment.step * self.d_steps + d_step
+        update = index.step * self.d_steps + d_step
         return [(number, penalty) for number, penalty in enumerate(self.penalties) if update % penalty.every == 0]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference, sample
 from .backend import implementation, resolve
-from .sample import Masks
+from .sample import MaskCounter
 
 ACTIVATIONS = ("identity", "relu", "leaky_relu", "tanh", "sigmoid")
 
@@ -37,7 +37,7 @@ class Dropout(NamedTuple):
     """A unit's probability to be dropped, and the pass whose mask is drawn."""
 
     probability: float
-    masks: Masks
+    masks: MaskCounter
 
     def scale(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """The factor of activations [B, ...], in fp32 or wider."""
@@ -75,7 +75,7 @@ def linear_by_reference(
 
 
 @implementation("linear.encode_activation_", "reference")
-def _encode_activation_(pre: Tensor, layer: Layer, masks: sample.Masks | None) -> None:
+def _encode_activation_(pre: Tensor, layer: Layer, masks: sample.MaskCounter | None) -> None:
     """pre = encode_activation(pre + bias), with the dropout of stacked passes."""
     wide = pre if layer.bias is None else pre + layer.bias.detach()
     pre.copy_(
@@ -83,7 +83,7 @@ def _encode_activation_(pre: Tensor, layer: Layer, masks: sample.Masks | None) -
     )
 
 
-def _mask(like: Tensor, probability: float, masks: sample.Masks) -> Tensor:
+def _mask(like: Tensor, probability: float, masks: sample.MaskCounter) -> Tensor:
     rows, width = like.shape[0] // len(masks.streams), like.shape[1]
     place = dict(seed=masks.seed, step=masks.step, first_row=masks.first_row, device=like.device, dtype=like.dtype)
     return torch.cat([sample.dropout_scale(rows, width, probability, stream=word, **place) for word in masks.streams])

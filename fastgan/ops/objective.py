@@ -16,14 +16,14 @@ class Objective(NamedTuple):
 
     arguments: (form, fake target, real target, scale, mean), without the trailing ones that have their default value;
     a target of 1 pulls that side's logits up, 0 pushes them down. None where no kernel is made for it.
-    rows: whether the kernel is the one that gives each row a value; brief: whether torch composes these of one or two
+    rows: whether the kernel is the one that gives each row a value; cheap_in_torch: whether torch composes these of one or two
     operations, which cost less than a kernel whose backward is Python's where there are few rows.
     """
 
     arguments: tuple | None
     define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
     rows: bool = False
-    brief: bool = False
+    cheap_in_torch: bool = False
 
 
 BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = range(6)
@@ -47,14 +47,14 @@ def _objective(
     real_target: float = 1.0,
     scale: float = 1.0,
     *,
-    brief: bool = False,
+    cheap_in_torch: bool = False,
 ) -> Objective:
     rows = reduction == "none"
     if rows and form == AVERAGE:
         return Objective(None, define)  # a row depends on the others
     values = (fake_target, real_target, scale, reduction != "sum")
     used = max((i + 1 for i, (value, default) in enumerate(zip(values, DEFAULTS, strict=True)) if value != default), default=0)
-    return Objective((form, *values[:used]), define, rows, brief)
+    return Objective((form, *values[:used]), define, rows, cheap_in_torch)
 
 
 @functools.lru_cache(maxsize=64)
@@ -66,8 +66,8 @@ def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, red
         return reference.d_loss(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
     factor = scale if kind == "lsgan" else 1.0
-    brief = kind in ("wgan", "relativistic")
-    return _objective(define, reduction, FORMS[kind], 0.0, 1.0 - smoothing, factor, brief=brief)
+    cheap_in_torch = kind in ("wgan", "relativistic")
+    return _objective(define, reduction, FORMS[kind], 0.0, 1.0 - smoothing, factor, cheap_in_torch=cheap_in_torch)
 
 
 @functools.lru_cache(maxsize=64)
@@ -78,10 +78,10 @@ def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objec
         return reference.g_loss(fake, real, kind=kind, scale=scale, reduction=reduction)
 
     if kind == "minimax":  # minus what the discriminator pays
-        return _objective(define, reduction, BCE, 0.0, 1.0, -1.0, brief=True)
+        return _objective(define, reduction, BCE, 0.0, 1.0, -1.0, cheap_in_torch=True)
     form = LINEAR if kind == "hinge" else FORMS[kind]
     real_target = 0.0 if kind in reference.RELATIVISTIC_KINDS else 1.0
-    return _objective(define, reduction, form, 1.0, real_target, scale if kind == "lsgan" else 1.0, brief=True)
+    return _objective(define, reduction, form, 1.0, real_target, scale if kind == "lsgan" else 1.0, cheap_in_torch=True)
 
 
 @functools.lru_cache(maxsize=64)
@@ -94,7 +94,7 @@ def side_objective(kind: str, is_real: bool, label_smoothing: float, scale: floa
 
     target = 1.0 - label_smoothing if is_real else 0.0
     factor = scale if kind == "lsgan" else 1.0
-    return _objective(define, reduction, FORMS[kind], target, 1.0, factor, brief=not label_smoothing)
+    return _objective(define, reduction, FORMS[kind], target, 1.0, factor, cheap_in_torch=not label_smoothing)
 
 
 @functools.lru_cache(maxsize=64)

@@ -14,7 +14,7 @@ for _name in ("norm_penalty", "square_penalty"):
     implementation(f"penalty.{_name}", "reference")(getattr(reference, _name))
 
 
-class Form(NamedTuple):
+class PenaltyForm(NamedTuple):
     """A penalty as kernels know it: weight / 2 * mean |g|^2, or weight * mean (|g| - target)^2, of both signs or one-sided."""
 
     squared: bool
@@ -23,7 +23,7 @@ class Form(NamedTuple):
     one_sided: bool = False
 
 
-def penalty_gradient(gradient: Tensor, form: Form) -> tuple[Tensor, Tensor]:
+def penalty_gradient(gradient: Tensor, form: PenaltyForm) -> tuple[Tensor, Tensor]:
     """A penalty's value for input gradients [B, ...], and its derivative by them."""
     if form.squared:
         return square_penalty_gradient(gradient, gamma=form.weight)

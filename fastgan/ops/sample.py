@@ -109,7 +109,7 @@ def as_int64(word: int) -> int:
     return (word + 2**63) % 2**64 - 2**63
 
 
-class Masks(NamedTuple):
+class MaskCounter(NamedTuple):
     """Where the dropout masks of a layer come from in stacked passes of equally many rows; pass k has the word streams[k]."""
 
     seed: int | Tensor
@@ -159,8 +159,8 @@ class Draws:
         return replace(self, device=device, dtype=dtype)
 
 
-def masks(passes: Sequence[tuple[Draws, int]], layer: int) -> Masks:
+def masks(passes: Sequence[tuple[Draws, int]], layer: int) -> MaskCounter:
     """The dropout masks of one layer in stacked passes, each with its draws and number, which share a seed, step and rows."""
     draws = passes[0][0]
     words = tuple(stream(Role.DROPOUT, pass_=number, index=layer, d_step=each.d_step) for each, number in passes)
-    return Masks(draws.seed, draws.step, words, draws.first_row)
+    return MaskCounter(draws.seed, draws.step, words, draws.first_row)

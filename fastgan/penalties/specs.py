@@ -45,7 +45,7 @@ class Penalty:
         """The penalty of input gradients [B, ...], 0-d."""
         raise NotImplementedError
 
-    def form(self, times: float = 1.0) -> ops.Form | None:
+    def form(self, times: float = 1.0) -> ops.PenaltyForm | None:
         """The penalty times a number as kernels know it, None where they do not."""
         return None
 
@@ -55,7 +55,7 @@ class Penalty:
             raise NotImplementedError
         return ops.penalty_gradient(gradient, form)
 
-    def kernel_form(self, times: float = 1.0) -> ops.Form | None:
+    def kernel_form(self, times: float = 1.0) -> ops.PenaltyForm | None:
         """`form`, unless a penalty_gradient of its own says otherwise."""
         return self.form(times) if type(self).penalty_gradient is Penalty.penalty_gradient else None
 
@@ -88,8 +88,8 @@ class GradientPenalty(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
 
-    def form(self, times: float = 1.0) -> ops.Form:
-        return ops.Form(False, times * self.weight, self.target, self.one_sided)
+    def form(self, times: float = 1.0) -> ops.PenaltyForm:
+        return ops.PenaltyForm(False, times * self.weight, self.target, self.one_sided)
 
 
 @dataclass(frozen=True)
@@ -108,8 +108,8 @@ class DRAGAN(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
 
-    def form(self, times: float = 1.0) -> ops.Form:
-        return ops.Form(False, times * self.weight, self.target)
+    def form(self, times: float = 1.0) -> ops.PenaltyForm:
+        return ops.PenaltyForm(False, times * self.weight, self.target)
 
 
 @dataclass(frozen=True)
@@ -126,8 +126,8 @@ class R1(Penalty):
     def value(self, gradient: Tensor) -> Tensor:
         return ops.square_penalty(gradient, gamma=self.gamma)
 
-    def form(self, times: float = 1.0) -> ops.Form:
-        return ops.Form(True, times * self.gamma)
+    def form(self, times: float = 1.0) -> ops.PenaltyForm:
+        return ops.PenaltyForm(True, times * self.gamma)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fastgan.chain.packed import PackedProducts
 from fastgan.chain.products import Products
 from fastgan.chain.products import products as products_of
-from fastgan.chain.torch_mm import Dense, DenseProducts
+from fastgan.chain.torch_mm import TorchOperand, TorchProducts
 from fastgan.ops import sample
 from fastgan.ops.linear import Layer
 
@@ -32,7 +32,7 @@ FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": HALF, "packed":
 
 
 def make(format_: str, layers: Sequence[Layer]) -> Products:
-    return PackedProducts(layers) if format_ == "packed" else DenseProducts(layers, FORMATS[format_])
+    return PackedProducts(layers) if format_ == "packed" else TorchProducts(layers, FORMATS[format_])
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -106,7 +106,7 @@ def case(request: pytest.FixtureRequest, format_: str, chain: str) -> Case:
 
 def read(operand, width: int) -> tuple[Tensor, Tensor]:
     """What products over columns read of an operand, and what weight gradients read; columns beyond the last are zero."""
-    if isinstance(operand, Dense):
+    if isinstance(operand, TorchOperand):
         return operand.values if operand.tangents is None else operand.tangents, operand.values
     rows = operand.panels.unflatten(2, (64, 2)).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)
     assert not operand.values[:, width:].any() and not rows[:, width:].any()
@@ -151,7 +151,7 @@ def test_linear(case: Case, drop: bool) -> None:
     for index, layer in case.hidden:
         (width, depth), masks, scale = layer.weight.shape, None, torch.ones(case.total, 1, dtype=torch.float64)
         if drop and layer.dropout:
-            masks = sample.Masks(COUNTER["seed"], COUNTER["step"], STREAMS[: case.passes], COUNTER["first_row"])
+            masks = sample.MaskCounter(COUNTER["seed"], COUNTER["step"], STREAMS[: case.passes], COUNTER["first_row"])
             draw = partial(sample.dropout_scale, case.stride, width, layer.dropout, dtype=torch.float64, **COUNTER)
             scale = torch.cat([draw(stream=word) for word in masks.streams])
         x, out = case.numbers(depth), case.operand(width)
@@ -264,7 +264,7 @@ def test_products_are_chosen_by_precision_and_backend(requires_dot: None) -> Non
         (products_of(wide_layers, "bf16"), HALF),  # packed weights are made of fp32
     ]
     for products, dtype in chosen:
-        assert isinstance(products, DenseProducts) and products.weights[0].dtype == dtype
+        assert isinstance(products, TorchProducts) and products.weights[0].dtype == dtype
 
 
 def test_a_probability_next_to_one_drops_every_unit(format_: str) -> None:
@@ -274,6 +274,6 @@ def test_a_probability_next_to_one_drops_every_unit(format_: str) -> None:
     )
     x, out = products.operand(6, 5), products.operand(6, 70)
     products.load_(x, torch.randn(6, 5, dtype=dtype))
-    products.linear_(0, out, x, sample.Masks(1, 2, (3,), 0))
+    products.linear_(0, out, x, sample.MaskCounter(1, 2, (3,), 0))
     values, _ = read(out, 70)
     assert not values.any() and not values.signbit().any()

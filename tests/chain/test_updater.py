@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastgan.chain.packed import PackedProducts
 from fastgan.chain.passes import read_layers
 from fastgan.chain.products import Products
-from fastgan.chain.torch_mm import DenseProducts
+from fastgan.chain.torch_mm import TorchProducts
 from fastgan.engines.closed_form.update import TrainingPasses, UpdateResult
 from fastgan.engines.flat_network import FlatNetwork
 from fastgan.layers import FusedLinear, drawing
@@ -40,7 +40,7 @@ class Run:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
         self.network = FlatNetwork(self.module, spec, **options)
         layers = read_layers(list(self.module))
-        self.products: Products = PackedProducts(layers) if format_ == "packed" else DenseProducts(layers, FORMATS[format_])
+        self.products: Products = PackedProducts(layers) if format_ == "packed" else TorchProducts(layers, FORMATS[format_])
         self.passes = TrainingPasses(self.products, count, rows)
         draw = partial(torch.randn, dtype=dtype, generator=generator)
         self.x, self.tangent, self.c = draw(count, rows, sizes[0]), draw(rows, sizes[0]), draw(count, rows)

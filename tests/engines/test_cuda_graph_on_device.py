@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import Trainer, optim, penalties
-from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.engines.cuda_graph import Captured
 from fastgan.mlp import MLP
 
@@ -104,7 +104,7 @@ def test_replay_equals_eager_bit_for_bit(networks: Any, options: dict) -> None:
         assert torch.equal(found[name].double(), value.double()), name
     assert captured.skipped == eager.skipped == 0
     if networks is mlps and options.get("engine") != "autograd" and options.get("precision") != "fp64":
-        assert all(isinstance(products, TiledProducts) for products in captured._step.products)
+        assert all(isinstance(products, TritonProducts) for products in captured._step.products)
 
 
 @pytest.mark.parametrize("capture", ["off", "auto"])

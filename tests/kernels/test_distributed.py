@@ -15,7 +15,7 @@ SCRIPT = """
 import sys, torch
 from patch_once import patch_once_a_launch
 patch_once_a_launch()
-from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.runtime import distributed
 from two_processes import GAMES, trainer
 with distributed.process_group("cpu") as world:
@@ -23,7 +23,7 @@ with distributed.process_group("cpu") as world:
     for name in GAMES:
         game = trainer(name, "fp32")
         metrics = game.step(3)
-        assert isinstance(game._step.products[0], TiledProducts)
+        assert isinstance(game._step.products[0], TritonProducts)
         results[name] = {"state": game.state_dict(), "metrics": dict(metrics)}
     torch.save(results, f"{sys.argv[1]}/{world.rank}.pt")
 """

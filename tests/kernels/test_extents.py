@@ -16,7 +16,7 @@ from torch import Tensor
 from fastgan.chain import triton_tiles
 from fastgan.ops import reference
 from fastgan.ops.linear import Layer
-from fastgan.ops.sample import Masks, Role, stream
+from fastgan.ops.sample import MaskCounter, Role, stream
 from fastgan.ops.triton import sample as sample_triton
 from fastgan.ops.triton import update as update_triton
 from tests.kernels.conftest import INTERPRETED
@@ -102,34 +102,34 @@ def test_the_rows_and_points_of_the_last_of_many_updates(memory: VirtualMemory) 
     """As many updates as a stream tells apart, and one more that shows the last rows again."""
     rows, features, size, updates, apart = 40_003, 5, 2**31 + 11, 65_535, 80_007
     images = memory.buffer(size, features, dtype=torch.uint8, holds=small)
-    hands = memory.buffer((updates + 1) * apart, 128)
-    shown = sample_triton.Shown(5, torch.tensor(4), updates, 7, 2)
+    operands = memory.buffer((updates + 1) * apart, 128)
+    position = sample_triton.BatchPosition(5, torch.tensor(4), updates, 7, 2)
     position = (4 * updates + updates - 1) * 7 + 2
     word = stream(Role.BATCH)
     indices = reference.batch_indices(rows, size, position, seed=5, stream=word).numpy()[:, None]
     row, column = ends(rows, features, 8, 128)
     real = scaled(small(indices[row[:, 0]] * features + column))
 
-    sample_triton.load_batches_(memory, (hands[2 : 2 + rows], apart), updates + 1, images, shown)
+    sample_triton.load_batches_(memory, (operands[2 : 2 + rows], apart), updates + 1, images, position)
     assert memory.grid == (-(-rows // 8) * (updates + 1), 1, 1)
-    check(memory.stores(hands), (updates * apart + 2 + row) * 128 + column, real)
+    check(memory.stores(operands), (updates * apart + 2 + row) * 128 + column, real)
 
     memory.stored.clear()
     fake = memory.buffer(updates, rows, features, holds=small)
     alpha_stream = stream(Role.ALPHA, index=1)
-    sample_triton.load_points_(memory, (hands[9 : 9 + rows], apart), updates, 0, fake, alpha_stream, images, shown)
+    sample_triton.load_points_(memory, (operands[9 : 9 + rows], apart), updates, 0, fake, alpha_stream, images, position)
     counter = dict(seed=5, step=4, stream=stream(Role.ALPHA, index=1, d_step=updates - 1), first_row=2)
     alpha = reference.uniforms(rows, 1, **counter).numpy()
     fakes = small(((updates - 1) * rows + row) * features + column)
     points = real + alpha[row[:, 0]] * (fakes - real)
-    check(memory.stores(hands), ((updates - 1) * apart + 9 + row) * 128 + column, points, 2e-5)
+    check(memory.stores(operands), ((updates - 1) * apart + 9 + row) * 128 + column, points, 2e-5)
 
 
 def products(memory: VirtualMemory, monkeypatch: pytest.MonkeyPatch, tile: tiles.Tile, *shapes: tuple[int, int]) -> Any:
     """Layers of shapes (out, in) in virtual memory, and one tile for every product."""
     monkeypatch.setattr(tiles, "product_tile", lambda *_: tile)
     layers = [Layer(torch.empty(shape, device="meta"), None) for shape in shapes]
-    made = triton_tiles.TiledProducts(layers, "fp32")
+    made = triton_tiles.TritonProducts(layers, "fp32")
     monkeypatch.setattr(made, "words", torch.tensor)
     return made
 
@@ -152,7 +152,7 @@ def test_a_forward_product(memory: VirtualMemory, monkeypatch: pytest.MonkeyPatc
     made = products(memory, monkeypatch, SMALL, (width, 200), (1, width))
     x, out, adjoint = (made.operand(rows, extent) for extent in (200, width, width))
     partials = memory.buffer(2**20, rows)
-    made.hidden(0, out, x, Masks(0, torch.tensor(0), (0,), 0), (adjoint, partials[0], rows))
+    made.hidden(0, out, x, MaskCounter(0, torch.tensor(0), (0,), 0), (adjoint, partials[0], rows))
     row, column = ends(rows, width, 16, 16)
     weights = made.weights[0]
     assert memory.loads(weights) == {c * 256 + k for c in range(width - len(column[0]), 2**24) for k in range(256)}
@@ -199,7 +199,7 @@ def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
     count, lr = torch.zeros((), dtype=torch.int64), torch.tensor(0.5, dtype=torch.float64)
     options = dict(rule="sgd", options={}, clip=0.0, average=None, decay=0.0)
     place = update_log(memory, 999)
-    update_triton.step_(memory, update_triton.stepping(weight, [], lr, count, **options), gradients, place, 1024)
+    update_triton.step_(memory, update_triton.optimizer_args(weight, [], lr, count, **options), gradients, place, 1024)
     places = np.arange(2**31 + 1024, HUGE)
     g = places % 5 + (places + HUGE) % 5
     check(memory.stores(weight), places, small(places) - 0.5 * g)
@@ -234,7 +234,7 @@ def test_weight_gradients(
     table = torch.tensor([[0, across, outputs, inputs, 16, -1, *pointers, 1], [last, 1, 1, outputs, 0, -1, *pointers, 2]])
     monkeypatch.setattr(made, "update_programs", lambda _: last)  # without the second layer, whose tiles come later
     states, count = (weight, None, None, None, None), torch.zeros((), dtype=torch.int64)
-    optimizer = update_triton.Stepping(states, torch.tensor(0.5), count, "sgd", False, (0.0,), 0.0, 0.0)
+    optimizer = update_triton.OptimizerArgs(states, torch.tensor(0.5), count, "sgd", False, (0.0,), 0.0, 0.0)
     place = update_log(memory, 999)
     memory.stored.clear()
     made.update(optimizer, table, torch.ones(3, rows)[0], rows, rows, tile, 1024, place, gradients)

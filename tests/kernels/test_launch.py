@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.chain.torch_mm import DenseProducts
+from fastgan.chain.torch_mm import TorchProducts
 from fastgan.ops import reference, sample
 from fastgan.ops.linear import Layer
 from fastgan.ops.triton import sample as sample_triton
@@ -114,15 +114,15 @@ def test_pictures_of_many_features_are_gathered_and_interpolated(launch: Any) ->
 
 def test_as_many_updates_as_a_stream_tells_apart(launch: Any) -> None:
     """A step of 65,535 updates of a relativistic loss shows real rows once more."""
-    shown = sample_triton.Shown(1, torch.tensor(0), 65_535, 64, 0)
-    sample_triton.load_batches_(launch, (meta(64, 896), 128), 65_536, meta(100, 784, dtype=torch.uint8), shown)
+    position = sample_triton.BatchPosition(1, torch.tensor(0), 65_535, 64, 0)
+    sample_triton.load_batches_(launch, (meta(64, 896), 128), 65_536, meta(100, 784, dtype=torch.uint8), position)
     assert launch.grids == [(8 * 7 * 65_536,)]
 
 
 def test_a_data_set_of_more_than_32_bits(launch: Any) -> None:
-    images, shown = meta(2**32, 1, dtype=torch.uint8), sample_triton.Shown(1, torch.tensor(0), 1, 64, 0)
+    images, position = meta(2**32, 1, dtype=torch.uint8), sample_triton.BatchPosition(1, torch.tensor(0), 1, 64, 0)
     with pytest.raises(ValueError, match=r"4,294,967,296 samples is more than a kernel shuffles"):
-        sample_triton.load_batches_(launch, (meta(64, 128), 128), 1, images, shown)
+        sample_triton.load_batches_(launch, (meta(64, 128), 128), 1, images, position)
     given = dict(seed=3, stream=2, device="cpu")
     found = sample_triton._batch_indices_triton(9, 2**32 + 7, 2**33, **given)
     assert torch.equal(found, reference.batch_indices(9, 2**32 + 7, 2**33, **given)) and not launch.grids
@@ -153,15 +153,15 @@ def layers(*sizes: int) -> list[Layer]:
 def test_the_widest_layers(launch: Any) -> None:
     """Those that are wider than kernels count take torch's products."""
     from fastgan.chain.products import _products_triton
-    from fastgan.chain.triton_tiles import TiledProducts
+    from fastgan.chain.triton_tiles import TritonProducts
 
     made = _products_triton(layers(100, 2**24, 1), "fp32")
-    assert isinstance(made, TiledProducts) and made.weights[0].shape == (2**24, 128)
+    assert isinstance(made, TritonProducts) and made.weights[0].shape == (2**24, 128)
     with pytest.raises(ValueError, match="1,073,741,825 rows is more than kernels count"):
         made.operand(2**30 + 1, 100)
-    assert isinstance(_products_triton(layers(100, 2**24 + 1, 1), "fp32"), DenseProducts)
+    assert isinstance(_products_triton(layers(100, 2**24 + 1, 1), "fp32"), TorchProducts)
     with pytest.raises(ValueError, match=r"a layer is 16,777,217 wide; kernels count up to 16,777,216"):
-        TiledProducts(layers(100, 2**24 + 1, 1), "fp32")
+        TritonProducts(layers(100, 2**24 + 1, 1), "fp32")
 
 
 def test_gradients_in_very_many_parts() -> None:

@@ -64,23 +64,23 @@ def test_the_operands_of_a_whole_step(device: torch.device) -> None:
     assert out[:, 30:].isnan().all() and out[2 * rows :].isnan().all(), "nothing else is written"
 
     images = torch.randint(0, 256, (50, features), dtype=torch.uint8)
-    shown = sample_triton.Shown(seed, counter, d_steps, 3 * rows, rows)
-    hands = torch.full(((d_steps + 1) * 20, 64), torch.nan, device=device)
-    sample_triton.load_batches_(launch, (hands[2 : 2 + rows], 20), d_steps + 1, images.to(device), shown)
+    position = sample_triton.BatchPosition(seed, counter, d_steps, 3 * rows, rows)
+    operands = torch.full(((d_steps + 1) * 20, 64), torch.nan, device=device)
+    sample_triton.load_batches_(launch, (operands[2 : 2 + rows], 20), d_steps + 1, images.to(device), position)
     fake = torch.randn(d_steps, rows, features)
     word = stream(Role.ALPHA, index=2)
-    sample_triton.load_points_(launch, (hands[9 : 9 + rows], 20), 2, 1, fake.to(device), word, images.to(device), shown)
+    sample_triton.load_points_(launch, (operands[9 : 9 + rows], 20), 2, 1, fake.to(device), word, images.to(device), position)
     for update in range(d_steps + 1):
         d_step = min(update, d_steps - 1)
         position = (step * d_steps + d_step) * 3 * rows + rows
         indices = reference.batch_indices(rows, 50, position, seed=seed, stream=stream(Role.BATCH))
         real = reference.gather_rows(images, indices)
-        found = hands[20 * update + 2 :][:rows, :features].cpu()
+        found = operands[20 * update + 2 :][:rows, :features].cpu()
         torch.testing.assert_close(found, real, rtol=0, atol=1.2e-7)
         if update in (1, 2):
             counters = dict(seed=seed, step=step, stream=stream(Role.ALPHA, index=2, d_step=update), first_row=rows)
             alpha = reference.uniforms(rows, 1, **counters).flatten()
-            found = hands[20 * update + 9 :][:rows, :features].cpu()
+            found = operands[20 * update + 9 :][:rows, :features].cpu()
             torch.testing.assert_close(found, reference.interpolate(real, fake[update], alpha), rtol=1e-6, atol=4e-6)
-    written = hands.isfinite().any(1).sum()
+    written = operands.isfinite().any(1).sum()
     assert written == (d_steps + 1) * rows + 2 * rows

@@ -13,7 +13,7 @@ from fastgan.kernels.launch import INTERPRETED
 from torch import Tensor
 
 from fastgan import Trainer, optim, penalties
-from fastgan.chain.triton_tiles import TiledProducts
+from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.engines import cuda_graph
 from fastgan.engines.closed_form.fused_passes import FusedPasses
 from fastgan.mlp import MLP
@@ -73,7 +73,7 @@ def poison(trainer: Trainer) -> None:
     """Fills what a step should write before it reads it with nan; the zeros around it stay."""
     step = trainer._step
     step._make_buffers(trainer._rows)
-    for passes in (step.generator, step.critic, *step.hands):
+    for passes in (step.generator, step.critic, *step.critic_passes):
         assert isinstance(passes, FusedPasses)
         sizes = [passes.products.shapes[0][1], *(outputs for outputs, _ in passes.products.shapes)]
         for operand, width in zip(passes.inputs, sizes[:-1], strict=True):
@@ -141,7 +141,7 @@ def check_steps(
     fused = trainer_of(monkeypatch, "triton", device, "fp32", rows, options, shape).attach(data(dtype), rows)
     poison(fused)
     metrics = {name: float(value) for name, value in fused.step(steps).items()}
-    assert all(isinstance(products, TiledProducts) for products in fused._step.products)
+    assert all(isinstance(products, TritonProducts) for products in fused._step.products)
     exact = trainer_of(monkeypatch, "reference", torch.device("cpu"), "fp64", rows, options, shape).attach(data(dtype), rows)
     expected = {name: float(value) for name, value in exact.step(steps).items()}
     for mine, theirs in zip(fused._step.networks, exact._step.networks, strict=True):
@@ -237,7 +237,7 @@ def test_a_network_of_one_layer_makes_both_take_torchs_products(
 ) -> None:
     trainer = trainer_of(monkeypatch, "triton", device, "fp32", 7, {}, shape)
     assert all(value.isfinite() for value in trainer.step(2).values())
-    assert not any(isinstance(products, TiledProducts) for products in trainer._step.products)
+    assert not any(isinstance(products, TritonProducts) for products in trainer._step.products)
 
 
 def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,15 +263,15 @@ in_any_order = pytest.mark.skipif(INTERPRETED, reason="the interpreter has one o
 def split_products(monkeypatch: pytest.MonkeyPatch) -> Iterator[set[Any]]:
     """Every product is split along its depth, however short; workspaces are poisoned before each launch, and yielded."""
     workspaces: set[Any] = set()
-    workspace = TiledProducts._split_k_workspace
+    workspace = TritonProducts._split_k_workspace
 
-    def poisoned(products: TiledProducts, count: int, tile: Any) -> tuple[Tensor, Tensor]:
+    def poisoned(products: TritonProducts, count: int, tile: Any) -> tuple[Tensor, Tensor]:
         parts, arrived = workspace(products, count, tile)
         workspaces.add(arrived)
         return parts.fill_(math.nan), arrived
 
     monkeypatch.setattr("fastgan.kernels.tiles.SAVED", 0)
-    monkeypatch.setattr(TiledProducts, "_split_k_workspace", poisoned)
+    monkeypatch.setattr(TritonProducts, "_split_k_workspace", poisoned)
     tiles.product_tile.cache_clear()
     yield workspaces
     tiles.product_tile.cache_clear()

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from fastgan.ops import backend, reference, sample
 from fastgan.ops.linear import ACTIVATIONS, Dropout, Layer, linear
-from fastgan.ops.sample import Masks
+from fastgan.ops.sample import MaskCounter
 
 SLOPE = 0.2
 ARRAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -71,7 +71,7 @@ def backend_(request: pytest.FixtureRequest) -> str:
 
 
 def dropout(probability: float = 0.5) -> Dropout:
-    return Dropout(probability, Masks(COUNTER["seed"], COUNTER["step"], STREAMS[:1], COUNTER["first_row"]))
+    return Dropout(probability, MaskCounter(COUNTER["seed"], COUNTER["step"], STREAMS[:1], COUNTER["first_row"]))
 
 
 def drawn(rows: int, columns: int, probability: float = 0.5) -> Tensor:
@@ -323,7 +323,7 @@ def check_folded(got: Tensor, pre: Tensor, layer: Layer, scale: Tensor | None) -
 def test_fold_in_place(in_place: InPlace, width: int, dtype: torch.dtype, bias: bool) -> None:
     layer, pre = layer_of(width, dtype, bias=bias), normal(15, width, dtype=dtype)
     for streams in ((), STREAMS[:1], STREAMS):
-        got, masks = pre.clone(), Masks(COUNTER["seed"], COUNTER["step"], streams, COUNTER["first_row"])
+        got, masks = pre.clone(), MaskCounter(COUNTER["seed"], COUNTER["step"], streams, COUNTER["first_row"])
         in_place("encode_activation_")(got, layer, masks if streams else None)
         check_folded(got, pre, layer, stacked_mask(15 // len(streams), width, streams) if streams else None)
 
@@ -334,7 +334,7 @@ def test_cpp_folds_the_reference_bits(requires_extension: None, slope: float, dt
     layer = layer_of(130, dtype, bias=False, slope=slope)
     pre = normal(15, 130, dtype=dtype)
     pre[:, :6] = torch.tensor([0.0, -0.0, torch.nan, torch.inf, 1e-30, -1e-30])
-    for masks in (None, Masks(11, 12, STREAMS, 13)):
+    for masks in (None, MaskCounter(11, 12, STREAMS, 13)):
         ours, theirs = pre.clone(), pre.clone()
         for name, values in (("cpp", ours), ("reference", theirs)):
             backend.resolve("linear.encode_activation_", "cpu", name)(values, layer, masks)

@@ -30,7 +30,7 @@ using fastgan::kPanel;
 using fastgan::kRows;
 using fastgan::kTanh;
 using fastgan::lanes;
-using fastgan::Masks;
+using fastgan::MaskCounter;
 using fastgan::Operand;
 using fastgan::operand_of;
 using fastgan::Sums;
@@ -71,10 +71,10 @@ struct ActivationSlope {
 
 // Multiplies the units of a tile that are kept by the scale, and makes the others +0.
 template <int R, int V>
-inline __attribute__((always_inline)) void drop(const Masks& masks, Sums<R, V>& sums, int64_t row, int64_t column) {
-  constexpr int kLines = Masks::kTileColumns / kPanel;  // of one pass: a pass has an even number of rows
+inline __attribute__((always_inline)) void drop(const MaskCounter& masks, Sums<R, V>& sums, int64_t row, int64_t column) {
+  constexpr int kLines = MaskCounter::kTileColumns / kPanel;  // of one pass: a pass has an even number of rows
   static_assert(R % kLines == 0);
-  uint16_t numbers[R / kLines][Masks::kTileColumns];
+  uint16_t numbers[R / kLines][MaskCounter::kTileColumns];
   for (int r = 0; r < R; r += kLines) masks.draw(row + r, kLines, column, numbers[r / kLines]);
   const __m512 scale = _mm512_set1_ps(masks.scale);
   const __m256i threshold = _mm256_set1_epi16(static_cast<short>(masks.threshold));
@@ -158,13 +158,13 @@ void linear_bf16_(at::TensorList values, at::TensorList panels, at::TensorList p
                   int64_t first_row) {
   for (size_t l = 0; l < packs.size(); ++l) {
     const Operand out = operand_of(values[l + 1], panels[l], widths[l]);
-    Masks masks{{},
-                out.rows / passes,
-                static_cast<uint32_t>(thresholds[l]),
-                static_cast<uint32_t>(step),
-                static_cast<uint32_t>(first_row),
-                static_cast<uint64_t>(seed),
-                static_cast<float>(scales[l])};
+    MaskCounter masks{{},
+                      out.rows / passes,
+                      static_cast<uint32_t>(thresholds[l]),
+                      static_cast<uint32_t>(step),
+                      static_cast<uint32_t>(first_row),
+                      static_cast<uint64_t>(seed),
+                      static_cast<float>(scales[l])};
     if (thresholds[l]) {
       TORCH_CHECK(static_cast<int64_t>(streams.size()) >= passes, "a layer with dropout has a stream for each pass");
       masks.streams.assign(streams.begin(), streams.begin() + passes);

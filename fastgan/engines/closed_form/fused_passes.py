@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from ...chain.passes import Stack
-from ...chain.triton_tiles import TiledProducts
+from ...chain.triton_tiles import TritonProducts
 from ...ops.objective import DEFAULTS, Objective
-from ...ops.penalty import Form
-from ...ops.sample import Masks
-from ...ops.triton.update import VALUE, Stepping, programs, step_, stepping
+from ...ops.penalty import PenaltyForm
+from ...ops.sample import MaskCounter
+from ...ops.triton.update import VALUE, OptimizerArgs, optimizer_args, programs, step_
 from ...runtime.distributed import ALONE, World, sum_
 from ..flat_network import FlatNetwork
 from .update import HasPenaltyGradient, UpdateResult, loss_and_gradients
@@ -37,7 +37,7 @@ class FusedPasses(Stack):
     """
 
     def __init__(
-        self, products: TiledProducts, network: FlatNetwork, count: int, rows: int, world: World, *, is_critic: bool
+        self, products: TritonProducts, network: FlatNetwork, count: int, rows: int, world: World, *, is_critic: bool
     ) -> None:
         super().__init__(products, rows, rows, count, self._allocate(products, count * rows, is_critic))
         apart = world.size > 1 or self.tile.splits > 1
@@ -45,7 +45,7 @@ class FusedPasses(Stack):
         network.update_log = UpdateLog(products, network, count * rows if is_critic else 0, parts)
 
     @staticmethod
-    def _allocate(products: TiledProducts, rows: int, is_critic: bool) -> dict[str, Any]:
+    def _allocate(products: TritonProducts, rows: int, is_critic: bool) -> dict[str, Any]:
         sizes = [products.shapes[0][1], *(outputs for outputs, _ in products.shapes)]
         coefficient = torch.ones(3, rows, device=products.device)
         buffers: dict[str, Any] = {
@@ -72,22 +72,22 @@ class FusedPasses(Stack):
         self.tile = self.products.update_tile(learning)
         self._table: Tensor | None = None
 
-    def hands(self, count: int) -> list[FusedPasses]:
+    def with_own_inputs(self, count: int) -> list[FusedPasses]:
         """As many passes over these buffers, each with input rows and coefficients of its own; input rows in one matrix."""
         inputs = self.products.operand(count * self.all_rows, self.products.shapes[0][1])
-        hands = []
+        critic_passes = []
         for number in range(count):
             coefficient = torch.stack(self.coefficient)
             first = inputs[number * self.all_rows : (number + 1) * self.all_rows]
             own = {"inputs": [first, *self.inputs[1:]], "coefficient": list(coefficient.unbind())}
-            hands.append(self._like(self._count, self.buffers | own))
-        return hands
+            critic_passes.append(self._like(self._count, self.buffers | own))
+        return critic_passes
 
     def load(self, values: Tensor) -> None:
         """The input rows [rows, in] of this one pass."""
         self.products.load(self.inputs[0], values)
 
-    def forward(self, masks_of: Callable[[int], Masks], into: Sequence[FusedPasses] = ()) -> None:
+    def forward(self, masks_of: Callable[[int], MaskCounter], into: Sequence[FusedPasses] = ()) -> None:
         """Runs the chain; see Passes.forward."""
         products, dropped = self.products, itertools.count()
         last = len(products.layers) - 2
@@ -186,7 +186,7 @@ class FusedPasses(Stack):
         if world.size > 1:
             network.update_log.penalty_values(1).copy_(sum_(penalty_values.sum().view(1), world.size))
 
-    def _add_by_form(self, first: str, form: Form, penalty_values: Tensor) -> None:
+    def _add_by_form(self, first: str, form: PenaltyForm, penalty_values: Tensor) -> None:
         weight = form.weight / self.rows
         mode = dict(mode="square", factor=weight) if first == "square" else dict(mode="points")
         gradient, x = self.buffers["gradient"], self.inputs[0]
@@ -216,7 +216,7 @@ class FusedPasses(Stack):
     def update(self, network: FlatNetwork, result: UpdateResult, step: int | Tensor, world: World = ALONE) -> None:
         """One optimizer step of the network whose layers these are."""
         network.set_rate(step)
-        products, update_log, optimizer = self.products, network.update_log, _stepping(network)
+        products, update_log, optimizer = self.products, network.update_log, _optimizer_args(network)
         if self._table is None:  # made once for each part
             self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
         operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, update_log.flags
@@ -236,7 +236,7 @@ class FusedPasses(Stack):
         network.update_log.flush()
 
 
-def _stepping(network: FlatNetwork) -> Stepping:
+def _optimizer_args(network: FlatNetwork) -> OptimizerArgs:
     rule: dict[str, Any] = dict(rule=network.spec.rule, options=network.options, clip=network.clip)
     average: dict[str, Any] = dict(average=network.average, decay=network.decay or 0.0)
-    return stepping(network.weight, network.state, network.lr, network.count, **rule, **average)
+    return optimizer_args(network.weight, network.state, network.lr, network.count, **rule, **average)

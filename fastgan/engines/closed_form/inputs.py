@@ -10,14 +10,14 @@ from torch import Tensor
 from ...ops.sample import Draws, Role, stream
 from ...ops.triton import sample
 from ...penalties import GradientPenalty
-from ..game import FAKE, REAL, Game, Moment
+from ..game import FAKE, REAL, Game, StepIndex
 
 
-class Dealer:
+class InputLoader:
     """Deals latents to the passes of a generator, and to the critic's of each update its real rows and penalties' points."""
 
-    def __init__(self, game: Game, generator: Any, hands: Sequence[Any], rows: int) -> None:
-        self.game, self.generator, self.hands, self.rows = game, generator, hands, rows
+    def __init__(self, game: Game, generator: Any, critic_passes: Sequence[Any], rows: int) -> None:
+        self.game, self.generator, self.critic_passes, self.rows = game, generator, critic_passes, rows
         like: Tensor = generator.output
         self.reals = [like.new_empty(rows, like.shape[-1]) for _ in range(game.d_steps)]
 
@@ -28,25 +28,25 @@ class Dealer:
             role = Role.GENERATOR_LATENT if update == last else Role.LATENT
             self.generator[update : update + 1].load(each.latents(self.rows, width, role))
 
-    def real(self, images: Tensor, moment: Moment) -> None:
+    def real(self, images: Tensor, index: StepIndex) -> None:
         """Real rows of every D update; the generator's update sees the last ones again."""
         for d_step, out in enumerate(self.reals):
-            self.hands[d_step][REAL : REAL + 1].load(self.game.real_rows(images, moment, d_step, self.rows, out=out))
+            self.critic_passes[d_step][REAL : REAL + 1].load(self.game.real_rows(images, index, d_step, self.rows, out=out))
         if self.game.relativistic:
-            self.hands[-1][REAL : REAL + 1].load(self.reals[-1])
+            self.critic_passes[-1][REAL : REAL + 1].load(self.reals[-1])
 
-    def points(self, images: Tensor, draws: Sequence[Draws], moment: Moment) -> None:
+    def points(self, images: Tensor, draws: Sequence[Draws], index: StepIndex) -> None:
         """The points of penalties that have their own, between real rows and the fake ones that were made of the latents."""
-        for d_step, hand in enumerate(self.hands[:-1]):
+        for d_step, passes in enumerate(self.critic_passes[:-1]):
             place = FAKE
-            for number, spec in self.game.due_penalties(moment, d_step):
+            for number, spec in self.game.due_penalties(index, d_step):
                 if spec.at is None:
                     place += 1
-                    fake = hand[FAKE : FAKE + 1].loaded
-                    hand[place : place + 1].load(spec.points(self.reals[d_step], fake, draws[d_step], number))
+                    fake = passes[FAKE : FAKE + 1].loaded
+                    passes[place : place + 1].load(spec.points(self.reals[d_step], fake, draws[d_step], number))
 
 
-class FusedDealer(Dealer):
+class FusedInputLoader(InputLoader):
     """The same in three launches, whatever the number of updates. FusedPasses.forward has loaded the fake rows already."""
 
     def latents(self, draws: Sequence[Draws]) -> None:
@@ -56,45 +56,53 @@ class FusedDealer(Dealer):
         place = int(draws[0].seed), products.counter(draws[0].step), products.words(tuple(words)), draws[0].first_row
         sample.load_normals_(products.launch, self.generator.inputs[0], products.shapes[0][1], self.rows, *place)
 
-    def real(self, images: Tensor, moment: Moment) -> None:
+    def real(self, images: Tensor, index: StepIndex) -> None:
         updates = self.game.d_steps + self.game.relativistic
-        sample.load_batches_(self.hands[0].products.launch, self._place(REAL), updates, *self._shown(images, moment))
+        sample.load_batches_(
+            self.critic_passes[0].products.launch, self._place(REAL), updates, *self._batch_position(images, index)
+        )
 
-    def points(self, images: Tensor, draws: Sequence[Draws], moment: Moment) -> None:
+    def points(self, images: Tensor, draws: Sequence[Draws], index: StepIndex) -> None:
         for number, spec in enumerate(self.game.penalties):
             if spec.at is None:
-                places = {d_step: place for d_step in range(self.game.d_steps) if (place := self._slot(moment, d_step, number))}
+                places = {d_step: place for d_step in range(self.game.d_steps) if (place := self._slot(index, d_step, number))}
                 if type(spec).points is GradientPenalty.points:
-                    self._interpolate(images, moment, places, number)
+                    self._interpolate(images, index, places, number)
                 else:
-                    self._load_points(images, moment, places, number, draws)
+                    self._load_points(images, index, places, number, draws)
 
-    def _slot(self, moment: Moment, d_step: int, number: int) -> int:
+    def _slot(self, index: StepIndex, d_step: int, number: int) -> int:
         """Which of an update's passes holds the points of a penalty; 0 where it is not due."""
-        due = [index for index, spec in self.game.due_penalties(moment, d_step) if spec.at is None]
+        due = [which for which, spec in self.game.due_penalties(index, d_step) if spec.at is None]
         return FAKE + 1 + due.index(number) if number in due else 0
 
-    def _interpolate(self, images: Tensor, moment: Moment, places: dict[int, int], number: int) -> None:
+    def _interpolate(self, images: Tensor, index: StepIndex, places: dict[int, int], number: int) -> None:
         word = stream(Role.ALPHA, index=number)
-        launch, shown, fake = self.hands[0].products.launch, self._shown(images, moment), self.generator.output
+        launch, position, fake = (
+            self.critic_passes[0].products.launch,
+            self._batch_position(images, index),
+            self.generator.output,
+        )
         if len(places) == self.game.d_steps and len(set(places.values())) == 1:
-            sample.load_points_(launch, self._place(places[0]), self.game.d_steps, 0, fake, word, *shown)
+            sample.load_points_(launch, self._place(places[0]), self.game.d_steps, 0, fake, word, *position)
             return
         for d_step, place in places.items():
-            sample.load_points_(launch, self._place(place), 1, d_step, fake, word, *shown)
+            sample.load_points_(launch, self._place(place), 1, d_step, fake, word, *position)
 
-    def _load_points(self, images: Tensor, moment: Moment, places: dict[int, int], number: int, draws: Sequence[Draws]) -> None:
+    def _load_points(
+        self, images: Tensor, index: StepIndex, places: dict[int, int], number: int, draws: Sequence[Draws]
+    ) -> None:
         for d_step, place in places.items():
-            real = self.game.real_rows(images, moment, d_step, self.rows, out=self.reals[d_step])
+            real = self.game.real_rows(images, index, d_step, self.rows, out=self.reals[d_step])
             points = self.game.penalties[number].points(real, self.generator.output[d_step], draws[d_step], number)
-            self.hands[d_step][place : place + 1].load(points)
+            self.critic_passes[d_step][place : place + 1].load(points)
 
     def _place(self, number: int) -> tuple[Tensor, int]:
         """The first update's rows of a pass, and how many rows later the next update's are."""
-        return self.hands[0][number : number + 1].inputs[0], self.hands[0].all_rows
+        return self.critic_passes[0][number : number + 1].inputs[0], self.critic_passes[0].all_rows
 
-    def _shown(self, images: Tensor, moment: Moment) -> tuple[Tensor, sample.Shown]:
+    def _batch_position(self, images: Tensor, index: StepIndex) -> tuple[Tensor, sample.BatchPosition]:
         game = self.game
-        counter = self.hands[0].products.counter(moment.counter)
+        counter = self.critic_passes[0].products.counter(index.counter)
         rows = game.world.size * self.rows, game.world.rank * self.rows
-        return images.contiguous(), sample.Shown(game.seed, counter, game.d_steps, *rows)
+        return images.contiguous(), sample.BatchPosition(game.seed, counter, game.d_steps, *rows)

@@ -20,15 +20,15 @@ from torch import Tensor, nn
 from ...chain.passes import read_layers
 from ...chain.products import products as products_of
 from ...chain.recognition import NotAnMLP, recognise
-from ...chain.triton_tiles import TiledProducts
+from ...chain.triton_tiles import TritonProducts
 from ...ops import loss as loss_ops
 from ...ops.linear import Layer
 from ...ops.sample import masks
 from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
-from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, Moment
+from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, StepIndex
 from .fused_passes import FusedPasses
-from .inputs import Dealer, FusedDealer
+from .inputs import FusedInputLoader, InputLoader
 from .update import TrainingPasses, UpdateResult
 
 POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
@@ -74,27 +74,27 @@ class ClosedFormStep:
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
         self.products = [products_of(layers, self.game.precision) for layers in (generator, critic)]
-        if len({isinstance(products, TiledProducts) for products in self.products}) > 1:  # one of them is a single layer
+        if len({isinstance(products, TritonProducts) for products in self.products}) > 1:  # one of them is a single layer
             self.products = [products_of(layers, self.game.precision, "reference") for layers in (generator, critic)]
         self.versions = [network.version() for network in self.networks]
         self.rows, self.fused = 0, False
         self.generation += 1
 
-    def __call__(self, images: Tensor, moment: Moment, rows: int) -> Metrics:
+    def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Metrics:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device."""
         self.follow_networks()
         if rows != self.rows:
             self._make_buffers(rows)
         if self.fused:
-            moment = moment._replace(counter=self.products[0].counter(moment.counter))
+            index = index._replace(counter=self.products[0].counter(index.counter))
         with matmul_precision(self.game.precision):
-            self._deal(images, moment)
+            self._load_inputs(images, index)
             for d_step in range(self.game.d_steps):
-                d_result = self._update_discriminator(moment, d_step)
-            g_result = self._update_generator(moment)
-            if moment.last:
-                self.critic.flush(self.game.discriminator, moment.counter)
-                self.generator.flush(self.game.generator, moment.counter)
+                d_result = self._update_discriminator(index, d_step)
+            g_result = self._update_generator(index)
+            if index.last:
+                self.critic.flush(self.game.discriminator, index.counter)
+                self.generator.flush(self.game.generator, index.counter)
         return _metrics(d_result, g_result)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
@@ -120,7 +120,7 @@ class ClosedFormStep:
     def _make_buffers(self, rows: int) -> None:
         game = self.game
         points = sum(spec.at is None for spec in game.penalties)
-        self.fused = fused = all(isinstance(products, TiledProducts) for products in self.products)
+        self.fused = fused = all(isinstance(products, TritonProducts) for products in self.products)
         counts = game.d_steps + 1, POINTS + points
         self.generator: TrainingPasses | FusedPasses
         self.critic: TrainingPasses | FusedPasses
@@ -129,8 +129,8 @@ class ClosedFormStep:
             self.critic = FusedPasses(self.products[1], game.discriminator, counts[1], rows, game.world, is_critic=True)
         else:
             self.generator, self.critic = (TrainingPasses(*given, rows) for given in zip(self.products, counts, strict=True))
-        self.hands = self.critic.hands(game.d_steps + 1)
-        self.dealer = (FusedDealer if fused else Dealer)(game, self.generator, self.hands, rows)
+        self.critic_passes = self.critic.with_own_inputs(game.d_steps + 1)
+        self.input_loader = (FusedInputLoader if fused else InputLoader)(game, self.generator, self.critic_passes, rows)
         self.rows = rows
         self.reserve(1)
         self.generation += 1
@@ -141,52 +141,52 @@ class ClosedFormStep:
             self.game.discriminator.update_log.reserve(steps * self.game.d_steps)
             self.game.generator.update_log.reserve(steps)
 
-    def _deal(self, images: Tensor, moment: Moment) -> None:
+    def _load_inputs(self, images: Tensor, index: StepIndex) -> None:
         """All rows of a step, the generator's among them: its weights do not change between the discriminator's updates."""
         game, last = self.game, self.game.d_steps
-        self.draws = [game.draws(moment, min(update, last - 1), self.rows) for update in range(last + 1)]
-        self.dealer.latents(self.draws)
-        self.dealer.real(images, moment)
+        self.draws = [game.draws(index, min(update, last - 1), self.rows) for update in range(last + 1)]
+        self.input_loader.latents(self.draws)
+        self.input_loader.real(images, index)
         drawn = [(draws, LEARNING if update == last else MAKING) for update, draws in enumerate(self.draws)]
-        self.generator.forward(partial(masks, drawn), [hand[FAKE : FAKE + 1] for hand in self.hands])
-        self.dealer.points(images, self.draws, moment)
+        self.generator.forward(partial(masks, drawn), [passes[FAKE : FAKE + 1] for passes in self.critic_passes])
+        self.input_loader.points(images, self.draws, index)
 
-    def _update_discriminator(self, moment: Moment, d_step: int) -> UpdateResult:
+    def _update_discriminator(self, index: StepIndex, d_step: int) -> UpdateResult:
         game = self.game
-        passes, penalized = self._arrange(moment, d_step)
-        critic = self.hands[d_step][: len(passes)]
+        passes, penalized = self._arrange(index, d_step)
+        critic = self.critic_passes[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
         result = critic.loss_and_gradients(
             game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, penalized=penalized
         )
         for number, penalties in penalized.items():
             critic[number : number + 1].add_penalties(penalties, game.discriminator, result, game.world)
-        critic.update(game.discriminator, result, moment.counter, game.world)
+        critic.update(game.discriminator, result, index.counter, game.world)
         return result
 
-    def _arrange(self, moment: Moment, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
+    def _arrange(self, index: StepIndex, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
         """A discriminator update's passes over the critic: their numbers, and the penalties on some of them."""
         passes = [REAL, FAKE]
         penalized: dict[int, list[Penalty]] = {}
-        for number, spec in self.game.due_penalties(moment, d_step):
+        for number, spec in self.game.due_penalties(index, d_step):
             place = self.game.place(number, spec)
             if spec.at is None:
                 passes.append(place)
             penalized.setdefault(passes.index(place), []).append(spec)
         return passes, penalized
 
-    def _update_generator(self, moment: Moment) -> UpdateResult:
+    def _update_generator(self, index: StepIndex) -> UpdateResult:
         game, last = self.game, self.game.d_steps
         first = REAL if game.relativistic else FAKE
         passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
-        critic, fake = self.hands[last][first:POINTS], slice(FAKE - first, POINTS - first)
+        critic, fake = self.critic_passes[last][first:POINTS], slice(FAKE - first, POINTS - first)
         critic.forward(partial(masks, passes))
         result = critic.loss_and_gradients(
             game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake
         )
         generator = self.generator[last:]
         generator.adjoint_from(critic[fake])
-        generator.update(game.generator, result, moment.counter, game.world)
+        generator.update(game.generator, result, index.counter, game.world)
         return result
 
 

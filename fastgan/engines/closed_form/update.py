@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...chain.passes import Passes
 from ...ops import loss as loss_ops
-from ...ops.penalty import Form
+from ...ops.penalty import PenaltyForm
 from ...runtime.distributed import ALONE, World, all_rows, sum_
 from ..flat_network import FlatNetwork
 
@@ -22,7 +22,7 @@ class HasPenaltyGradient(Protocol):
 
     every: int
 
-    def kernel_form(self, times: float = 1.0) -> Form | None: ...
+    def kernel_form(self, times: float = 1.0) -> PenaltyForm | None: ...
 
     def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
 
@@ -54,11 +54,11 @@ class UpdateResult:
 class TrainingPasses(Passes):
     """Passes over a network that is trained: what its updates need besides the passes themselves."""
 
-    def hands(self, count: int) -> list[TrainingPasses]:
+    def with_own_inputs(self, count: int) -> list[TrainingPasses]:
         """As many passes over these buffers, each with input rows, seeds and coefficients of its own."""
-        return [self._hand() for _ in range(count)]
+        return [self._with_own_inputs() for _ in range(count)]
 
-    def _hand(self) -> TrainingPasses:
+    def _with_own_inputs(self) -> TrainingPasses:
         first = self.products.operand(len(self._seeds), self.gradient.shape[-1])
         own = {name: self.buffers[name].clone() for name in ("seed", "coefficient")}
         return self._like(self._count, self.buffers | own | {"inputs": [first, *self.inputs[1:]]})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...chain.triton_tiles import TiledProducts
+from ...chain.triton_tiles import TritonProducts
 from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, RESULTS, flush_
 from ..flat_network import FlatNetwork
 from .update import UpdateResult
@@ -17,7 +17,7 @@ class UpdateLog:
     penalty_values: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
     """
 
-    def __init__(self, products: TiledProducts, network: FlatNetwork, penalty_values: int, programs: int) -> None:
+    def __init__(self, products: TritonProducts, network: FlatNetwork, penalty_values: int, programs: int) -> None:
         self.launch, self.network, self.programs = products.launch, network, programs
         self.statistics, self.device = PENALTY_VALUES + penalty_values, products.device
         self.finite_checks = PENALTY_VALUES - FINITE_CHECK

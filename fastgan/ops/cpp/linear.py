@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import reference
 from ..backend import implementation, is_transformed, resolve
 from ..linear import Dropout, Layer, linear_by_reference
-from ..sample import Masks, as_int64
+from ..sample import MaskCounter, as_int64
 
 SLOPES = {"identity": 1.0, "relu": 0.0}  # negative ones
 
@@ -64,7 +64,7 @@ def _linear_cpp(
 
 
 @implementation("linear.encode_activation_", "cpp", "cpu")
-def _encode_activation_cpp(pre: Tensor, layer: Layer, masks: Masks | None) -> None:
+def _encode_activation_cpp(pre: Tensor, layer: Layer, masks: MaskCounter | None) -> None:
     bias = None if layer.bias is None else layer.bias.detach()
     torch.ops.fastgan.encode_activation_(pre, bias, layer.negative_slope, *_mask_arguments(layer, masks))
 
@@ -74,7 +74,7 @@ def _activation_slope_cpp(adjoints: Tensor, activations: Tensor, layer: Layer) -
     torch.ops.fastgan.activation_slope_(adjoints, activations, layer.negative_slope, layer.scale)
 
 
-def _mask_arguments(layer: Layer, masks: Masks | None) -> tuple:
+def _mask_arguments(layer: Layer, masks: MaskCounter | None) -> tuple:
     """Streams, threshold, scale, seed, step and first row, as C++ takes them."""
     if masks is None:
         return (), 0, 1.0, 0, 0, 0

@@ -125,8 +125,8 @@ def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
     if (arguments := _kernel_arguments(real, fake, objective)) is None:
         return objective.define(real, fake)
     if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
-        brief = objective.rows and objective.brief and fake.numel() < FEW and fake.dtype in _WIDE
-        return objective.define(real, fake) if brief else _Loss.apply(real, fake, objective)
+        cheap_in_torch = objective.rows and objective.cheap_in_torch and fake.numel() < FEW and fake.dtype in _WIDE
+        return objective.define(real, fake) if cheap_in_torch else _Loss.apply(real, fake, objective)
     return _operator("loss_rows" if objective.rows else "loss")(real, fake, *arguments)
 
 

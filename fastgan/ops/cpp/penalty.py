@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import implementation, is_transformed
-from ..penalty import Form, penalty_gradient
+from ..penalty import PenaltyForm, penalty_gradient
 
 
 @implementation("penalty.norm_penalty_gradient", "cpp", "cpu", "cuda")
@@ -29,7 +29,7 @@ class _PenaltyValue(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, form: Form) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, form: PenaltyForm) -> Tensor:
         value, derivative = penalty_gradient(gradient, form)
         ctx.save_for_backward(gradient, derivative)
         ctx.form = form
@@ -45,13 +45,13 @@ class _PenaltyValue(torch.autograd.Function):
         return torch.autograd.grad(value, alias, upstream, create_graph=True, materialize_grads=True)[0], None
 
 
-def _value_by_reference(gradient: Tensor, form: Form) -> Tensor:
+def _value_by_reference(gradient: Tensor, form: PenaltyForm) -> Tensor:
     if form.squared:
         return reference.square_penalty(gradient, gamma=form.weight)
     return reference.norm_penalty(gradient, weight=form.weight, target=form.target, one_sided=form.one_sided)
 
 
-def _penalty_value(gradient: Tensor, form: Form) -> Tensor:
+def _penalty_value(gradient: Tensor, form: PenaltyForm) -> Tensor:
     gradient = reference.wide(gradient)
     if type(gradient) is not Tensor or is_transformed() or gradient.dim() == 0:
         return _value_by_reference(gradient, form)
@@ -62,9 +62,9 @@ def _penalty_value(gradient: Tensor, form: Form) -> Tensor:
 
 @implementation("penalty.norm_penalty", "cpp", "cpu", "cuda")
 def _norm_penalty_cpp(gradient: Tensor, *, weight: float, target: float = 1.0, one_sided: bool = False) -> Tensor:
-    return _penalty_value(gradient, Form(False, weight, target, one_sided))
+    return _penalty_value(gradient, PenaltyForm(False, weight, target, one_sided))
 
 
 @implementation("penalty.square_penalty", "cpp", "cpu", "cuda")
 def _square_penalty_cpp(gradient: Tensor, *, gamma: float) -> Tensor:
-    return _penalty_value(gradient, Form(True, gamma))
+    return _penalty_value(gradient, PenaltyForm(True, gamma))

@@ -109,7 +109,7 @@ def _interpolate_triton(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
     return out
 
 
-class Shown(NamedTuple):
+class BatchPosition(NamedTuple):
     """Which real rows a process sees in a step: its number on the device, rows of all processes, the first of this one."""
 
     seed: int
@@ -127,20 +127,27 @@ def load_normals_(
     _launch_numbers(launch, "normals", out, columns, pass_rows, seed, step, streams, first_row)
 
 
-def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: Tensor, shown: Shown) -> None:
+def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: Tensor, position: BatchPosition) -> None:
     """The real rows of a step's updates as operands; place: the first update's, and how many rows on the next one's are."""
     from ...kernels import sample as kernels
 
     (out, update_rows), features, word = place, images.shape[1:].numel(), stream(Role.BATCH)
     launch(
-        kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
-        out, out.stride(0), update_rows, images, len(out), features, len(images), shown.step, shown.d_steps, shown.all_rows,
-        shown.first_row, as_int64(shown.seed), word, BLOCK_R=8, BLOCK_C=128, **_bits(len(images)),
+        kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,), out, out.stride(0), update_rows, images,
+        len(out), features, len(images), position.step, position.d_steps, position.all_rows, position.first_row,
+        as_int64(position.seed), word, BLOCK_R=8, BLOCK_C=128, **_bits(len(images)),
     )  # fmt: skip
 
 
 def load_points_(
-    launch: Any, place: tuple[Tensor, int], updates: int, first: int, fake: Tensor, word: int, images: Tensor, shown: Shown
+    launch: Any,
+    place: tuple[Tensor, int],
+    updates: int,
+    first: int,
+    fake: Tensor,
+    word: int,
+    images: Tensor,
+    position: BatchPosition,
 ) -> None:
     """Interpolates of real rows and fake ones [updates, rows, features], fp32, as operands of updates first, first + 1, ..."""
     from ...kernels import sample as kernels
@@ -148,7 +155,7 @@ def load_points_(
     (out, update_rows), features = place, images.shape[1:].numel()
     launch(
         kernels.points_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
-        out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, shown.step, shown.d_steps,
-        shown.all_rows, shown.first_row, as_int64(shown.seed), stream(Role.BATCH), word, BLOCK_R=8, BLOCK_C=128,
+        out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, position.step, position.d_steps,
+        position.all_rows, position.first_row, as_int64(position.seed), stream(Role.BATCH), word, BLOCK_R=8, BLOCK_C=128,
         **_bits(len(images)),
     )  # fmt: skip

@@ -19,7 +19,7 @@ RESULTS = 6  # numbers that a flush leaves
 
 
 @dataclass(frozen=True)
-class Stepping:
+class OptimizerArgs:
     """An optimizer as kernels take it: its buffers (weights, three states, the average), rate, count, rule, clip and decay.
 
     rule, nesterov, numbers: the formula's name in kernels/update.py, its variant and its numbers.
@@ -39,7 +39,7 @@ class Stepping:
         return self.lr, self.count, self.numbers, self.clip, self.decay
 
 
-def stepping(
+def optimizer_args(
     weight: Tensor,
     state: Sequence[Tensor],
     lr: Tensor,
@@ -50,10 +50,10 @@ def stepping(
     clip: float,
     average: Tensor | None,
     decay: float,
-) -> Stepping:
+) -> OptimizerArgs:
     """An optimizer with the arguments of `ops.update.update_`."""
     buffers = (weight, *(*state, None, None, None)[:3], average)
-    return Stepping(buffers, lr, count, *_formula(rule, options), clip, decay)
+    return OptimizerArgs(buffers, lr, count, *_formula(rule, options), clip, decay)
 
 
 def _formula(rule: str, options: dict[str, Any]) -> tuple[str, bool, tuple[float, ...]]:
@@ -77,7 +77,7 @@ def programs(weights: int) -> int:
     return -(-weights // BLOCK)
 
 
-def step_(launch: Any, optimizer: Stepping, gradients: Tensor, place: tuple, flags: int) -> None:
+def step_(launch: Any, optimizer: OptimizerArgs, gradients: Tensor, place: tuple, flags: int) -> None:
     """The optimizer's step on the sum of gradients [splits, weights]; place, flags: of the update's record (update_log.py)."""
     from ...kernels import update as kernels
 
@@ -136,7 +136,7 @@ def _update_triton(
     record = torch.zeros(1, statistics + 2 * parts, device=weight.device)
     record[0, FINITE_CHECK : FINITE_CHECK + finite_checks.numel()] = finite_checks.flatten()
     place = record, 0, 0, finite_checks.numel(), statistics
-    step_(launch, stepping(weight, state, lr, count, **extra), gradient.unsqueeze(0), place, 1)
+    step_(launch, optimizer_args(weight, state, lr, count, **extra), gradient.unsqueeze(0), place, 1)
     results, skips = torch.empty(RESULTS, device=weight.device), torch.zeros_like(count)
     flush_(launch, record, 1, finite_checks.numel(), statistics, parts, count, skips, results)
     return results[4:]
