@@ -74,7 +74,7 @@ TORCH_LIBRARY(fastgan, m) {
   // finite gradients' squares and the number of the others, [2].
   // rule: sgd, rmsprop or adam; options: its numbers, in the order of torch.optim's arguments after the learning rate.
 #define FASTGAN_RULE \
-  "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? average=None, float decay=0.0"
+  "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? ema=None, float ema_decay=0.0"
   m.def("update_(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, " FASTGAN_RULE ") -> Tensor");
   // The same with the gradients of a chain of layers made on the way, from bf16 operands: upstream and x are panels, weights and
   // biases the layers' parts of weight; their packs follow.

@@ -25,8 +25,8 @@ def reduce_split_k(total, workspace, number, SPLITS: tl.constexpr, BLOCK_M: tl.c
     workspace: the parts, fp32 [tiles, SPLITS, BLOCK_M, BLOCK_N], and how many have arrived, int32 [tiles], left at 0 as found.
     """
     parts, arrived = workspace
-    place = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-    parts += number.to(tl.int64) * (SPLITS * BLOCK_M * BLOCK_N) + place
+    offsets = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+    parts += number.to(tl.int64) * (SPLITS * BLOCK_M * BLOCK_N) + offsets
     tl.store(parts + tl.program_id(1) * (BLOCK_M * BLOCK_N), total)
     tl.debug_barrier()  # what all threads wrote comes before the arrival of one of them
     last = tl.atomic_add(arrived + number, 1, sem="acq_rel") == SPLITS - 1
@@ -236,7 +236,7 @@ def gradient_kernel(
     if not last:
         return
     inside = (row < rows)[:, None] & (column < width)[None, :]
-    place = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
+    out_at = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
     if MODE == "generator":
         made = tl.load(y + row.to(tl.int64)[:, None] * y_stride + column[None, :], mask=inside, other=0.0)
         if ACTIVATION == "tanh":
@@ -244,7 +244,7 @@ def gradient_kernel(
         elif ACTIVATION == "sigmoid":
             g *= made * (1.0 - made)
         g *= tl.load(coefficient + row, mask=row < rows, other=0.0)[:, None]
-    tl.store(place, g.to(out.dtype.element_ty), mask=inside)
+    tl.store(out_at, g.to(out.dtype.element_ty), mask=inside)
     x_at = x + row.to(tl.int64)[:, None] * x_stride + column[None, :]
     if MODE == "points":
         tl.store(x_at, g.to(dtype), mask=inside)

@@ -118,15 +118,15 @@ def shuffle(value, k0, k1, k2, k3, k4, k5, LOW: tl.constexpr, HIGH: tl.constexpr
 
 
 @triton.jit
-def permuted(place, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Which samples of a data set stand at places of its endless stream: int64 [R] -> uint32 [R]."""
-    epoch = (place // size).to(tl.uint32)
+def permuted(positions, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Which samples of a data set stand at positions of its endless stream: int64 [R] -> uint32 [R]."""
+    epoch = (positions // size).to(tl.uint32)
     zero = epoch * 0
     word = zero + tl.full((), stream, tl.int32).to(tl.uint32)
     k0, k1, k2, k3 = tl.philox(seed, zero, epoch, zero, word)
     k4, k5, _, _ = tl.philox(seed, zero + 1, epoch, zero, word)
     limit = tl.full((), size, tl.int64).to(tl.uint32)  # a size of 1 is a constant of the compiler's, which has no `to`
-    value = shuffle((place % size).to(tl.uint32), k0, k1, k2, k3, k4, k5, LOW, HIGH)
+    value = shuffle((positions % size).to(tl.uint32), k0, k1, k2, k3, k4, k5, LOW, HIGH)
     outside = value >= limit
     while tl.max(outside.to(tl.int32), 0) > 0:
         value = tl.where(outside, shuffle(value, k0, k1, k2, k3, k4, k5, LOW, HIGH), value)
@@ -145,16 +145,16 @@ def numbers_kernel(
     column0 = across * BLOCK_C
     row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
     stream = tl.load(streams + row // pass_rows, mask=row < rows, other=0)
-    counted, moment = first_row + row % pass_rows, tl.load(step)
+    counted, step_index = first_row + row % pass_rows, tl.load(step)
     if KIND == "normals":
-        made = normal_tile(seed, moment, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
+        made = normal_tile(seed, step_index, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
     elif KIND == "uniforms":
-        made = uniform_tile(seed, moment, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
+        made = uniform_tile(seed, step_index, stream, counted, column0 // 4 + tl.arange(0, BLOCK_C // 4))
     else:
-        made = tl.where(dropped(seed, moment, stream, counted, column0, threshold, BLOCK_C), 0.0, scale)
+        made = tl.where(dropped(seed, step_index, stream, counted, column0, threshold, BLOCK_C), 0.0, scale)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
-    place = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
-    tl.store(place, made.to(out.dtype.element_ty), mask=inside)
+    out_at = out + row.to(tl.int64)[:, None] * out_stride + column[None, :]
+    tl.store(out_at, made.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -172,8 +172,8 @@ def indices_kernel(
     """The samples at position + step * per_step ... of the endless stream: int64 [rows]."""
     wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
-    place = position + tl.load(step) * per_step + row
-    tl.store(out + row, permuted(place, size, seed, stream, LOW, HIGH).to(tl.int64), mask=row < rows)
+    positions = position + tl.load(step) * per_step + row
+    tl.store(out + row, permuted(positions, size, seed, stream, LOW, HIGH).to(tl.int64), mask=row < rows)
 
 
 @triton.jit
@@ -188,8 +188,8 @@ def gather_kernel(
     inside = (row < rows)[:, None] & (column < features)[None, :]
     sample = tl.load(indices + row, mask=row < rows, other=0).to(tl.int64)
     values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
-    place = out + row.to(tl.int64)[:, None] * features + column[None, :]
-    tl.store(place, values.to(out.dtype.element_ty), mask=inside)
+    out_at = out + row.to(tl.int64)[:, None] * features + column[None, :]
+    tl.store(out_at, values.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -202,10 +202,10 @@ def interpolate_kernel(
     row0, across = unravel(tl.program_id(0), rows, BLOCK_R)
     row, column = row0 + tl.arange(0, BLOCK_R), across * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = (row < rows)[:, None] & (column < features)[None, :]
-    place = row.to(tl.int64)[:, None] * features + column[None, :]
-    r, f = tl.load(real + place, mask=inside), tl.load(fake + place, mask=inside)
+    offsets = row.to(tl.int64)[:, None] * features + column[None, :]
+    r, f = tl.load(real + offsets, mask=inside), tl.load(fake + offsets, mask=inside)
     a = tl.load(alpha + row, mask=row < rows, other=0.0)
-    tl.store(out + place, r + a[:, None] * (f - r), mask=inside)
+    tl.store(out + offsets, r + a[:, None] * (f - r), mask=inside)
 
 
 @triton.jit(do_not_specialize=["seed", "step"])
@@ -237,13 +237,13 @@ def points_kernel(
     row0, rest = unravel(tl.program_id(0), rows, BLOCK_R)
     column0, later = unravel(rest, features, BLOCK_C)
     row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
-    update, moment = first_update + later, tl.load(step)
-    sample = permuted((moment * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
+    update, step_index = first_update + later, tl.load(step)
+    sample = permuted((step_index * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     r = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
     f = tl.load(fake + (update.to(tl.int64) * rows + row)[:, None] * features + column[None, :], mask=inside)
     word = tl.full((BLOCK_R,), alpha_stream, tl.int64) + (update << 16)
-    alpha, _, _, _ = words(seed, moment, word, first_row + row, tl.zeros((BLOCK_R,), tl.int32))
+    alpha, _, _, _ = words(seed, step_index, word, first_row + row, tl.zeros((BLOCK_R,), tl.int32))
     a = ((alpha >> 8).to(tl.float32) * UNIT)[:, None]
     to = (update.to(tl.int64) * update_rows + row)[:, None] * out_stride + column[None, :]
     tl.store(out + to, (r + a * (f - r)).to(out.dtype.element_ty), mask=inside)

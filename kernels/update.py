@@ -1,4 +1,4 @@
-"""update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their average.
+"""update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their moving average.
 
 An update's record is fp32 [4 + penalties + 2 programs]: the objective's value, whether the update was skipped, the mean real
 and fake logits, the rows' penalties, then each program's sum of squared gradients and number of gradients that are not finite.
@@ -67,35 +67,35 @@ def optimizer_step(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTE
 
 
 @triton.jit
-def load_if(pointer, base, place, inside):
-    """A buffer's numbers, or zeros where there is no such buffer; 32-bit places from a base take half the registers."""
+def load_if(pointer, base, offsets, inside):
+    """A buffer's numbers, or zeros where there is no such buffer; 32-bit offsets from a base take half the registers."""
     if pointer is None:
-        return tl.zeros(place.shape, tl.float32)
+        return tl.zeros(offsets.shape, tl.float32)
     else:
-        return tl.load(pointer + base + place, mask=inside, other=0.0)
+        return tl.load(pointer + base + offsets, mask=inside, other=0.0)
 
 
 @triton.jit
-def store_if(pointer, base, place, values, inside):
+def store_if(pointer, base, offsets, values, inside):
     """Writes a buffer's numbers, if there is such a buffer."""
     if pointer is not None:
-        tl.store(pointer + base + place, values, mask=inside)
+        tl.store(pointer + base + offsets, values, mask=inside)
 
 
 @triton.jit
-def load_all(buffers, base, place, inside):
-    """What stands at a place of all buffers: weights, three states, the average."""
-    w, s0 = load_if(buffers[0], base, place, inside), load_if(buffers[1], base, place, inside)
-    s1, s2 = load_if(buffers[2], base, place, inside), load_if(buffers[3], base, place, inside)
-    return w, s0, s1, s2, load_if(buffers[4], base, place, inside)
+def load_all(buffers, base, offsets, inside):
+    """What stands at offsets of all buffers: weights, three states, the moving average (EMA)."""
+    w, s0 = load_if(buffers[0], base, offsets, inside), load_if(buffers[1], base, offsets, inside)
+    s1, s2 = load_if(buffers[2], base, offsets, inside), load_if(buffers[3], base, offsets, inside)
+    return w, s0, s1, s2, load_if(buffers[4], base, offsets, inside)
 
 
 @triton.jit
-def take(
-    buffers, old, base, place, inside, g, rate, t, skipped, numbers, clip, decay,
+def apply_update(
+    buffers, old, base, offsets, inside, g, rate, t, skipped, numbers, clip, ema_decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr,
 ):  # fmt: skip
-    """Steps the weights at a place, from what stands there; a weight whose gradient is not finite keeps its value and states.
+    """Steps the weights at offsets, from what stands there; a weight whose gradient is not finite keeps its value and states.
 
     Returns the new weights, the sum of squared gradients, and how many are not finite.
     """
@@ -104,14 +104,14 @@ def take(
     clean = tl.where(finite & inside, g, 0.0)
     new, n0, n1, n2 = optimizer_step(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
     new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
-    taken = finite & (skipped == 0)
-    new = tl.where(taken, new, w)
-    store_if(buffers[0], base, place, new, inside)
+    applied = finite & (skipped == 0)
+    new = tl.where(applied, new, w)
+    store_if(buffers[0], base, offsets, new, inside)
     # masks that differ from weight to weight would make every store a narrow one
-    store_if(buffers[1], base, place, tl.where(taken, n0, s0), inside)
-    store_if(buffers[2], base, place, tl.where(taken, n1, s1), inside)
-    store_if(buffers[3], base, place, tl.where(taken, n2, s2), inside)
-    store_if(buffers[4], base, place, tl.where(skipped == 0, new + decay * (mean - new), mean), inside)
+    store_if(buffers[1], base, offsets, tl.where(applied, n0, s0), inside)
+    store_if(buffers[2], base, offsets, tl.where(applied, n1, s1), inside)
+    store_if(buffers[3], base, offsets, tl.where(applied, n2, s2), inside)
+    store_if(buffers[4], base, offsets, tl.where(skipped == 0, new + ema_decay * (mean - new), mean), inside)
     return new, clean * clean, tl.where(finite | (inside == 0), 0.0, 1.0)
 
 
@@ -120,8 +120,8 @@ def is_skipped(record, finite_checks, BLOCK: tl.constexpr):
     """Whether any of an update's mean logits and penalties is not finite: 0 or 1."""
     wrong = tl.zeros((BLOCK,), tl.int32)
     for begin in range(0, finite_checks, BLOCK):
-        place = begin + tl.arange(0, BLOCK)
-        finite_check = tl.load(record + FINITE_CHECK + place, mask=place < finite_checks, other=0.0)
+        offsets = begin + tl.arange(0, BLOCK)
+        finite_check = tl.load(record + FINITE_CHECK + offsets, mask=offsets < finite_checks, other=0.0)
         wrong |= tl.where(is_finite(finite_check), 0, 1)
     return tl.max(wrong, 0)
 
@@ -150,7 +150,7 @@ def number_of_update(count, update_log, record_size, index, FLAGS: tl.constexpr)
 @triton.jit(do_not_specialize=["index", "finite_checks"])
 def update_kernel(
     buffers, table, coefficient, all_rows, rows, update_log, record_size, index, finite_checks,
-    statistics_at, rates, count, numbers, clip, decay, gradient, size, split_rows,
+    statistics_at, rates, count, numbers, clip, ema_decay, gradient, size, split_rows,
     LAYERS: tl.constexpr, FIELDS: tl.constexpr, RULE: tl.constexpr, NESTEROV: tl.constexpr, FUSED: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, FLAGS: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
@@ -177,11 +177,11 @@ def update_kernel(
     output, input_ = output0 + tl.arange(0, BLOCK_O), input0 + tl.arange(0, BLOCK_I)
     inside = (output < outputs)[:, None] & (input_ < inputs)[None, :]
     # from the tile's first row on: from the layer's they could pass 32 bits
-    place = tl.arange(0, BLOCK_O)[:, None] * inputs + input_[None, :]
+    offsets = tl.arange(0, BLOCK_O)[:, None] * inputs + input_[None, :]
     weight_at = tl.multiple_of(weight_at, ALIGNED) + output0.to(tl.int64) * inputs
     if FUSED:
         # written long before the launch that this one may overlap
-        old = load_all(buffers, weight_at, place, inside)
+        old = load_all(buffers, weight_at, offsets, inside)
     wait_for_predecessor(PDL)
     begin = tl.program_id(1) * split_rows
     row = begin + tl.arange(0, BLOCK_R)
@@ -211,8 +211,8 @@ def update_kernel(
         skipped = is_skipped(record, finite_checks, 128)
         t = number_of_update(count, update_log, record_size, index, FLAGS)
         rate = tl.load(rates).to(tl.float32)
-        new, squares, bad = take(
-            buffers, old, weight_at, place, inside, g, rate, t, skipped, numbers, clip, decay, RULE, NESTEROV
+        new, squares, bad = apply_update(
+            buffers, old, weight_at, offsets, inside, g, rate, t, skipped, numbers, clip, ema_decay, RULE, NESTEROV
         )  # fmt: skip
         shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
         shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
@@ -220,9 +220,9 @@ def update_kernel(
         squares_sum, bad_sum = tl.sum(squares), tl.sum(bad)
         if first:
             old_bias = load_all(buffers, bias_at, output, bias_inside)
-            new_bias, bias_squares, bias_bad = take(  # noqa: RUF059
-                buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, skipped, numbers, clip, decay, RULE,
-                NESTEROV,
+            new_bias, bias_squares, bias_bad = apply_update(  # noqa: RUF059
+                buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, skipped, numbers, clip, ema_decay,
+                RULE, NESTEROV,
             )  # fmt: skip
             squares_sum += tl.sum(bias_squares, 0)
             bad_sum += tl.sum(bias_bad, 0)
@@ -233,30 +233,30 @@ def update_kernel(
             tl.store(record + SKIPPED, skipped.to(tl.float32))
     else:
         split = gradient + tl.program_id(1).to(tl.int64) * size
-        tl.store(split + weight_at + place, g, mask=inside)
+        tl.store(split + weight_at + offsets, g, mask=inside)
         tl.store(split + bias_at + output, bias_gradient, mask=bias_inside)
 
 
 @triton.jit(do_not_specialize=["index", "finite_checks"])
 def flat_kernel(
     buffers, gradient, splits, size, update_log, record_size, index, finite_checks, statistics_at, rates, count,
-    numbers, clip, decay,
+    numbers, clip, ema_decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The optimizer's step alone, over flat buffers [size], on the sum of gradients [splits, size] in their order."""
-    base, place = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
-    inside = place < tl.minimum(size - base, BLOCK).to(tl.int32)
-    old = load_all(buffers, base, place, inside)
+    base, offsets = tl.program_id(0).to(tl.int64) * BLOCK, tl.arange(0, BLOCK)
+    inside = offsets < tl.minimum(size - base, BLOCK).to(tl.int32)
+    old = load_all(buffers, base, offsets, inside)
     wait_for_predecessor(PDL)
     g = tl.zeros((BLOCK,), tl.float32)
     for split in range(splits):
-        g += tl.load(gradient + tl.cast(split, tl.int64) * size + base + place, mask=inside, other=0.0)
+        g += tl.load(gradient + tl.cast(split, tl.int64) * size + base + offsets, mask=inside, other=0.0)
     record = update_log + tl.cast(index, tl.int64) * record_size
     skipped = is_skipped(record, finite_checks, 128)
     t = number_of_update(count, update_log, record_size, index, FLAGS)
     rate = tl.load(rates).to(tl.float32)
-    new, squares, bad = take(  # noqa: RUF059
-        buffers, old, base, place, inside, g, rate, t, skipped, numbers, clip, decay, RULE, NESTEROV
+    new, squares, bad = apply_update(  # noqa: RUF059
+        buffers, old, base, offsets, inside, g, rate, t, skipped, numbers, clip, ema_decay, RULE, NESTEROV
     )  # fmt: skip
     statistics = record + statistics_at + tl.program_id(0)
     tl.store(statistics, tl.sum(squares, 0))
@@ -281,18 +281,18 @@ def flush_kernel(
     squares = tl.zeros((BLOCK,), tl.float32)
     bad = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, programs, BLOCK):
-        place = begin + tl.arange(0, BLOCK)
-        statistics = record + statistics_at + place
-        squares += tl.load(statistics, mask=place < programs, other=0.0)
-        bad += tl.load(statistics + programs, mask=place < programs, other=0.0)
+        offsets = begin + tl.arange(0, BLOCK)
+        statistics = record + statistics_at + offsets
+        squares += tl.load(statistics, mask=offsets < programs, other=0.0)
+        bad += tl.load(statistics + programs, mask=offsets < programs, other=0.0)
     skipped, wrong = tl.load(record + SKIPPED).to(tl.int64), tl.sum(bad, 0)
     tl.atomic_add(count, 1 - skipped)
     tl.atomic_add(skips, skipped + wrong.to(tl.int64))
     if update == updates - 1:
         value = tl.zeros((BLOCK,), tl.float32)
         for begin in range(2, finite_checks, BLOCK):
-            place = begin + tl.arange(0, BLOCK)
-            value += tl.load(record + FINITE_CHECK + place, mask=place < finite_checks, other=0.0)
+            offsets = begin + tl.arange(0, BLOCK)
+            value += tl.load(record + FINITE_CHECK + offsets, mask=offsets < finite_checks, other=0.0)
         tl.store(results, tl.load(record))
         tl.store(results + 1, tl.load(record + FINITE_CHECK))
         tl.store(results + 2, tl.load(record + FINITE_CHECK + 1))

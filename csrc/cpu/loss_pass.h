@@ -169,14 +169,14 @@ struct Lanes {
 template <bool with_statistics, class Item>
 FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64_t end) {
   Lanes<typename Item::T> value, logits[2], signs[2];
-  const auto take = [&](int64_t i, int64_t lane) {
+  const auto accumulate = [&](int64_t i, int64_t lane) {
     value.part[lane] += item.value(i);
     if constexpr (with_statistics) {
       logits[0].part[lane] += item.first(i), signs[0].part[lane] += sign(item.first(i));
       logits[1].part[lane] += item.second(i), signs[1].part[lane] += sign(item.second(i));
     }
   };
-  const auto fold = [&] {
+  const auto widen = [&] {
     value.widen();
     if constexpr (with_statistics) {
       for (const int k : {0, 1}) logits[k].widen(), signs[k].widen();
@@ -188,14 +188,14 @@ FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64
 #pragma GCC unroll 4
       for (int64_t stream = 0; stream < kStreams; ++stream) {
 #pragma omp simd
-        for (int64_t lane = 0; lane < kLanes; ++lane) take(begin + stream * length + i + lane, stream * kLanes + lane);
+        for (int64_t lane = 0; lane < kLanes; ++lane) accumulate(begin + stream * length + i + lane, stream * kLanes + lane);
       }
     }
     widen();
   }
   begin += kStreams * length;
 #pragma omp simd
-  for (int64_t lane = 0; lane < end - begin; ++lane) take(begin + lane, lane);
+  for (int64_t lane = 0; lane < end - begin; ++lane) accumulate(begin + lane, lane);
   if constexpr (with_statistics) {
     return {value.sum(), {logits[0].sum(), logits[1].sum()}, {signs[0].sum(), signs[1].sum()}};
   }

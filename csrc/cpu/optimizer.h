@@ -128,9 +128,9 @@ struct Keep {
 template <class T>
 struct Network {
   T* weight;
-  T* average;  // or null
-  T bound;     // weights stay in [-bound, bound]
-  T decay;     // of the average
+  T* ema;       // or null
+  T bound;      // weights stay in [-bound, bound]
+  T ema_decay;  // of the ema
 };
 
 struct Totals {
@@ -157,52 +157,52 @@ struct Lanes {
 };
 
 // One step of element i: what becomes of its weight.
-template <bool averages, class T, class Rule, class Known>
-C10_ALWAYS_INLINE T take_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite) {
+template <bool has_ema, class T, class Rule, class Known>
+C10_ALWAYS_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite) {
   const T w = network.weight[i], bound = network.bound;
   T next = rule(i, w, g, finite);
   next = next > bound ? bound : next;
   next = next < -bound ? -bound : next;
   next = finite.choose(next, w);
   network.weight[i] = next;
-  // in this form an average of equal weights is that weight, to the last bit
-  if constexpr (averages) network.average[i] = next + network.decay * (network.average[i] - next);
+  // in this form an ema of equal weights is that weight, to the last bit
+  if constexpr (has_ema) network.ema[i] = next + network.ema_decay * (network.ema[i] - next);
   return next;
 }
 
 // One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
-template <bool averages, class T, class Rule>
-C10_ALWAYS_INLINE void take_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
-                                  Lanes<T>& lanes, T* copy) {
+template <bool has_ema, class T, class Rule>
+C10_ALWAYS_INLINE void apply_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
+                                   Lanes<T>& lanes, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < count; ++lane) {
     const Finite<T> finite(gradient[lane]);
     const T g = finite.choose(gradient[lane], T(0));
     lanes.squares[lane] += g * g;
     lanes.not_finite[lane] += 1 + finite.mask;
-    const T next = take_one<averages>(network, rule, i + lane, g, finite);
+    const T next = apply_one<has_ema>(network, rule, i + lane, g, finite);
     if (copy) copy[lane] = next;
   }
 }
 
 // The same of as many elements as there are lanes, whose gradients are known to be finite and are counted elsewhere.
-template <bool averages, class T, class Rule>
-C10_ALWAYS_INLINE void take_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, T* copy) {
+template <bool has_ema, class T, class Rule>
+C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < Lanes<T>::count; ++lane)
-    copy[lane] = take_one<averages>(network, rule, i + lane, gradient[lane], IsFinite());
+    copy[lane] = apply_one<has_ema>(network, rule, i + lane, gradient[lane], IsFinite());
 }
 
 // One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy.
-template <bool averages, class T, class Rule>
-C10_ALWAYS_INLINE void take_step(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
-                                 Lanes<T>& lanes, T* copy = nullptr) {
+template <bool has_ema, class T, class Rule>
+C10_ALWAYS_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
+                                    Lanes<T>& lanes, T* copy = nullptr) {
   constexpr int64_t whole = Lanes<T>::count;
   const int64_t count = end - begin;
   int64_t i = 0;
   for (; i + whole <= count; i += whole)
-    take_lanes<averages>(network, rule, gradient + i, begin + i, whole, lanes, copy ? copy + i : nullptr);
-  take_lanes<averages>(network, rule, gradient + i, begin + i, count - i, lanes, copy ? copy + i : nullptr);
+    apply_lanes<has_ema>(network, rule, gradient + i, begin + i, whole, lanes, copy ? copy + i : nullptr);
+  apply_lanes<has_ema>(network, rule, gradient + i, begin + i, count - i, lanes, copy ? copy + i : nullptr);
 }
 
 }  // namespace

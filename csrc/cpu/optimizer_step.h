@@ -28,15 +28,15 @@ struct Step {
   std::string_view rule;
   at::ArrayRef<double> options;
   double clip;
-  const OptionalTensor& average;
-  double decay;
+  const OptionalTensor& ema;
+  double ema_decay;
 };
 
 template <class T>
 Network<T> network_of(const Step& a) {
   const T bound = a.clip ? T(a.clip) : std::numeric_limits<T>::infinity();
-  T* average = a.average.has_value() ? a.average->mutable_data_ptr<T>() : nullptr;
-  return {a.weight.mutable_data_ptr<T>(), average, bound, T(a.decay)};
+  T* ema = a.ema.has_value() ? a.ema->mutable_data_ptr<T>() : nullptr;
+  return {a.weight.mutable_data_ptr<T>(), ema, bound, T(a.ema_decay)};
 }
 
 // A 0-d tensor's value.
@@ -78,7 +78,7 @@ inline void check(const Step& a) {
   TORCH_CHECK(a.weight.scalar_type() == at::kFloat || a.weight.scalar_type() == at::kDouble, "weight must be fp32 or fp64");
   check_buffer(a.weight, a.weight, "weight");
   for (const Tensor& buffer : a.state) check_buffer(buffer, a.weight, "state");
-  if (a.average.has_value()) check_buffer(*a.average, a.weight, "average");
+  if (a.ema.has_value()) check_buffer(*a.ema, a.weight, "ema");
 }
 
 // What autograd has saved of these tensors is out of date.
@@ -88,7 +88,7 @@ inline void mark_changed(const Step& a) {
   };
   bump(a.weight);
   for (const Tensor& buffer : a.state) bump(buffer);
-  if (a.average.has_value()) bump(*a.average);
+  if (a.ema.has_value()) bump(*a.ema);
 }
 
 // What a step returns: the sum of the finite gradients' squares and the number of the others.

@@ -17,13 +17,13 @@ namespace {
 constexpr int64_t kBlock = 4096;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
 
-template <bool averages, class T, class Rule>
+template <bool has_ema, class T, class Rule>
 FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end) {
   Totals totals;
   for (; begin < end; begin += kBlock) {
     const int64_t stop = std::min(begin + kBlock, end);
     Lanes<T> lanes;
-    take_step<averages>(network, rule, gradient + begin, begin, stop, lanes);
+    apply_update<has_ema>(network, rule, gradient + begin, begin, stop, lanes);
     totals += lanes.totals();
   }
   return totals;
@@ -65,8 +65,7 @@ Totals step_in(const Step& a, const T* gradient) {
   const double count = number(a.count, "count") + 1;
   with_rule<T>(a, number(a.lr, "lr"), std::max(count, 1.0), [&](const auto& rule) {
     totals = run_chunks(size, [&](int64_t begin, int64_t end) {
-      return network.average ? pass<true>(network, rule, gradient, begin, end)
-                             : pass<false>(network, rule, gradient, begin, end);
+      return network.ema ? pass<true>(network, rule, gradient, begin, end) : pass<false>(network, rule, gradient, begin, end);
     });
   });
   set_number(a.count, count);
@@ -76,8 +75,8 @@ Totals step_in(const Step& a, const T* gradient) {
 
 Tensor update_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count,
                const Tensor& withhold, std::string_view rule, at::ArrayRef<double> options, double clip,
-               const OptionalTensor& average, double decay) {
-  const Step a{weight, state, lr, count, withhold, rule, options, clip, average, decay};
+               const OptionalTensor& ema, double ema_decay) {
+  const Step a{weight, state, lr, count, withhold, rule, options, clip, ema, ema_decay};
   check(a);
   check_buffer(gradient, weight, "gradient");
   const bool single = weight.scalar_type() == at::kFloat;

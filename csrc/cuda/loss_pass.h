@@ -76,8 +76,8 @@ struct Part {
 };
 
 template <int wanted, int n, class scalar, class Rule>
-__device__ void take(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out, scalar* opposite_out,
-                     const Rule& rule, Part<wide_t<scalar>>& part) {
+__device__ void accumulate_group(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out,
+                                 scalar* opposite_out, const Rule& rule, Part<wide_t<scalar>>& part) {
   const Group<scalar, n> first(words[0]), second(words[Rule::inputs - 1]);
   Group<scalar, n> gradients, opposite;
 #pragma unroll
@@ -124,7 +124,7 @@ __device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t 
     for (int u = 0; u < flight; ++u) {
       if (u * step >= left) break;
       scalar* const opposite = streams.out[1] ? streams.out[1] + i + u * step : nullptr;
-      take<wanted, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
+      accumulate_group<wanted, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
     }
     part.add_to(sums);
   }

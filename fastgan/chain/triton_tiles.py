@@ -228,11 +228,11 @@ class TritonProducts:
 
     def update(
         self, optimizer: OptimizerArgs, table: Tensor, coefficient: Tensor, all_rows: int, rows: int, tile: Any, flags: int,
-        place: tuple, gradients: Tensor | None = None,
+        location: tuple, gradients: Tensor | None = None,
     ) -> None:  # fmt: skip
         """Weight gradients over rows and the optimizer's step on them, or, given where they go, the gradients alone.
 
-        gradients: [splits, weights], a part of the rows each; place, flags: of the update's record (update_log.py).
+        gradients: [splits, weights], a part of the rows each; location, flags: of the update's record (update_log.py).
         """
         import triton.language as tl
 
@@ -240,7 +240,7 @@ class TritonProducts:
         part = -(-rows // splits // tile.depth) * tile.depth if splits > 1 else rows
         self.launch(
             self.updates.update_kernel, (self.update_programs(tile), splits),
-            optimizer.buffers, table, coefficient, all_rows, rows, *place,
+            optimizer.buffers, table, coefficient, all_rows, rows, *location,
             *optimizer.arguments(), gradients, optimizer.buffers[0].numel(), part,
             LAYERS=len(self.layers), FIELDS=self.updates.FIELDS, RULE=optimizer.rule, NESTEROV=optimizer.nesterov,
             FUSED=gradients is None, DTYPE=tl.bfloat16 if self.dtype == torch.bfloat16 else tl.float32,

@@ -146,7 +146,7 @@ class AutogradStep:
         total = real.new_zeros(())
         for number, spec in self.game.due_penalties(index, d_step):
             points = spec.points(real, fake, draws, number)
-            with self._arithmetic(), drawing(draws, self.game.place(number, spec)):
+            with self._arithmetic(), drawing(draws, self.game.pass_of(number, spec)):
                 gradient = input_gradient(self.game.discriminator.module, points)
             total = total + spec.every * spec.value(gradient)
         return total

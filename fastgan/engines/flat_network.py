@@ -19,13 +19,13 @@ ALIGNMENT = 16  # elements: each parameter starts on a cache line
 class FlatNetwork:
     """A module whose trainable parameters are views of `weight` [P]; the module goes on working and shows the trained weights.
 
-    gradient [P]: where gradients meet; state: the optimizer's buffers [P]; average [P] or None: the weights' moving average;
-    count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update.
-    Raises ValueError for a module without trainable parameters, or with parameters of several dtypes or devices.
+    gradient [P]: where gradients are collected; state: the optimizer's buffers [P]; ema [P] or None: the weights' moving
+    average; count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update. Raises ValueError for a module without
+    trainable parameters, or with parameters of several dtypes or devices.
     """
 
-    def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, decay: float | None = None) -> None:
-        self.module, self.spec, self.clip, self.decay = module, spec, clip, decay
+    def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, ema_decay: float | None = None) -> None:
+        self.module, self.spec, self.clip, self.ema_decay = module, spec, clip, ema_decay
         self.parameters = self._trainable()
         self._remember_tree()
         self._check_alike()
@@ -45,7 +45,7 @@ class FlatNetwork:
         self.gradients = self.views(self.gradient)
         self._adoptions = 0
         self._adopt()
-        self.average = self.weight.clone() if decay is not None else None
+        self.ema = self.weight.clone() if ema_decay is not None else None
         self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
         self._updates: list[tuple[Tensor, Tensor]] = []
         self.update_log: Any = None  # where fused updates leave what they did (update_log.UpdateLog)
@@ -152,8 +152,8 @@ class FlatNetwork:
             rule=self.spec.rule,
             options=self.options,
             clip=self.clip,
-            average=self.average,
-            decay=self.decay or 0.0,
+            ema=self.ema,
+            ema_decay=self.ema_decay or 0.0,
         )
 
     def note(self, withhold: Tensor, statistics: Tensor) -> None:
@@ -180,10 +180,10 @@ class FlatNetwork:
         return self.skips
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The optimizer's state as tensors: count, state.0, state.1, ..., and the average."""
+        """The optimizer's state as tensors: count, state.0, state.1, ..., and "average", the EMA."""
         buffers = {f"state.{number}": buffer for number, buffer in enumerate(self.state)}
-        average = {} if self.average is None else {"average": self.average}
-        return {"count": self.count, **buffers, **average}
+        ema = {} if self.ema is None else {"average": self.ema}
+        return {"count": self.count, **buffers, **ema}
 
     def check_state(self, state: dict[str, Tensor]) -> None:
         """ValueError where a saved state does not fit."""

@@ -116,7 +116,7 @@ class Game:
         indices = sample.batch_indices(rows, size, position, seed=self.seed, stream=word, device=images.device)
         return sample.gather_rows(images, indices, dtype=self.dtype, out=out)
 
-    def place(self, number: int, penalty: Penalty) -> int:
+    def pass_of(self, number: int, penalty: Penalty) -> int:
         """The pass over the critic whose rows a penalty looks at."""
         return {"real": REAL, "fake": FAKE, None: PENALTY + number}[penalty.at]
 

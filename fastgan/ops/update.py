@@ -1,4 +1,4 @@
-"""update: weight gradient -> optimizer -> weight, its average; in place, over one flat buffer per network."""
+"""update: weight gradient -> optimizer -> weight, its moving average (EMA); in place, over one flat buffer per network."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def update_(
     rule: str,
     options: dict,
     clip: float = 0.0,
-    average: Tensor | None = None,
-    decay: float = 0.0,
+    ema: Tensor | None = None,
+    ema_decay: float = 0.0,
     backend: str = "auto",
 ) -> Tensor:
     """One optimizer step over a flat network, in place; see reference.update_ for every argument.
@@ -40,5 +40,5 @@ def update_(
     """
     run = reference.update_ if torch.compiler.is_compiling() else resolve("update.update_", weight.device.type, backend)
     return run(
-        weight, gradient, state, lr, count, withhold, rule=rule, options=options, clip=clip, average=average, decay=decay
+        weight, gradient, state, lr, count, withhold, rule=rule, options=options, clip=clip, ema=ema, ema_decay=ema_decay
     )

@@ -126,7 +126,7 @@ class Trainer:
     def _make_game(self, kind: str, g_optimizer: Optimizer, d_optimizer: Optimizer) -> Game:
         clip = next((spec.bound for spec in self.penalties if isinstance(spec, WeightClip)), 0.0)
         game = Game(
-            generator=FlatNetwork(self.generator, g_optimizer, decay=self.ema),
+            generator=FlatNetwork(self.generator, g_optimizer, ema_decay=self.ema),
             discriminator=FlatNetwork(self.discriminator, d_optimizer, clip=clip),
             loss=kind,
             penalties=tuple(spec for spec in self.penalties if isinstance(spec, Penalty)),
@@ -274,10 +274,10 @@ class Trainer:
 
     def _shown_weights(self, ema: bool) -> dict[str, Tensor]:
         network = self._game.generator
-        if not ema or network.average is None:
+        if not ema or network.ema is None:
             return {}
         names = [name for name, parameter in self.generator.named_parameters() if parameter.requires_grad]
-        return dict(zip(names, network.views(network.average), strict=True))
+        return dict(zip(names, network.views(network.ema), strict=True))
 
     def _sample_shape(self, images: Tensor) -> tuple[int, ...]:
         if images.dim() > 2:

@@ -176,7 +176,7 @@ def test_the_page_says_what_the_calls_do(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_lanes_run_side_by_side_whatever_becomes_of_their_neighbours(tmp_path: Path) -> None:
-    meets = """
+    joint = """
 import pathlib, sys, time
 here, there = map(pathlib.Path, sys.argv[1:])
 here.touch()
@@ -187,8 +187,8 @@ while not there.exists():
 """
     pair = [str(tmp_path / name) for name in ("one", "two")]
     lanes = [
-        [Command("one", python("-c", meets, *pair), 30.0), code("fails", "raise SystemExit(3)"), says("after", "goes on")],
-        [Command("two", python("-c", meets, *pair[::-1]), 30.0), code("hangs", "import time; time.sleep(60)", 2.0)],
+        [Command("one", python("-c", joint, *pair), 30.0), code("fails", "raise SystemExit(3)"), says("after", "goes on")],
+        [Command("two", python("-c", joint, *pair[::-1]), 30.0), code("hangs", "import time; time.sleep(60)", 2.0)],
     ]
     session = session_of(tmp_path, Stage("beside", lanes), Stage("later", [[says("late", "still runs")]]))
     session.run()

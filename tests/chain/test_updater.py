@@ -72,7 +72,7 @@ class Run:
         return result.statistics
 
     def everything(self) -> list[Tensor]:
-        average = [] if self.network.average is None else [self.network.average]
+        average = [] if self.network.ema is None else [self.network.ema]
         return [self.network.weight, *self.network.state, self.network.count, *average]
 
 
@@ -103,11 +103,11 @@ def test_passes_are_autograds_double_backward(format_: str) -> None:
 
 SPECS = [
     pytest.param(SGD(0.1), {}, id="sgd"),
-    pytest.param(SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01), dict(decay=0.9), id="nesterov, average"),
+    pytest.param(SGD(0.1, momentum=0.9, nesterov=True, weight_decay=0.01), dict(ema_decay=0.9), id="nesterov, average"),
     pytest.param(RMSprop(0.01), dict(clip=0.3), id="rmsprop, clip"),
     pytest.param(RMSprop(0.01, momentum=0.7, centered=True, weight_decay=0.01), {}, id="centered with momentum"),
     pytest.param(Adam(0.01, betas=(0.5, 0.999)), {}, id="adam"),
-    pytest.param(Adam(0.01, weight_decay=0.1), dict(clip=0.3, decay=0.9), id="adam with decay, clip, average"),
+    pytest.param(Adam(0.01, weight_decay=0.1), dict(clip=0.3, ema_decay=0.9), id="adam with decay, clip, average"),
 ]
 
 

@@ -33,13 +33,13 @@ def networks(dropout: float | None = None) -> tuple[MLP, MLP]:
 class Oracle:
     """The same game in plain torch: modules, torch.optim, textbook losses. Only the random numbers come from fastgan."""
 
-    def __init__(self, d_loss, g_loss, penalty=None, d_steps=1, clip=None, decay=None, dropout=False) -> None:
+    def __init__(self, d_loss, g_loss, penalty=None, d_steps=1, clip=None, ema_decay=None, dropout=False) -> None:
         generator, discriminator = networks(1 - KEEP if dropout else None)
         self.g, self.d = generator.to_sequential().double(), discriminator.to_sequential().double()
         self.d_loss, self.g_loss, self.penalty = d_loss, g_loss, penalty
-        self.d_steps, self.clip, self.decay, self.dropout = d_steps, clip, decay, dropout
+        self.d_steps, self.clip, self.ema_decay, self.dropout = d_steps, clip, ema_decay, dropout
         self.images = data().double()
-        self.average = [p.detach().clone() for p in self.g.parameters()]
+        self.ema = [p.detach().clone() for p in self.g.parameters()]
 
     def logits_of(self, x, draws, pass_):
         layer = 0
@@ -78,9 +78,9 @@ class Oracle:
             if g_schedule:
                 g_optimizer.param_groups[0]["lr"] = g_schedule(step)
             g_optimizer.step()
-            if self.decay is not None:
-                for mean, p in zip(self.average, self.g.parameters(), strict=True):
-                    mean.mul_(self.decay).add_(p.detach(), alpha=1 - self.decay)
+            if self.ema_decay is not None:
+                for mean, p in zip(self.ema, self.g.parameters(), strict=True):
+                    mean.mul_(self.ema_decay).add_(p.detach(), alpha=1 - self.ema_decay)
 
 
 def bce(logits, label):
@@ -118,7 +118,7 @@ CASES = [
     ),
     pytest.param(
         dict(loss="nonsaturating", ema=0.9),
-        dict(d_loss=lambda r, f: bce(r, 1) + bce(f, 0), g_loss=lambda f, r: bce(f, 1), dropout=True, decay=0.9),
+        dict(d_loss=lambda r, f: bce(r, 1) + bce(f, 0), g_loss=lambda f, r: bce(f, 1), dropout=True, ema_decay=0.9),
         lambda p: torch.optim.Adam(p, 2e-4, betas=(0.5, 0.999)),
         id="dropout and an average",
     ),
@@ -188,8 +188,8 @@ def test_step_equals_plain_torch_lines(ours, theirs, optimizer, engine):
     for mine, theirs in ((generator, oracle.g), (discriminator, oracle.d)):
         for name, value in theirs.state_dict().items():
             torch.testing.assert_close(mine.state_dict()[name], value, rtol=1e-9, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
-    if oracle.decay is not None:
-        for view, value in zip(trainer._game.generator.views(trainer._game.generator.average), oracle.average, strict=True):
+    if oracle.ema_decay is not None:
+        for view, value in zip(trainer._game.generator.views(trainer._game.generator.ema), oracle.ema, strict=True):
             torch.testing.assert_close(view, value, rtol=1e-9, atol=1e-11)
 
 

@@ -120,10 +120,10 @@ def test_twenty_updates_are_torch_optims(spec: Optimizer, build: Callable) -> No
 
 @pytest.mark.parametrize(("spec", "build"), RULES, ids=RULE_IDS)
 def test_padding_stays_zero(spec: Optimizer, build: Callable) -> None:
-    flat = flat_network(spec, decay=0.9)
+    flat = flat_network(spec, ema_decay=0.9)
     train(flat, 5)
     assert padding(flat, flat.weight).numel() > 0
-    for buffer in (flat.weight, flat.gradient, flat.average, *flat.state):
+    for buffer in (flat.weight, flat.gradient, flat.ema, *flat.state):
         assert not padding(flat, buffer).any()
 
 
@@ -158,9 +158,9 @@ def test_as_many_gradients_as_parameters() -> None:
 
 
 def test_a_withheld_update_changes_nothing() -> None:
-    flat = flat_network(Adam(), clip=0.5, decay=0.9)
+    flat = flat_network(Adam(), clip=0.5, ema_decay=0.9)
     train(flat, 2)
-    buffers = (flat.weight, flat.average, *flat.state, flat.count)
+    buffers = (flat.weight, flat.ema, *flat.state, flat.count)
     before = [buffer.clone() for buffer in buffers]
     train(flat, 1, withhold=torch.tensor(True))
     assert all(torch.equal(now, then) for now, then in zip(buffers, before, strict=True))
@@ -193,16 +193,16 @@ def test_clipping_bounds_every_weight_after_each_update() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 0.9, 0.999])
 def test_the_average_is_that_of_the_weights(decay: float) -> None:
-    flat = flat_network(SGD(0.3), decay=decay)
-    assert torch.equal(flat.average, flat.weight) and flat.average.data_ptr() != flat.weight.data_ptr()
+    flat = flat_network(SGD(0.3), ema_decay=decay)
+    assert torch.equal(flat.ema, flat.weight) and flat.ema.data_ptr() != flat.weight.data_ptr()
     expected = flat.weight.clone()
     for _ in range(4):
         train(flat)
         expected = decay * expected + (1 - decay) * flat.weight
-    torch.testing.assert_close(flat.average, expected, rtol=1e-13, atol=1e-15)
-    shown = [view.shape for view in flat.views(flat.average)]
+    torch.testing.assert_close(flat.ema, expected, rtol=1e-13, atol=1e-15)
+    shown = [view.shape for view in flat.views(flat.ema)]
     assert shown == [parameter.shape for parameter in flat.parameters]
-    assert flat_network().average is None
+    assert flat_network().ema is None
 
 
 MOVES: dict[str, Callable[[nn.Module], None]] = {
@@ -303,7 +303,7 @@ def test_a_shared_parameter_stands_in_the_buffer_once() -> None:
 
 @pytest.mark.parametrize(("spec", "build"), RULES, ids=RULE_IDS)
 def test_a_saved_state_is_loaded_in_place_and_training_goes_on(spec: Optimizer, build: Callable) -> None:
-    first, second = flat_network(spec, decay=0.9), flat_network(spec, decay=0.9)
+    first, second = flat_network(spec, ema_decay=0.9), flat_network(spec, ema_decay=0.9)
     train(first, 3)
     saved = {name: value.clone() for name, value in first.state_dict().items()}
     assert all(isinstance(value, Tensor) for value in saved.values())
@@ -315,7 +315,7 @@ def test_a_saved_state_is_loaded_in_place_and_training_goes_on(spec: Optimizer, 
     for flat in (first, second):
         flat.collect(given)
         flat.update(NO, torch.tensor(3))
-    assert torch.equal(first.weight, second.weight) and torch.equal(first.average, second.average)
+    assert torch.equal(first.weight, second.weight) and torch.equal(first.ema, second.ema)
     assert first.count.item() == second.count.item() == 4
 
 
@@ -323,7 +323,7 @@ def test_a_saved_state_is_loaded_in_place_and_training_goes_on(spec: Optimizer, 
     "other",
     [
         pytest.param(lambda: flat_network(SGD()), id="another rule"),
-        pytest.param(lambda: flat_network(Adam(), decay=0.9), id="with an average"),
+        pytest.param(lambda: flat_network(Adam(), ema_decay=0.9), id="with an average"),
         pytest.param(lambda: FlatNetwork(nn.Linear(50, 50), Adam()), id="another size"),
     ],
 )

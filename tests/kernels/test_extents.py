@@ -197,7 +197,7 @@ def update_log(memory: VirtualMemory, index: int, size: int = 4_300_000) -> tupl
 def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
     weight, gradients = memory.buffer(HUGE, holds=small), memory.buffer(2, HUGE, holds=lambda places: places % 5)
     count, lr = torch.zeros((), dtype=torch.int64), torch.tensor(0.5, dtype=torch.float64)
-    options = dict(rule="sgd", options={}, clip=0.0, average=None, decay=0.0)
+    options = dict(rule="sgd", options={}, clip=0.0, ema=None, ema_decay=0.0)
     place = update_log(memory, 999)
     update_triton.step_(memory, update_triton.optimizer_args(weight, [], lr, count, **options), gradients, place, 1024)
     places = np.arange(2**31 + 1024, HUGE)

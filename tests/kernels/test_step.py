@@ -147,8 +147,8 @@ def check_steps(
     for mine, theirs in zip(fused._step.networks, exact._step.networks, strict=True):
         assert int(mine.count) == int(theirs.count)
         torch.testing.assert_close(mine.weight.double().cpu(), theirs.weight, rtol=1e-4, atol=3e-5)
-        if theirs.average is not None:
-            torch.testing.assert_close(mine.average.double().cpu(), theirs.average, rtol=1e-4, atol=3e-5)
+        if theirs.ema is not None:
+            torch.testing.assert_close(mine.ema.double().cpu(), theirs.ema, rtol=1e-4, atol=3e-5)
     for name, value in expected.items():
         assert metrics[name] == pytest.approx(value, rel=2e-4, abs=2e-5), name
     assert fused.skipped == 0
@@ -249,7 +249,7 @@ def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.
         trainer = trainer_of(monkeypatch, "triton", device, "fp32", 24, dict(loss="wgan-gp", d_steps=1, ema=0.5), SMALL)
         trainer.step(2)
         assert trainer._step.critic.tile.splits == (1 if split == 4096 else 72 // 16)
-        weights.append(torch.cat([trainer._game.discriminator.weight, trainer._game.generator.average]))
+        weights.append(torch.cat([trainer._game.discriminator.weight, trainer._game.generator.ema]))
         assert trainer._game.discriminator.count == 2
     tiles.update_tile.cache_clear()
     torch.testing.assert_close(*weights, rtol=1e-4, atol=1e-5)

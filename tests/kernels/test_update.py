@@ -31,8 +31,8 @@ def run(rule: str, options: dict, backend: str, device: torch.device, dtype: tor
     weight = torch.randn(2500).to(device, dtype)
     state = [torch.zeros_like(weight) for _ in range(state_size(rule, options))]
     lr, count = torch.tensor(0.01, dtype=torch.float64, device=device), torch.zeros((), dtype=torch.int64, device=device)
-    if "decay" in extra:
-        extra["average"] = weight.clone()
+    if "ema_decay" in extra:
+        extra["ema"] = weight.clone()
     found: list[Tensor] = []
     for number in range(4):
         gradient = (torch.randn(2500) * 10.0 ** (3 * (number % 2) - 3)).to(device, dtype)
@@ -45,12 +45,14 @@ def run(rule: str, options: dict, backend: str, device: torch.device, dtype: tor
         weight.double().cpu(),
         *(x.double().cpu() for x in state),
         count.cpu(),
-        *([extra["average"].double().cpu()] if "decay" in extra else []),
+        *([extra["ema"].double().cpu()] if "ema_decay" in extra else []),
     ]
 
 
 @pytest.mark.parametrize(("rule", "options"), RULES)
-@pytest.mark.parametrize("extra", [{}, dict(clip=0.5, decay=0.9)], ids=["plain", "clipped, averaged, one gradient infinite"])
+@pytest.mark.parametrize(
+    "extra", [{}, dict(clip=0.5, ema_decay=0.9)], ids=["plain", "clipped, averaged, one gradient infinite"]
+)
 def test_rules(rule: str, options: dict, extra: dict, device: torch.device) -> None:
     found = run(rule, options, "triton", device, torch.float32, **dict(extra))
     expected = run(rule, options, "reference", torch.device("cpu"), torch.float64, **dict(extra))

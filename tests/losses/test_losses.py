@@ -220,7 +220,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(kind: str, dtype: torch.dtyp
 
 @pytest.mark.parametrize(("dtype", "logit"), [(torch.float32, 17.0), (torch.bfloat16, 8.0), (torch.float16, 12.0)], ids=str)
 def test_a_confident_mistake_still_has_a_gradient(dtype: torch.dtype, logit: float) -> None:
-    """D calls a fake real. Its slope is 1; a Sigmoid followed by BCELoss has rounded 1 - D away, and pushes 0 (or nan)."""
+    """D calls a fake real. Its slope is 1; a Sigmoid followed by BCELoss has rounded 1 - D away, and gives 0 (or nan)."""
     fake = torch.full((1,), logit, dtype=dtype, requires_grad=True)
     (ours,) = torch.autograd.grad(d_loss(torch.full_like(fake, 20.0).detach(), fake), fake)
     assert ours.item() == pytest.approx(1.0, abs=4e-3)

@@ -47,14 +47,14 @@ class Run:
         self.weight, self.rule, self.options, self.backend = weight.clone(), rule, options, backend
         self.state = [torch.zeros_like(weight) for _ in range(state_size(rule, options))]
         self.lr, self.count = torch.tensor(lr, dtype=torch.float64), torch.tensor(0)
-        self.average = weight.clone() if averaged else None
+        self.ema = weight.clone() if averaged else None
 
     def step(self, gradient: Tensor, *, withhold: bool = False, **extra) -> Tensor:
-        extra |= dict(rule=self.rule, options=self.options, average=self.average, backend=self.backend)
+        extra |= dict(rule=self.rule, options=self.options, ema=self.ema, backend=self.backend)
         return update_(self.weight, gradient, self.state, self.lr, self.count, torch.tensor(withhold), **extra)
 
     def everything(self) -> list[Tensor]:
-        return [self.weight, *self.state, self.count] + ([] if self.average is None else [self.average])
+        return [self.weight, *self.state, self.count] + ([] if self.ema is None else [self.ema])
 
     def copy(self) -> list[Tensor]:
         return [tensor.clone() for tensor in self.everything()]
@@ -136,8 +136,8 @@ def test_a_gradient_that_is_not_finite_stays_out(rule: str, options: dict, dtype
     for each in (run, clean):
         each.step(first)
     before = run.copy()
-    totals = run.step(second.index_copy(0, bad, SPECIAL.to(dtype)), decay=0.9)
-    clean.step(second, decay=0.9)
+    totals = run.step(second.index_copy(0, bad, SPECIAL.to(dtype)), ema_decay=0.9)
+    clean.step(second, ema_decay=0.9)
     good = torch.ones(1025, dtype=torch.bool).index_fill(0, bad, False)
     for now, then, expected in zip(run.everything()[: 1 + len(run.state)], before, clean.everything(), strict=False):
         assert torch.equal(now[bad], then[bad])
@@ -152,9 +152,9 @@ def test_a_withheld_step_changes_nothing_and_still_counts(rule: str, options: di
     weight, first, second = numbers(1025, 2)
     second[7] = torch.nan
     run = Run(weight, rule, options, backend=backend, averaged=True)
-    run.step(first, decay=0.5)
+    run.step(first, ema_decay=0.5)
     before = run.copy()
-    totals = run.step(second, withhold=True, clip=0.01, decay=0.5)
+    totals = run.step(second, withhold=True, clip=0.01, ema_decay=0.5)
     assert all(torch.equal(now, then) for now, then in zip(run.everything(), before, strict=True))
     assert totals[1] == 1
     torch.testing.assert_close(totals[0], second.nan_to_num(0.0).square().sum(), rtol=1e-12, atol=0)
@@ -173,9 +173,9 @@ def test_weights_are_clipped_before_they_are_averaged(backend: str) -> None:
     weight, gradient = numbers(1025)
     plain, run = (Run(weight, "sgd", {}, backend=backend, averaged=averaged) for averaged in (False, True))
     plain.step(gradient)
-    run.step(gradient, clip=0.5, decay=0.9)
+    run.step(gradient, clip=0.5, ema_decay=0.9)
     assert torch.equal(run.weight, plain.weight.clamp(-0.5, 0.5))
-    torch.testing.assert_close(run.average, 0.9 * weight + 0.1 * run.weight, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(run.ema, 0.9 * weight + 0.1 * run.weight, rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.25, 0.5, 0.999])
@@ -185,17 +185,17 @@ def test_the_average_is_exponential(decay: float, dtype: torch.dtype, backend: s
     run = Run(weight, "sgd", {}, backend=backend, averaged=True)
     expected = weight.double()
     for gradient in gradients:
-        run.step(gradient, decay=decay)
+        run.step(gradient, ema_decay=decay)
         expected = decay * expected + (1 - decay) * run.weight.double()
-    torch.testing.assert_close(run.average.double(), expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
+    torch.testing.assert_close(run.ema.double(), expected, rtol=0, atol=1e-6 if dtype == torch.float32 else 1e-14)
 
 
 def test_the_average_of_a_constant_is_that_constant(backend: str) -> None:
     weight = torch.randn(4099)
     run = Run(weight, "sgd", {}, backend=backend, averaged=True)
     for _ in range(50):
-        run.step(torch.zeros_like(weight), decay=0.999)
-    assert torch.equal(run.average, weight)
+        run.step(torch.zeros_like(weight), ema_decay=0.999)
+    assert torch.equal(run.ema, weight)
 
 
 @pytest.mark.parametrize("rule, options", RULES)
@@ -207,7 +207,7 @@ def test_the_result_does_not_depend_on_the_threads(
     for count in (1, 2, 3):
         set_threads(count)
         run = Run(weight, rule, options, backend="cpp", averaged=True)
-        results.append([run.step(gradient, decay=0.9), *run.everything()])
+        results.append([run.step(gradient, ema_decay=0.9), *run.everything()])
     for other in results[1:]:
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
@@ -251,7 +251,7 @@ def test_autograd_notices_that_the_weights_have_changed(backend: str) -> None:
         pytest.param(dict(state=1), "keeps 2 buffers, not 1", id="state"),
         pytest.param(dict(gradient=torch.zeros(4)), "gradient must be contiguous", id="a short gradient"),
         pytest.param(dict(gradient=torch.zeros(8, dtype=torch.float32)), "gradient must be contiguous", id="another dtype"),
-        pytest.param(dict(average=torch.zeros(7, dtype=torch.float64)), "average must be contiguous", id="a short average"),
+        pytest.param(dict(ema=torch.zeros(7, dtype=torch.float64)), "ema must be contiguous", id="a short ema"),
         pytest.param(dict(options=[0.9, 0.999, 1e-8]), "adam has 4 options, not 3", id="an option too few"),
         pytest.param(dict(options=[0.9, 0.999, 1e-8, 0.0, 0.0]), "adam has 4 options, not 5", id="an option too many"),
         pytest.param(dict(rule="sgd", options=[], state=0), "sgd has 4 options, not 0", id="sgd without options"),
@@ -267,7 +267,7 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(change: dict, message
     state = [torch.zeros(8, dtype=torch.float64) for _ in range(given["state"])]
     arguments = (weight, given["gradient"], state, given["lr"], count, torch.tensor(False), given["rule"], given["options"])
     with pytest.raises(RuntimeError, match=message):
-        torch.ops.fastgan.update_.default(*arguments, average=given.get("average"))
+        torch.ops.fastgan.update_.default(*arguments, ema=given.get("ema"))
     assert torch.equal(weight, before) and count == 0
 
 
@@ -294,5 +294,5 @@ def test_opcheck(rule: str, options: dict, averaged: bool, requires_extension: N
     weight, gradient, average = torch.randn(3, 40).unbind()
     state = [torch.rand(40) for _ in range(state_size(rule, options))]
     arguments = (weight.clone(), gradient.clone(), state, torch.tensor(0.1), torch.tensor(0), torch.tensor(False), rule)
-    extra = dict(clip=0.5, decay=0.9, average=average.clone() if averaged else None)
+    extra = dict(clip=0.5, ema_decay=0.9, ema=average.clone() if averaged else None)
     torch.library.opcheck(torch.ops.fastgan.update_.default, (*arguments, numbers_of(rule, options)), extra)

@@ -51,7 +51,7 @@ void pack_block(const Tile& weights, const LayerPart& layer, const Block& block)
 }
 
 // Asks for a block's numbers, a vector at a time while its gradient is made: from memory they take as long.
-template <bool averages, class Rule>
+template <bool has_ema, class Rule>
 class Fetch {
  public:
   Fetch(const Block& block, int64_t layer, const Network<float>& network, const Rule& rule)
@@ -61,7 +61,7 @@ class Fetch {
     const int64_t i = layer_ + block_.vector(done_++);
     __builtin_prefetch(network_.weight + i, 1, kCache);
     rule_.prefetch(i);
-    if constexpr (averages) __builtin_prefetch(network_.average + i, 1, kCache);
+    if constexpr (has_ema) __builtin_prefetch(network_.ema + i, 1, kCache);
   }
 
  private:
@@ -86,7 +86,7 @@ inline float squares_of(const Tile& gradient, int64_t rows) {
 
 // One step of a block of weights whose gradient is made, a vector at a time: it runs between the products of the next block's
 // gradient, which leave the divider and the way to memory idle.
-template <bool averages, class Rule>
+template <bool has_ema, class Rule>
 class BlockStep {
  public:
   BlockStep(const LayerPart& layer, const Network<float>& network, const Rule& rule, Lanes<float>& lanes)
@@ -105,7 +105,7 @@ class BlockStep {
   C10_ALWAYS_INLINE void advance() {
     if (done_ >= vectors_) return;
     const int64_t place = done_ * 16, i = first_ + block_->vector(done_++);
-    take_finite_lanes<averages>(network_, rule_, gradient_->at[0] + place, i, weights_.at[0] + place);
+    apply_finite_lanes<has_ema>(network_, rule_, gradient_->at[0] + place, i, weights_.at[0] + place);
   }
   // What is left, and the packed forms.
   void finish() {
@@ -113,7 +113,7 @@ class BlockStep {
     while (done_ < vectors_) advance();
     for (int64_t r = 0; vectors_ == 0 && r < block_->rows; ++r) {
       const int64_t i = first_ + block_->row(r);
-      take_step<averages>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, weights_.at[r]);
+      apply_update<has_ema>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, weights_.at[r]);
     }
     pack_block(weights_, layer_, *block_);
     block_.reset();
@@ -135,15 +135,15 @@ class BlockStep {
 };
 
 // One step of the weights of 16 outputs, all inputs, and of their biases.
-template <bool averages, class Rule>
+template <bool has_ema, class Rule>
 Totals step_outputs(const LayerPart layer, const Network<float> network, const Rule rule,
                     const std::vector<uint32_t>& coefficient, int64_t output) {
   Lanes<float> lanes;
   Tile gradients[2];
-  BlockStep<averages, Rule> step(layer, network, rule, lanes);
+  BlockStep<has_ema, Rule> step(layer, network, rule, lanes);
   for (int64_t input = 0; input < layer.inputs; input += kPanel) {
     const Block block(layer, output, input);
-    Fetch<averages, Rule> fetch(block, layer.weight - network.weight, network, rule);
+    Fetch<has_ema, Rule> fetch(block, layer.weight - network.weight, network, rule);
     Tile& gradient = gradients[input / kPanel % 2];
     gradient_block(layer, block, gradient, [&] {
       fetch.advance();
@@ -157,7 +157,7 @@ Totals step_outputs(const LayerPart layer, const Network<float> network, const R
     alignas(64) float sums[kBlock];
     bias_gradient(layer, coefficient, output, sums);
     const int64_t i = layer.bias - network.weight + output;
-    take_step<averages>(network, rule, sums, i, i + std::min<int64_t>(kBlock, layer.outputs - output), lanes);
+    apply_update<has_ema>(network, rule, sums, i, i + std::min<int64_t>(kBlock, layer.outputs - output), lanes);
   }
   Totals totals = lanes.totals();
   totals.squares += step.squares();
@@ -174,8 +174,8 @@ Totals step_layers(const std::vector<LayerPart>& layers, const Network<float>& n
   std::vector<Totals> parts(units.size());
   fastgan::share(static_cast<int64_t>(units.size()), 1, [&](int64_t unit) {
     const auto [layer, output] = units[unit];
-    parts[unit] = network.average ? step_outputs<true>(*layer, network, rule, coefficient, output)
-                                  : step_outputs<false>(*layer, network, rule, coefficient, output);
+    parts[unit] = network.ema ? step_outputs<true>(*layer, network, rule, coefficient, output)
+                              : step_outputs<false>(*layer, network, rule, coefficient, output);
     _mm_sfence();  // streamed lines are in memory before another thread is told that this unit is done
   });
   Totals totals;
@@ -196,10 +196,10 @@ void set_pack(LayerPart& layer, const Tensor& forward, const Tensor& adjoint) {
 }
 
 Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tensor& count, const Tensor& withhold,
-                    std::string_view rule, at::ArrayRef<double> options, double clip, const OptionalTensor& average,
-                    double decay, at::TensorList weights, const c10::List<OptionalTensor>& biases, at::TensorList upstream,
+                    std::string_view rule, at::ArrayRef<double> options, double clip, const OptionalTensor& ema,
+                    double ema_decay, at::TensorList weights, const c10::List<OptionalTensor>& biases, at::TensorList upstream,
                     at::TensorList x, const Tensor& coefficient, at::TensorList forward, at::TensorList adjoint) {
-  const Step a{weight, state, lr, count, withhold, rule, options, clip, average, decay};
+  const Step a{weight, state, lr, count, withhold, rule, options, clip, ema, ema_decay};
   check(a);
   TORCH_CHECK(weight.scalar_type() == at::kFloat, "weight must be fp32");
   std::vector<LayerPart> layers;
@@ -212,7 +212,7 @@ Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tens
   Network<float> network = network_of<float>(a);
   if (is_withheld(withhold)) {
     network.bound = std::numeric_limits<float>::infinity();
-    network.average = nullptr;
+    network.ema = nullptr;
     return result_of(step_layers(layers, network, Keep{}, coefficients), weight);
   }
   Totals totals;

@@ -221,14 +221,14 @@ class FusedPasses(Stack):
             self._table = products.update_table(self.tile, self.adjoints, self.inputs, network.weight)
         operands = self._table, self.coefficient[BIAS], self.all_rows, len(self) * self.rows, self.tile, update_log.flags
         if world.size == 1 and self.tile.splits == 1:
-            products.update(optimizer, *operands, update_log.place())
+            products.update(optimizer, *operands, update_log.location())
             return
         gradients = network.gradient.unsqueeze(0)
         if world.size == 1:
             gradients = products.parts_of(network.weight.numel(), self.tile.splits)
-        place = update_log.place()
-        products.update(optimizer, *operands, place, gradients)
-        step_(products.launch, optimizer, sum_(gradients, world.size), place, update_log.flags)
+        location = update_log.location()
+        products.update(optimizer, *operands, location, gradients)
+        step_(products.launch, optimizer, sum_(gradients, world.size), location, update_log.flags)
         products.refresh()
 
     def flush(self, network: FlatNetwork, counter: int | Tensor) -> None:
@@ -238,5 +238,5 @@ class FusedPasses(Stack):
 
 def _optimizer_args(network: FlatNetwork) -> OptimizerArgs:
     rule: dict[str, Any] = dict(rule=network.spec.rule, options=network.options, clip=network.clip)
-    average: dict[str, Any] = dict(average=network.average, decay=network.decay or 0.0)
-    return optimizer_args(network.weight, network.state, network.lr, network.count, **rule, **average)
+    ema: dict[str, Any] = dict(ema=network.ema, ema_decay=network.ema_decay or 0.0)
+    return optimizer_args(network.weight, network.state, network.lr, network.count, **rule, **ema)

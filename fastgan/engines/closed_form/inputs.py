@@ -1,4 +1,4 @@
-"""The rows that a step is played with, dealt to the generator's and the critic's passes before its updates."""
+"""The rows that a step is played with, loaded before its updates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..game import FAKE, REAL, Game, StepIndex
 
 
 class InputLoader:
-    """Deals latents to the passes of a generator, and to the critic's of each update its real rows and penalties' points."""
+    """Loads latents into a generator's passes, and real rows and penalties' points into the critic's of each update."""
 
     def __init__(self, game: Game, generator: Any, critic_passes: Sequence[Any], rows: int) -> None:
         self.game, self.generator, self.critic_passes, self.rows = game, generator, critic_passes, rows
@@ -59,7 +59,7 @@ class FusedInputLoader(InputLoader):
     def real(self, images: Tensor, index: StepIndex) -> None:
         updates = self.game.d_steps + self.game.relativistic
         sample.load_batches_(
-            self.critic_passes[0].products.launch, self._place(REAL), updates, *self._batch_position(images, index)
+            self.critic_passes[0].products.launch, self._location(REAL), updates, *self._batch_position(images, index)
         )
 
     def points(self, images: Tensor, draws: Sequence[Draws], index: StepIndex) -> None:
@@ -84,10 +84,10 @@ class FusedInputLoader(InputLoader):
             self.generator.output,
         )
         if len(places) == self.game.d_steps and len(set(places.values())) == 1:
-            sample.load_points_(launch, self._place(places[0]), self.game.d_steps, 0, fake, word, *position)
+            sample.load_points_(launch, self._location(places[0]), self.game.d_steps, 0, fake, word, *position)
             return
         for d_step, place in places.items():
-            sample.load_points_(launch, self._place(place), 1, d_step, fake, word, *position)
+            sample.load_points_(launch, self._location(place), 1, d_step, fake, word, *position)
 
     def _load_points(
         self, images: Tensor, index: StepIndex, places: dict[int, int], number: int, draws: Sequence[Draws]
@@ -97,7 +97,7 @@ class FusedInputLoader(InputLoader):
             points = self.game.penalties[number].points(real, self.generator.output[d_step], draws[d_step], number)
             self.critic_passes[d_step][place : place + 1].load(points)
 
-    def _place(self, number: int) -> tuple[Tensor, int]:
+    def _location(self, number: int) -> tuple[Tensor, int]:
         """The first update's rows of a pass, and how many rows later the next update's are."""
         return self.critic_passes[0][number : number + 1].inputs[0], self.critic_passes[0].all_rows
 

@@ -169,7 +169,7 @@ class ClosedFormStep:
         passes = [REAL, FAKE]
         penalized: dict[int, list[Penalty]] = {}
         for number, spec in self.game.due_penalties(index, d_step):
-            place = self.game.place(number, spec)
+            place = self.game.pass_of(number, spec)
             if spec.at is None:
                 passes.append(place)
             penalized.setdefault(passes.index(place), []).append(spec)

@@ -46,7 +46,7 @@ class UpdateLog:
         self.finite_checks += count
         return self.rows[self.used][first : first + count]
 
-    def place(self) -> tuple:
+    def location(self) -> tuple:
         """Where an update's kernel finds its record and those before it; closes the record."""
         self.used += 1
         return self.rows, self.rows.stride(0), self.used - 1, self.finite_checks, self.statistics

@@ -26,12 +26,12 @@ def _update_in_one_pass(
     rule: str,
     options: dict,
     clip: float = 0.0,
-    average: Tensor | None = None,
-    decay: float = 0.0,
+    ema: Tensor | None = None,
+    ema_decay: float = 0.0,
 ) -> Tensor:
     """csrc/cpu/update.cpp for contiguous fp32 and fp64 buffers; the reference for others."""
-    extra: dict[str, Any] = dict(clip=clip, average=average, decay=decay)
-    buffers = [weight, gradient, *state] if average is None else [weight, gradient, *state, average]
+    extra: dict[str, Any] = dict(clip=clip, ema=ema, ema_decay=ema_decay)
+    buffers = [weight, gradient, *state] if ema is None else [weight, gradient, *state, ema]
     if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
         return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
     run = torch.ops.fastgan.update_.default

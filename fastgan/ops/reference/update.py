@@ -1,4 +1,4 @@
-"""update in plain torch: weight gradient -> optimizer -> weight, its average."""
+"""update in plain torch: weight gradient -> optimizer -> weight, its moving average (EMA)."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def update_(
     rule: str,
     options: dict,
     clip: float = 0.0,
-    average: Tensor | None = None,
-    decay: float = 0.0,
+    ema: Tensor | None = None,
+    ema_decay: float = 0.0,
 ) -> Tensor:
-    """One optimizer step over a flat network, in place: weight, state, count and average are updated.
+    """One optimizer step over a flat network, in place: weight, state, count and ema are updated.
 
-    weight, gradient, every state and average: [P]; lr: 0-d; count: 0-d, updates done.
+    weight, gradient, every state and ema: [P]; lr: 0-d; count: 0-d, updates done.
     Where withhold, 0-d or [n], `is_withheld` nothing changes, the count included. A weight whose gradient is not finite
-    keeps its value and its state. clip > 0 bounds new weights; average: decay * average + (1 - decay) * weight.
+    keeps its value and its state. clip > 0 bounds new weights; ema: ema_decay * ema + (1 - ema_decay) * weight.
     Returns [sum of the finite gradients' squares, number of non-finite ones], in weight's dtype.
     """
     withhold = is_withheld(withhold)
@@ -88,6 +88,6 @@ def update_(
         new_weight = new_weight.clamp(-clip, clip)
     for old, new in zip([weight, *state], [new_weight, *new_state], strict=True):
         old.copy_(torch.where(take, new, old))
-    if average is not None:
-        average.copy_(torch.where(withhold, average, torch.lerp(weight, average, decay)))
+    if ema is not None:
+        ema.copy_(torch.where(withhold, ema, torch.lerp(weight, ema, ema_decay)))
     return torch.stack((clean.square().sum(), (~finite).sum().to(weight.dtype)))

@@ -127,11 +127,11 @@ def load_normals_(
     _launch_numbers(launch, "normals", out, columns, pass_rows, seed, step, streams, first_row)
 
 
-def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: Tensor, position: BatchPosition) -> None:
-    """The real rows of a step's updates as operands; place: the first update's, and how many rows on the next one's are."""
+def load_batches_(launch: Any, location: tuple[Tensor, int], updates: int, images: Tensor, position: BatchPosition) -> None:
+    """The real rows of a step's updates as operands; location: the first update's, and how many rows on the next one's are."""
     from ...kernels import sample as kernels
 
-    (out, update_rows), features, word = place, images.shape[1:].numel(), stream(Role.BATCH)
+    (out, update_rows), features, word = location, images.shape[1:].numel(), stream(Role.BATCH)
     launch(
         kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,), out, out.stride(0), update_rows, images,
         len(out), features, len(images), position.step, position.d_steps, position.all_rows, position.first_row,
@@ -141,7 +141,7 @@ def load_batches_(launch: Any, place: tuple[Tensor, int], updates: int, images: 
 
 def load_points_(
     launch: Any,
-    place: tuple[Tensor, int],
+    location: tuple[Tensor, int],
     updates: int,
     first: int,
     fake: Tensor,
@@ -152,7 +152,7 @@ def load_points_(
     """Interpolates of real rows and fake ones [updates, rows, features], fp32, as operands of updates first, first + 1, ..."""
     from ...kernels import sample as kernels
 
-    (out, update_rows), features = place, images.shape[1:].numel()
+    (out, update_rows), features = location, images.shape[1:].numel()
     launch(
         kernels.points_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
         out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, position.step, position.d_steps,
