@@ -23,19 +23,39 @@ def _check_amount(name: str, value: float) -> None:
     _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
 
 
+RENAMED = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # hooks of fastgan 0.1, and their names since
+
+
 class Penalty:
-    """What the trainer asks of a penalty: where to take the gradient, and its value. every=k: each k-th D update, times k."""
+    """What the trainer asks of a penalty: where to take the gradient, and its value. every=k: each k-th D update, times k.
+
+    A subclass defines `points` and `value`. It is played in closed form, too, if it defines `penalty_gradient` or, for a formula
+    that kernels know, `form`; `at` and `interpolates` say what may be known of its points. A class that defines `value` or
+    `points` anew does not inherit what was said of the ones before.
+    """
 
     every: int
-    _renamed: ClassVar = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # hooks of fastgan 0.1
-    at: ClassVar[str | None] = None  # "real" or "fake" rows, where it looks at those themselves
+    at: ClassVar[str | None] = None  # "real" or "fake": its points are those rows themselves
+    interpolates: ClassVar[bool] = False  # its points lie between real and fake rows, where `Draws.alpha` says
+    _in_closed_form: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """TypeError for a hook by the name it had before: nobody would call it."""
         super().__init_subclass__(**options)
-        for old, new in Penalty._renamed.items():
-            if hasattr(cls, old):
+        for old, new in RENAMED.items():
+            if hasattr(cls, old):  # nobody would call it, and autograd would run in its place
                 raise TypeError(f"{cls.__name__}.{old} is called {new} since fastgan 0.2 (docs/upgrading.md)")
+        value, form, derivative = (_defined_at(cls, name) for name in ("value", "form", "penalty_gradient"))
+        has_form, has_derivative = form <= min(value, derivative), derivative <= value
+        if not has_form:
+            cls.form = Penalty.form  # type: ignore[method-assign]
+        if not (has_form or has_derivative):
+            cls.penalty_gradient = Penalty.penalty_gradient  # type: ignore[method-assign]
+        last = cls.__mro__.index(Penalty)
+        cls._in_closed_form = (has_form and form < last) or (has_derivative and derivative < last)
+        if _defined_at(cls, "at") > (points := _defined_at(cls, "points")):
+            cls.at = None
+        if _defined_at(cls, "interpolates") > points:
+            cls.interpolates = False
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
         """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
@@ -55,14 +75,10 @@ class Penalty:
             raise NotImplementedError
         return ops.penalty_gradient(gradient, form)
 
-    def kernel_form(self, times: float = 1.0) -> ops.PenaltyForm | None:
-        """`form`, unless a penalty_gradient of its own says otherwise."""
-        return self.form(times) if type(self).penalty_gradient is Penalty.penalty_gradient else None
-
     @classmethod
     def has_penalty_gradient(cls) -> bool:
-        """Whether a penalty_gradient is defined, by a form or by itself."""
-        return cls.penalty_gradient is not Penalty.penalty_gradient or cls.form is not Penalty.form
+        """Whether a derivative is defined, by a form or by itself."""
+        return cls._in_closed_form
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # every penalty is a dataclass
@@ -73,10 +89,16 @@ class Penalty:
                 _check_amount(name, value)
 
 
+def _defined_at(cls: type, name: str) -> int:
+    """How far down the order of its bases a class finds an attribute."""
+    return next(depth for depth, base in enumerate(cls.__mro__) if name in vars(base))
+
+
 @dataclass(frozen=True)
 class GradientPenalty(Penalty):
     """WGAN-GP's penalty between real and fake rows; one_sided counts only norms above the target (WGAN-LP)."""
 
+    interpolates: ClassVar[bool] = True
     weight: float = 10.0
     target: float = 1.0
     one_sided: bool = False

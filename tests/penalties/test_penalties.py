@@ -352,3 +352,39 @@ def test_a_hook_by_its_old_name_is_refused_with_the_new_one(old: str, new: str) 
     mixin = type("Mixin", (), {old: hook})
     with pytest.raises(TypeError, match=new):
         type("Old", (mixin, penalties.Penalty), {})
+
+
+def test_what_was_said_of_a_formula_does_not_outlive_it() -> None:
+    """A subclass with a value or points of its own: kernels must not compute those of the class before."""
+
+    class Value:
+        def value(self, gradient: Tensor) -> Tensor:
+            return gradient.abs().sum()
+
+    class Twice(penalties.R1):
+        def value(self, gradient: Tensor) -> Tensor:
+            return 2.0 * super().value(gradient)
+
+    class Mixed(Value, penalties.GradientPenalty): ...
+
+    class Own(penalties.R1):
+        def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
+            return times * self.value(gradient), times * gradient
+
+    class Elsewhere(penalties.R1):
+        def points(self, real: Tensor, fake: Tensor, draws: object, index: int) -> Tensor:
+            return fake
+
+    class Halfway(penalties.GradientPenalty):
+        def points(self, real: Tensor, fake: Tensor, draws: object, index: int) -> Tensor:
+            return 0.5 * (real + fake)
+
+    class Renamed(penalties.GradientPenalty): ...
+
+    kinds = (Twice, Mixed, Own, Elsewhere, Halfway, Renamed)
+    assert [kind.has_penalty_gradient() for kind in kinds] == [False, False, True, True, True, True]
+    assert [kind().form() is None for kind in kinds] == [True, True, True, False, False, False]
+    assert [kind.at for kind in kinds] == ["real", None, "real", None, None, None]
+    assert [kind.interpolates for kind in kinds] == [False, True, False, False, False, True]
+    with pytest.raises(NotImplementedError):
+        Twice().penalty_gradient(torch.ones(2, 3))

@@ -170,7 +170,7 @@ class FusedPasses(Stack):
         self, penalties: Sequence[HasPenaltyGradient], network: FlatNetwork, result: UpdateResult, world: World
     ) -> None:
         """The tangents of penalties on this one pass's input gradient, and their values; see TrainingPasses.add_penalties."""
-        forms = [penalty.kernel_form(penalty.every / world.size) for penalty in penalties]
+        forms = [penalty.form(penalty.every / world.size) for penalty in penalties]
         known = [form for form in forms if form is not None]
         if len(known) == len(forms) and all(form.squared for form in known):
             first, form = "square", known[0]._replace(weight=sum(form.weight for form in known))

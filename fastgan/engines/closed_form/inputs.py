@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ...ops.sample import Draws, Role, stream
 from ...ops.triton import sample
-from ...penalties import GradientPenalty
 from ..game import FAKE, REAL, Game, StepIndex
 
 
@@ -66,7 +65,7 @@ class FusedInputLoader(InputLoader):
         for number, spec in enumerate(self.game.penalties):
             if spec.at is None:
                 places = {d_step: place for d_step in range(self.game.d_steps) if (place := self._slot(index, d_step, number))}
-                if type(spec).points is GradientPenalty.points:
+                if spec.interpolates:
                     self._interpolate(images, index, places, number)
                 else:
                     self._load_points(images, index, places, number, draws)
