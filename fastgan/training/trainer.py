@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,39 +12,21 @@ from torch import Tensor, nn
 
 from .. import models, optim, penalties
 from ..data import ImageSet, as_image_set
-from ..engines.autograd import AutogradStep
-from ..engines.closed_form.step import ClosedFormStep, NoClosedForm
 from ..engines.cuda_graph import Captured, Eager
 from ..engines.flat_network import FlatNetwork
-from ..engines.game import Game
-from ..models import Network
 from ..ops import backend
-from ..ops.sample import Draws, Role
 from ..optim import Optimizer
-from ..penalties import Penalty, Spec, WeightClip
+from ..penalties import Spec
 from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
-from . import checkpoint
-from .checkpoint import Checkpoint, CheckpointError
+from . import checkpoint, preview, run_state, setup
+from .checkpoint import Checkpoint
 from .fit import Fit, FitOptions
 from .presets import preset
+from .setup import LOGIT_KINDS, check, is_whole
 
 log = logging.getLogger("fastgan")
-
-# kinds in which a probability p enters only as the logit before the sigmoid that made it
-LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
-ENGINES = ("auto", "closed-form", "autograd")
-CAPTURES = ("auto", "off")
-
-
-def _check(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _whole(value: object, least: int, most: float = math.inf) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 class Trainer:
@@ -81,65 +61,32 @@ class Trainer:
     ) -> None:
         chosen = preset(loss)
         d_steps = chosen.d_steps if d_steps is None else d_steps
-        _check(_whole(d_steps, 1, 2**16 - 1), f"d_steps must be a whole number >= 1, got {d_steps!r}")
-        _check(_whole(seed, 0, 2**63 - 1), f"seed must be a whole number in [0, 2^63), got {seed!r}")
-        _check(ema is None or 0.0 <= ema < 1.0, f"ema must be None or a decay in [0, 1), got {ema!r}")
-        _check(engine in ENGINES, f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
-        _check(capture in CAPTURES, f"unknown capture {capture!r}; choose one of {', '.join(CAPTURES)}")
-        _check(_whole(steps_per_graph, 1), f"steps_per_graph must be a whole number >= 1, got {steps_per_graph!r}")
+        setup.check_choices(d_steps, seed, ema, engine, capture, steps_per_graph)
         self.loss, self.seed, self.d_steps, self.ema = loss, seed, d_steps, ema
         self.penalties = penalties.as_specs(chosen.penalty if penalty is None else penalty)
         self.device = resolve_device(device)
         self.world = distributed.world()
-        self.generator, self.discriminator = self._take(generator, discriminator, precision)
+        dtype = setup.place((generator, discriminator), seed, self.device, precision)
+        self.generator, self.discriminator = generator, discriminator
+        self.precision = resolve_precision(precision, self.device, dtype)
         self.step_count = 0
         self._data: ImageSet | None = None
         self._trained_on: dict[str, Any] = {}
         self._reads_logits = False
-        self._game = self._make_game(chosen.loss, g_optimizer or chosen.g_optimizer, d_optimizer or chosen.d_optimizer)
-        self._step = self._make_step(engine)
-        captures = capture == "auto" and self.device.type == "cuda" and not backend.triton_problem()
-        self._player = Captured(self._step, self._game, steps_per_graph) if captures else Eager(self._step)
-
-    def _make_step(self, engine: str) -> ClosedFormStep | AutogradStep:
-        if engine != "autograd":
-            try:
-                return ClosedFormStep(self._game, read_logits=self._game.loss in LOGIT_KINDS)
-            except NoClosedForm as reason:
-                if engine == "closed-form":
-                    raise
-                log.info("the autograd engine runs: %s", reason)
-        return AutogradStep(self._game)
-
-    def _take(self, generator: nn.Module, discriminator: nn.Module, precision: str) -> tuple[nn.Module, nn.Module]:
-        networks = (generator, discriminator)
-        shared = {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}
-        _check(not shared, "the generator and the discriminator share parameters")
-        for network in networks:
-            if isinstance(network, Network) and network.is_untouched():
-                network.reset_parameters(self.seed)
-            network.to(self.device, torch.float64 if precision == "fp64" else None)
-        dtype = next(iter(generator.parameters()), torch.empty(0)).dtype
-        self.precision = resolve_precision(precision, self.device, dtype)
-        return networks
-
-    def _make_game(self, kind: str, g_optimizer: Optimizer, d_optimizer: Optimizer) -> Game:
-        clip = next((spec.bound for spec in self.penalties if isinstance(spec, WeightClip)), 0.0)
-        game = Game(
-            generator=FlatNetwork(self.generator, g_optimizer, ema_decay=self.ema),
-            discriminator=FlatNetwork(self.discriminator, d_optimizer, clip=clip),
-            loss=kind,
-            penalties=tuple(spec for spec in self.penalties if isinstance(spec, Penalty)),
-            d_steps=self.d_steps,
-            seed=self.seed,
+        clip = setup.clip_bound(self.penalties)
+        self._game = setup.make_game(
+            FlatNetwork(generator, g_optimizer or chosen.g_optimizer, ema_decay=ema),
+            FlatNetwork(discriminator, d_optimizer or chosen.d_optimizer, clip=clip),
+            self.penalties,
+            loss=chosen.loss,
+            d_steps=d_steps,
+            seed=seed,
             precision=self.precision,
-            latent_shape=models.latent_shape(self.generator),
             world=self.world,
         )
-        for network in (game.generator, game.discriminator):
-            for tensor in (network.weight, *network.module.buffers()):
-                distributed.broadcast_(tensor, self.world.size)
-        return game
+        self._step = setup.make_step(self._game, engine)
+        captures = capture == "auto" and self.device.type == "cuda" and not backend.triton_problem()
+        self._player = Captured(self._step, self._game, steps_per_graph) if captures else Eager(self._step)
 
     @property
     def engine(self) -> str:
@@ -179,22 +126,9 @@ class Trainer:
 
     @torch.no_grad()
     def _try_networks(self, images: ImageSet) -> None:
-        modes = [(network, network.training) for network in (self.generator, self.discriminator)]
-        try:
-            for network, _ in modes:
-                network.eval()
-            draws = Draws(self.seed, 0, device=self.device, dtype=self._game.dtype)
-            latents = self._game.latents(draws, 2, Role.PREVIEW)
-            fake = self.generator(latents)
-            made, wanted = fake[0].numel(), images.features
-            _check(made == wanted, f"the generator makes samples of {made} numbers, but {images.name} has {wanted}")
-            self._find_ends(latents, fake)
-        finally:
-            for network, training in modes:
-                network.train(training)
-
-    def _find_ends(self, latents: Tensor, fake: Tensor) -> None:
-        reads = self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS)
+        with preview.evaluating(self.generator, self.discriminator):
+            latents, fake = preview.try_generator(self._game, images)
+            reads = self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS)
         if reads and not self._reads_logits:
             log.warning("the discriminator ends in a Sigmoid: %s is computed on the logits before it", self._game.loss)
         self._reads_logits = reads
@@ -213,7 +147,7 @@ class Trainer:
 
         d_loss (penalty included), g_loss, d_real, d_fake (mean logits), penalty, d_grad_norm, g_grad_norm.
         """
-        _check(_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
+        check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
         images = self._attached().images
         for network in (self._game.generator, self._game.discriminator):
             network.ensure_views()
@@ -247,9 +181,9 @@ class Trainer:
         self, *, epochs: int | None = None, steps: int | None = None, out: str | Path | None = None, **reporting: Any
     ) -> Fit:
         """What `fit` is about to run on the attached data, with its arguments checked and its run folder claimed."""
-        _check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
+        check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
         for name, value in (("epochs", epochs), ("steps", steps)):
-            _check(value is None or _whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
+            check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
         epoch_steps = self.steps_per_epoch()
         total = epochs * epoch_steps if epochs is not None else steps
         assert total is not None
@@ -261,31 +195,11 @@ class Trainer:
 
         ema: from the averaged weights, where there are any; seed: of the latents, None for the trainer's.
         """
-        _check(_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
+        check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
         self._game.generator.ensure_views()
-        draws = Draws(self.seed if seed is None else seed, 0, device=self.device, dtype=self._game.dtype)
-        latents = self._game.latents(draws, n, Role.PREVIEW)
-        training = self.generator.training
-        try:
-            images = torch.func.functional_call(self.generator.eval(), self._shown_weights(ema), (latents,))
-        finally:
-            self.generator.train(training)
-        return images.view(n, *self._sample_shape(images))
-
-    def _shown_weights(self, ema: bool) -> dict[str, Tensor]:
-        network = self._game.generator
-        if not ema or network.ema is None:
-            return {}
-        names = [name for name, parameter in self.generator.named_parameters() if parameter.requires_grad]
-        return dict(zip(names, network.views(network.ema), strict=True))
-
-    def _sample_shape(self, images: Tensor) -> tuple[int, ...]:
-        if images.dim() > 2:
-            return tuple(images.shape[1:])
-        if self._data is not None:
-            return tuple(self._data.shape)
-        side = math.isqrt(images.shape[1])
-        return (1, side, side) if side * side == images.shape[1] else (images.shape[1],)
+        weights = preview.ema_weights(self._game.generator) if ema else {}
+        images = preview.make_samples(self._game, n, self.seed if seed is None else seed, weights)
+        return images.view(n, *preview.sample_shape(images, self._data))
 
     def config(self) -> dict[str, Any]:
         """Everything that a run is a function of, besides the data's content, as plain data."""
@@ -310,44 +224,22 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that training changes: weights, optimizer states, the average, counters; tensors and plain data."""
-        return {"generator": self.generator.state_dict(), "discriminator": self.discriminator.state_dict(), **self._progress()}
-
-    def _progress(self) -> dict[str, Any]:
-        return {
-            "step_count": self.step_count,
-            "skipped": self._game.skipped,
-            "g_optimizer": self._game.generator.state_dict(),
-            "d_optimizer": self._game.discriminator.state_dict(),
-            "step": self._player.state_dict(),
-        }
+        return run_state.network_states(self._game) | run_state.progress(self._game, self._player, self.step_count)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a `state_dict`, in place; CheckpointError where it does not fit the networks or optimizers."""
-        self._check_state(state)
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
-        self._game.generator.load_state_dict(state["g_optimizer"])
-        self._game.discriminator.load_state_dict(state["d_optimizer"])
-        self._player.load_state_dict(state["step"])
-        self._game.generator.skipped.copy_(state["skipped"])
-        self._game.discriminator.skipped.zero_()
-        self.step_count = int(state["step_count"])
-
-    def _check_state(self, state: dict[str, Any]) -> None:
-        for role, network in (("generator", self._game.generator), ("discriminator", self._game.discriminator)):
-            network.ensure_views()
-            checkpoint.check_fit(role, network.module.state_dict(), state[role])
-        for name, network in (("g_optimizer", self._game.generator), ("d_optimizer", self._game.discriminator)):
-            network.check_state(state[name])
+        run_state.check_state(self._game, state)
+        self.step_count = run_state.take_over(self._game, self._player, state)
 
     def save(self, folder: str | Path) -> None:
         """Writes a checkpoint, whole or not at all; of several processes the first one writes."""
         if self.world.rank:
             return
-        weights = {"generator": self.generator.state_dict(), "discriminator": self.discriminator.state_dict()}
+        weights = run_state.network_states(self._game)
         if self.ema is not None:
-            weights["average"] = self._shown_weights(ema=True)
-        checkpoint.save(Path(folder), Checkpoint(weights, self._progress(), self.config()))
+            weights["average"] = preview.ema_weights(self._game.generator)
+        progress = run_state.progress(self._game, self._player, self.step_count)
+        checkpoint.save(Path(folder), Checkpoint(weights, progress, self.config()))
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint (or a run folder's newest one) of a trainer like this one, in place.
@@ -355,12 +247,8 @@ class Trainer:
         CheckpointError for one of another architecture, configuration or data set: the run would not be the same.
         """
         saved = checkpoint.load(Path(folder))
-        self._check_state(saved.weights | saved.state)
-        mine = json.loads(json.dumps(self.config()))
-        for name in ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "seed", "data"):
-            there, here = saved.config[name], mine[name]
-            if there != here and not (name == "data" and {} in (there, here)):
-                raise CheckpointError(f"{folder} was trained with another {name}: {there} there, {here} here")
+        run_state.check_state(self._game, saved.weights | saved.state)
+        run_state.check_same_run(folder, saved.config, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod
@@ -377,13 +265,7 @@ class Trainer:
         Networks that are not fastgan's own must be given. CheckpointError for a damaged or a different checkpoint.
         """
         saved = checkpoint.load(Path(folder))
-        config = saved.config
-        generator = generator or models.build(config["networks"]["generator"], "generator")
-        discriminator = discriminator or models.build(config["networks"]["discriminator"], "discriminator")
-        same: dict[str, Any] = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
-        same |= {name: optim.from_config(config[name]) for name in ("g_optimizer", "d_optimizer")}
-        same |= {"penalty": penalties.from_config(config["penalty"])}
-        trainer = cls(generator, discriminator, device=device, **same)
+        trainer = cls(**run_state.arguments(saved, generator, discriminator), device=device)
         trainer.load_state_dict({**saved.weights, **saved.state})
-        trainer._trained_on = config["data"]
+        trainer._trained_on = saved.config["data"]
         return trainer

@@ -1,0 +1,92 @@
+"""What a trainer's arguments become: two networks on one device, a game of them, and the engine that plays it."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import models
+from ..engines.autograd import AutogradStep
+from ..engines.closed_form.step import ClosedFormStep, NoClosedForm
+from ..engines.flat_network import FlatNetwork
+from ..engines.game import Game
+from ..models import Network
+from ..penalties import Penalty, Spec, WeightClip
+from ..runtime import distributed
+
+log = logging.getLogger("fastgan")
+
+# kinds in which a probability p enters only as the logit before the sigmoid that made it
+LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
+ENGINES = ("auto", "closed-form", "autograd")
+CAPTURES = ("auto", "off")
+
+
+def check(condition: bool, message: str) -> None:
+    """ValueError with the message unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def is_whole(value: object, least: int, most: float = math.inf) -> bool:
+    """Whether a value is a whole number from `least` to `most`; True and False are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def check_choices(d_steps: Any, seed: Any, ema: Any, engine: Any, capture: Any, steps_per_graph: Any) -> None:
+    """ValueError for an argument out of its range; the message names it."""
+    check(is_whole(d_steps, 1, 2**16 - 1), f"d_steps must be a whole number >= 1, got {d_steps!r}")
+    check(is_whole(seed, 0, 2**63 - 1), f"seed must be a whole number in [0, 2^63), got {seed!r}")
+    check(ema is None or 0.0 <= ema < 1.0, f"ema must be None or a decay in [0, 1), got {ema!r}")
+    check(engine in ENGINES, f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
+    check(capture in CAPTURES, f"unknown capture {capture!r}; choose one of {', '.join(CAPTURES)}")
+    check(is_whole(steps_per_graph, 1), f"steps_per_graph must be a whole number >= 1, got {steps_per_graph!r}")
+
+
+def place(networks: tuple[nn.Module, nn.Module], seed: int, device: torch.device, precision: str) -> torch.dtype:
+    """Moves both networks to the device, with initial weights of the seed where they are its to draw; returns their dtype."""
+    generator, discriminator = networks
+    shared = {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}
+    check(not shared, "the generator and the discriminator share parameters")
+    for network in networks:
+        if isinstance(network, Network) and network.is_untouched():
+            network.reset_parameters(seed)
+        network.to(device, torch.float64 if precision == "fp64" else None)
+    return next(iter(generator.parameters()), torch.empty(0)).dtype
+
+
+def clip_bound(specs: Iterable[Spec]) -> float:
+    """The bound that weights are clipped to, 0 for none."""
+    return next((spec.bound for spec in specs if isinstance(spec, WeightClip)), 0.0)
+
+
+def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterable[Spec], **options: Any) -> Game:
+    """The game of two networks, whose weights and buffers are then those of the first process."""
+    game = Game(
+        generator=generator,
+        discriminator=discriminator,
+        penalties=tuple(spec for spec in specs if isinstance(spec, Penalty)),
+        latent_shape=models.latent_shape(generator.module),
+        **options,
+    )
+    for network in (game.generator, game.discriminator):
+        for tensor in (network.weight, *network.module.buffers()):
+            distributed.broadcast_(tensor, game.world.size)
+    return game
+
+
+def make_step(game: Game, engine: str) -> ClosedFormStep | AutogradStep:
+    """The engine that was asked for; for "auto" the closed form where the game has one."""
+    if engine != "autograd":
+        try:
+            return ClosedFormStep(game, read_logits=game.loss in LOGIT_KINDS)
+        except NoClosedForm as reason:
+            if engine == "closed-form":
+                raise
+            log.info("the autograd engine runs: %s", reason)
+    return AutogradStep(game)
