@@ -1,40 +1,35 @@
 """fastgan: fused losses, penalties and layers for GANs, and a trainer that runs the alternating step at full speed.
 
-from fastgan import losses, penalties          # drop-in pieces for your own loop
-trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
+    from fastgan import losses, penalties          # drop-in pieces for your own loop
+    trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
+
+Importing fastgan imports nothing else: torch comes with the first name that needs it.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ._version import __version__
 
-
-def _bridge_kernels() -> None:
-    """In a checkout that is not installed, make ../kernels importable as fastgan.kernels, as the installed package has it."""
-    folder = Path(__file__).resolve().parent.parent / "kernels"
-    if importlib.util.find_spec("fastgan.kernels") is None and (folder.parent / "pyproject.toml").is_file():
-        file, where = folder / "__init__.py", [str(folder)]
-        spec = importlib.util.spec_from_file_location("fastgan.kernels", file, submodule_search_locations=where)
-        assert spec is not None and spec.loader is not None
-        sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        globals()["kernels"] = module
-
-
-_bridge_kernels()
-
-from . import data, layers, losses, mlp, models, optim, penalties, testing  # noqa: E402
-from .data import DataError  # noqa: E402
-from .models import Discriminator, Generator  # noqa: E402
-from .ops.backend import BackendUnavailable  # noqa: E402
-from .training.checkpoint import CheckpointError  # noqa: E402
-from .training.fit import NonFiniteError  # noqa: E402
-from .training.signals import Interrupted  # noqa: E402
-from .training.trainer import Trainer  # noqa: E402
+if TYPE_CHECKING:  # what __getattr__ finds, for readers that do not run it
+    from . import chain as chain
+    from . import data, layers, losses, mlp, models, optim, penalties, testing
+    from . import engines as engines
+    from . import ops as ops
+    from . import runtime as runtime
+    from . import training as training
+    from .data import DataError
+    from .models import Discriminator, Generator
+    from .ops.backend import BackendUnavailable
+    from .training.checkpoint import CheckpointError
+    from .training.fit import NonFiniteError
+    from .training.signals import Interrupted
+    from .training.trainer import Trainer
 
 __all__ = [
     "BackendUnavailable",
@@ -55,3 +50,50 @@ __all__ = [
     "penalties",
     "testing",
 ]
+
+_DEFINED_IN = {
+    "BackendUnavailable": "ops.backend",
+    "CheckpointError": "training.checkpoint",
+    "DataError": "data",
+    "Discriminator": "models",
+    "Generator": "models",
+    "Interrupted": "training.signals",
+    "NonFiniteError": "training.fit",
+    "Trainer": "training.trainer",
+}
+_MODULES = frozenset(
+    ("chain", "data", "engines", "kernels", "layers", "losses", "mlp")
+    + ("models", "ops", "optim", "penalties", "runtime", "testing", "training")
+)
+
+
+def _bridge_kernels() -> None:
+    """In a checkout that is not installed, make ../kernels importable as fastgan.kernels, as the installed package has it."""
+    folder = Path(__file__).resolve().parent.parent / "kernels"
+    if importlib.util.find_spec("fastgan.kernels") is None and (folder.parent / "pyproject.toml").is_file():
+        file, where = folder / "__init__.py", [str(folder)]
+        spec = importlib.util.spec_from_file_location("fastgan.kernels", file, submodule_search_locations=where)
+        assert spec is not None and spec.loader is not None
+        sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        globals()["kernels"] = module
+
+
+_bridge_kernels()
+
+
+def _find(name: str) -> Any:
+    """A public name or a module of the package, imported on first use (PEP 562)."""
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _DEFINED_IN:  # asked for each time, so that what replaces it where it is defined is seen here, while it does
+        return getattr(importlib.import_module(f"{__name__}.{_DEFINED_IN[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name, obj=sys.modules[__name__])
+
+
+if not TYPE_CHECKING:  # a type checker that saw it would take every name for one of the package's
+    __getattr__ = _find
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

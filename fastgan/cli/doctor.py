@@ -6,20 +6,19 @@ import importlib.metadata
 import os
 import platform
 from dataclasses import dataclass
-
-import torch
-from rich.console import Console
-from rich.table import Table
+from typing import TYPE_CHECKING
 
 from .._version import __version__
-from ..chain import products  # noqa: F401  registers the storages
-from ..ops import backend
-from ..runtime.device import has_native_bf16
 from .command import Job
+
+if TYPE_CHECKING:
+    import torch
 
 
 def versions() -> dict[str, str]:
     """Names and versions of what a result depends on."""
+    import torch
+
     found = {"fastgan": __version__, "python": platform.python_version(), "torch": torch.__version__}
     for name in ("torchvision", "triton", "numpy", "safetensors"):
         try:
@@ -31,6 +30,8 @@ def versions() -> dict[str, str]:
 
 def devices() -> dict[str, str]:
     """The devices a run can choose, with their native precision."""
+    import torch
+
     cpu = torch.device("cpu")
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     found = {"cpu": f"{platform.machine()}, {threads}, auto precision {_precision(cpu)}"}
@@ -42,17 +43,26 @@ def devices() -> dict[str, str]:
 
 
 def _precision(device: torch.device) -> str:
+    from ..runtime.device import has_native_bf16
+
     return "bf16" if has_native_bf16(device) else "fp32"
 
 
 def native_code() -> dict[str, str]:
     """Whether the C++ extension and Triton can run, or why not."""
+    from ..ops import backend
+
     problems = {"C++ extension": backend.extension_problem(), "Triton": backend.triton_problem()}
     return {name: problem or "ready" for name, problem in problems.items()}
 
 
 def choices() -> list[tuple[str, str, str, str]]:
     """(operator, device type, implementation, reason) for every operator on every kind of device here."""
+    import torch
+
+    from ..chain import products  # noqa: F401  registers the storages
+    from ..ops import backend
+
     kinds = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     return [(line.operator, kind, line.backend, line.reason) for kind in kinds for line in backend.choices(kind)]
 
@@ -66,6 +76,9 @@ class Doctor:
 
 
 def _diagnose() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     console = Console()
     for title, facts in (("versions", versions()), ("devices", devices()), ("native code", native_code())):
         table = Table("what", "value", title=title, title_justify="left")

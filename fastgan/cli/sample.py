@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from ..training.report import write_grid
-from ..training.trainer import Trainer
 from .command import Job, UsageError
+
+if TYPE_CHECKING:
+    from ..training.trainer import Trainer
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,13 @@ class Sample:
             raise UsageError(f"-n must be a whole number >= 1, got {self.n}")
         if not self.out.parent.is_dir():
             raise UsageError(f"the folder of {self.out} does not exist")
-        trainer = Trainer.load(self.run_folder, device=self.device)
+        from ..training import trainer as training
+
+        trainer = training.Trainer.load(self.run_folder, device=self.device)
         return lambda: self._draw(trainer)
 
     def _draw(self, trainer: Trainer) -> None:
-        write_grid(self.out, trainer.sample(self.n, self.ema, seed=self.seed))
+        from ..training import report
+
+        report.write_grid(self.out, trainer.sample(self.n, self.ema, seed=self.seed))
         print(f"{self.n} samples of step {trainer.step_count}: {self.out}")

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from .. import data as datasets
-from .. import models, optim, penalties
-from ..runtime import distributed
-from ..training.checkpoint import latest
-from ..training.fit import Fit
-from ..training.presets import preset
-from ..training.report import RunFolder
-from ..training.trainer import Trainer
 from .command import Job, UsageError
+
+if TYPE_CHECKING:
+    from ..data import ImageSet
+    from ..optim import Optimizer
+    from ..training.fit import Fit
+    from ..training.trainer import Trainer
 
 DEFAULT_EPOCHS = 100
 DOWNLOADS = Path("data")  # where torchvision puts data sets that were not given
@@ -88,7 +86,10 @@ class Train:
         fit = trainer.prepare(epochs=self._epochs(), steps=self.steps, out=self.out or self._free_folder(), **self._reporting())
         return lambda: _train(fit)
 
-    def _load_data(self) -> datasets.ImageSet:
+    def _load_data(self) -> ImageSet:
+        from .. import data as datasets
+        from ..runtime import distributed
+
         download = self.data_root is None and self.data in ("mnist", "fashion", "kmnist")
         with distributed.first_process_first():
             return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
@@ -108,9 +109,12 @@ class Train:
             number += 1
         return folder
 
-    def _trainer(self, images: datasets.ImageSet) -> Trainer:
-        chosen = preset(self.loss)
-        return Trainer(
+    def _trainer(self, images: ImageSet) -> Trainer:
+        from .. import models, penalties
+        from ..training import presets, trainer
+
+        chosen = presets.preset(self.loss)
+        return trainer.Trainer(
             models.Generator(image_size=images.features, seed=self.seed),
             models.Discriminator(image_size=images.features, seed=self.seed),
             loss=self.loss,
@@ -143,7 +147,9 @@ def _train(fit: Fit) -> None:
         print(f"{summary['steps']} steps, {summary['seconds']:.1f} s of training: see {fit.folder.path}")
 
 
-def _optimizer(text: str | None, rate: str | None, default: optim.Optimizer) -> optim.Optimizer:
+def _optimizer(text: str | None, rate: str | None, default: Optimizer) -> Optimizer:
+    from .. import optim
+
     spec = default if text is None else optim.parse(text, default)
     return spec if rate is None else replace(spec, lr=optim.parse_rate(rate))
 
@@ -152,8 +158,10 @@ def resumed(command: Train, arguments: Sequence[str]) -> Train:
     """The command that continues the run in --out: its saved configuration, and the flags that may differ."""
     if command.out is None:
         raise UsageError("--resume continues a run: name its folder with --out")
-    folder = RunFolder(command.out)
-    if latest(folder.checkpoints) is None:
+    from ..training import checkpoint, report
+
+    folder = report.RunFolder(command.out)
+    if checkpoint.latest(folder.checkpoints) is None:
         return command
     flags = folder.read_config().get("command")
     if not flags:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import os
+import pickle
 import re
 import shutil
 import subprocess
@@ -46,6 +49,70 @@ def test_constraints_pin_every_requirement_exactly() -> None:
     for text in [*PYPROJECT["build-system"]["requires"], *project["dependencies"], *extras["dev"], *extras["triton"]]:
         requirement = Requirement(text)
         assert requirement.specifier.contains(pins[requirement.name.lower()]), requirement
+
+
+def modules_inside() -> set[str]:
+    """fastgan's own modules and packages, the kernels among them."""
+    inside = (ROOT / "fastgan").iterdir()
+    found = {path.stem for path in inside if path.suffix == ".py" or (path / "__init__.py").exists()}
+    return found - {"__init__", "__main__", "_version"} | {"kernels"}
+
+
+def test_every_name_is_an_attribute_of_the_package() -> None:
+    for name in [*fastgan.__all__, *modules_inside() - {"cli"}]:
+        assert getattr(fastgan, name) is not None and name in dir(fastgan)
+    assert fastgan.engines.__name__ == "fastgan.engines"
+    assert fastgan.Trainer is importlib.import_module("fastgan.training.trainer").Trainer
+
+
+def test_type_checkers_are_told_every_name() -> None:
+    """What stands under TYPE_CHECKING is what __getattr__ finds; `kernels` is another folder, unknown to them."""
+    tree = ast.parse((ROOT / "fastgan" / "__init__.py").read_text())
+    block = next(node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    told = {name.name for node in block.body if isinstance(node, ast.ImportFrom) for name in node.names}
+    assert told == {*fastgan.__all__, *modules_inside()} - {"__version__", "kernels", "cli"}
+
+
+def test_an_unknown_name_is_an_attribute_error_with_advice() -> None:
+    with pytest.raises(AttributeError, match="module 'fastgan' has no attribute 'Trainr'") as found:
+        fastgan.Trainr  # noqa: B018
+    assert found.value.name == "Trainr" and found.value.obj is fastgan, "from which Python takes its 'Did you mean'"
+    with pytest.raises(ImportError, match="cannot import name 'Trainr'"):
+        from fastgan import Trainr  # noqa: F401
+
+
+def test_what_replaces_a_name_is_seen_only_while_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = fastgan.Trainer
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgan.training.trainer.Trainer", "another")
+        assert fastgan.Trainer == "another"
+    assert fastgan.Trainer is trainer
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgan.Trainer", "another")
+        assert fastgan.Trainer == "another"
+    assert fastgan.Trainer is trainer
+
+
+def test_pickles_and_reloads_give_the_same_names() -> None:
+    before = {name: getattr(fastgan, name) for name in fastgan.__all__}
+    assert pickle.loads(pickle.dumps(before["Generator"])) is before["Generator"]
+    assert importlib.reload(fastgan) is fastgan
+    assert {name: getattr(fastgan, name) for name in fastgan.__all__} == before
+
+
+@pytest.mark.slow
+def test_importing_the_package_imports_nothing_else() -> None:
+    code = "import sys, fastgan; print(sorted(name for name in sys.modules if name.partition('.')[0] in sys.argv[1:]))"
+    done = run(sys.executable, "-c", code, "fastgan", "torch", "triton", "numpy", folder=ROOT)
+    assert set(ast.literal_eval(done.stdout)) <= {"fastgan", "fastgan._version"}, done.stderr
+
+
+@pytest.mark.slow
+def test_kernels_is_found_in_a_checkout_that_is_not_installed() -> None:
+    """-S: no packages are installed for this interpreter, neither fastgan nor torch nor Triton."""
+    code = "import fastgan, sys; print(fastgan.kernels.__file__, 'torch' in sys.modules); import fastgan.kernels.tiles"
+    done = run(sys.executable, "-S", "-c", code, folder=ROOT)
+    assert done.stdout.split() == [str(ROOT / "kernels" / "__init__.py"), "False"], done.stderr
 
 
 @pytest.mark.slow
