@@ -6,11 +6,13 @@ import ast
 import importlib
 import os
 import pickle
+import pkgutil
 import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -98,6 +100,43 @@ def test_pickles_and_reloads_give_the_same_names() -> None:
     assert pickle.loads(pickle.dumps(before["Generator"])) is before["Generator"]
     assert importlib.reload(fastgan) is fastgan
     assert {name: getattr(fastgan, name) for name in fastgan.__all__} == before
+
+
+def names_of_upgrading() -> Iterator[tuple[str, str, bool]]:
+    """(cell, a dotted name in it written out, whether that is the new one) of the tables of docs/upgrading.md."""
+    starts = {"ops.": "fastgan.ops.", "Penalty.": "fastgan.penalties.Penalty.", "python -m ": ""}
+    for row in re.findall(r"^\| (`.*) \| (.*) \|$", (ROOT / "docs" / "upgrading.md").read_text(), re.MULTILINE):
+        for is_new, cell in enumerate(row):
+            for text in re.findall(r"`([^`]+)`", cell):
+                name = re.sub(r"\(.*", "", text)
+                for short, long in starts.items():
+                    name = long + name.removeprefix(short) if name.startswith(short) else name
+                if name.startswith(("fastgan.", "benchmarks.", "torch.ops.")):
+                    yield cell, name, bool(is_new)
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a module or in one."""
+    if name.startswith("benchmarks."):
+        return any((ROOT / name.replace(".", "/")).with_suffix(suffix).exists() for suffix in ("", ".py"))
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+def test_the_upgrading_page_leads_to_what_is_there(requires_extension: None) -> None:
+    names = list(names_of_upgrading())
+    missing = [f"{name} in: {cell}" for cell, name, is_new in names if is_new and not is_there(name)]
+    assert len(names) > 100 and not missing, "\n".join(missing)
+
+
+def test_what_the_upgrading_page_calls_old_is_gone(requires_extension: None) -> None:
+    kept = {name for _, name, is_new in names_of_upgrading() if is_new}
+    kept |= {"fastgan.ops.backend.BackendUnavailable", "fastgan.chain"}  # the same name, and a package of the same name
+    left = {name for cell, name, is_new in names_of_upgrading() if not is_new and is_there(name)}
+    assert left <= kept
 
 
 @pytest.mark.slow
