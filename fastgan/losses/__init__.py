@@ -16,13 +16,7 @@ Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the 
 """
 
 from .bce import BCEWithLogitsLoss, binary_cross_entropy_with_logits
-from .objectives import (
-    KINDS,
-    GANLoss,
-    Statistics,
-    d_loss,
-    d_loss_with_statistics,
-    g_loss,
+from .by_kind import (
     hinge_d_loss,
     hinge_g_loss,
     lsgan_d_loss,
@@ -35,10 +29,11 @@ from .objectives import (
     relativistic_average_g_loss,
     relativistic_d_loss,
     relativistic_g_loss,
-    resolve_kind,
     wgan_d_loss,
     wgan_g_loss,
 )
+from .module import GANLoss
+from .objectives import KINDS, Statistics, d_loss, d_loss_with_statistics, g_loss, resolve_kind
 
 __all__ = [
     "KINDS",

@@ -1,12 +1,11 @@
-"""Every objective as a function of logits and as a module; the package says what they are."""
+"""Both losses of every objective as functions of logits; the package says what they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops import loss as ops
 
@@ -25,7 +24,21 @@ _NAMES = {name: kind for kind, aliases in _ALIASES.items() for name in (kind, *a
 
 
 def resolve_kind(kind: str) -> str:
-    """The canonical name of an objective; ValueError that lists them all for an unknown one."""
+    """The canonical name of an objective.
+
+    Args:
+        kind: a name of KINDS or another one that papers and libraries use, in any case, with - or _.
+
+    Returns:
+        The name in KINDS.
+
+    Raises:
+        ValueError: an unknown name; the message lists them all.
+
+    Example:
+        >>> resolve_kind("LSGAN"), resolve_kind("wasserstein"), resolve_kind("non_saturating")
+        ('lsgan', 'wgan', 'nonsaturating')
+    """
     found = _NAMES.get(kind) or _NAMES.get(str(kind).lower().replace("_", "-"))
     if found is None:
         hint = " (wgan-gp is the wgan loss plus penalties.gradient_penalty)" if "gp" in str(kind) else ""
@@ -75,13 +88,35 @@ def d_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """The discriminator's loss.
+    """The discriminator's loss: one fused pass over the logits.
 
-    real, fake: logits [rows, ...] in fp16, bf16, fp32 or fp64; their rows may differ in number unless the kind pairs them.
-    label_smoothing e: real targets are 1 - e (minimax, nonsaturating, lsgan). scale: 0.5 for lsgan's halved convention.
-    Returns fp32 (fp64 for fp64 logits): 0-d, or the elementwise loss for reduction="none".
     Finite for logits up to 1e4 in magnitude. Derivatives of any order exist.
-    Raises ValueError (shapes, empty batch, unknown kind or option), TypeError (not floating point).
+
+    Args:
+        real: logits of real samples, [rows, ...], fp16, bf16, fp32 or fp64.
+        fake: logits of fake samples, the same; rows may differ in number unless the kind, or reduction="none", pairs them.
+        kind: one of KINDS, or a name that `resolve_kind` knows.
+        label_smoothing: e in [0, 1): real targets are 1 - e (minimax, nonsaturating, lsgan).
+        scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
+        reduction: "mean" of each side, "sum" or "none".
+        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+
+    Returns:
+        0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty batch, an unknown kind or option.
+        TypeError: logits that are no floating-point tensor.
+        BackendUnavailable: the backend that was asked for cannot run.
+
+    Example:
+        >>> real, fake = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0], requires_grad=True)
+        >>> loss = d_loss(real, fake, "hinge")
+        >>> loss.item()
+        1.5
+        >>> loss.backward()
+        >>> fake.grad
+        tensor([0.5000, 0.5000])
     """
     kind = resolve_kind(kind)
     _check_options(kind, reduction, label_smoothing, scale)
@@ -91,9 +126,20 @@ def d_loss(
 
 
 class Statistics(NamedTuple):
-    """What people log of a critic, each 0-d and without a graph: its mean logits, and the mean sign of them in [-1, 1].
+    """What people log of a critic, each 0-d and without a graph.
 
     The mean sign of the real logits is what StyleGAN2-ADA calls r_t (Karras et al. 2020): near 1 the critic overfits.
+
+    Args:
+        real_mean: the mean of the real logits.
+        fake_mean: the mean of the fake logits.
+        real_sign: the mean sign of the real logits, in [-1, 1].
+        fake_sign: the mean sign of the fake logits, in [-1, 1].
+
+    Example:
+        >>> loss, seen = d_loss_with_statistics(torch.tensor([1.0, -2.0, 4.0, 1.0]), torch.zeros(4))
+        >>> seen.numbers()
+        {'real_mean': 1.0, 'fake_mean': 0.0, 'real_sign': 0.5, 'fake_sign': 0.0}
     """
 
     real_mean: Tensor
@@ -102,7 +148,11 @@ class Statistics(NamedTuple):
     fake_sign: Tensor
 
     def numbers(self) -> dict[str, float]:
-        """As floats by their names, for a log; waits for the device once."""
+        """The statistics for a log; waits for the device once.
+
+        Returns:
+            Floats by their names.
+        """
         return dict(zip(self._fields, torch.stack(self).tolist(), strict=True))
 
 
@@ -118,7 +168,27 @@ def d_loss_with_statistics(
 ) -> tuple[Tensor, Statistics]:
     """`d_loss`, and the logits' statistics from the same pass over them. Nothing waits for the device.
 
-    Arguments, derivatives and errors as in `d_loss`.
+    Derivatives as in `d_loss`.
+
+    Args:
+        real: logits of real samples, [rows, ...], fp16, bf16, fp32 or fp64.
+        fake: logits of fake samples, the same; rows may differ in number unless the kind, or reduction="none", pairs them.
+        kind: one of KINDS, or a name that `resolve_kind` knows.
+        label_smoothing: e in [0, 1): real targets are 1 - e (minimax, nonsaturating, lsgan).
+        scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
+        reduction: "mean" of each side, "sum" or "none".
+        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+
+    Returns:
+        The loss as `d_loss` returns it, and its `Statistics`.
+
+    Raises:
+        ValueError, TypeError, BackendUnavailable: as `d_loss` does.
+
+    Example:
+        >>> loss, seen = d_loss_with_statistics(torch.tensor([1.0, 3.0]), torch.tensor([-1.0, 0.0]), "wgan")
+        >>> float(loss), float(seen.real_mean), float(seen.fake_sign)
+        (-2.5, 2.0, -0.5)
     """
     kind = resolve_kind(kind)
     _check_options(kind, reduction, label_smoothing, scale)
@@ -138,9 +208,30 @@ def g_loss(
     reduction: str = "mean",
     backend: str = "auto",
 ) -> Tensor:
-    """The generator's loss; `real` logits are needed by the relativistic kinds and ignored by the others.
+    """The generator's loss: one fused pass over the logits.
 
-    Shapes, dtypes, derivatives and errors as in `d_loss`.
+    Finite for logits up to 1e4 in magnitude. Derivatives of any order exist.
+
+    Args:
+        fake: logits of fake samples, [rows, ...], fp16, bf16, fp32 or fp64.
+        real: logits of real samples, the same; needed by the relativistic kinds and ignored by the others.
+        kind: one of KINDS, or a name that `resolve_kind` knows.
+        scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
+        reduction: "mean" of each side, "sum" or "none".
+        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+
+    Returns:
+        0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.
+
+    Raises:
+        ValueError: shapes that do not fit, an empty batch, an unknown kind or option, no real logits where they are needed.
+        TypeError: logits that are no floating-point tensor.
+        BackendUnavailable: the backend that was asked for cannot run.
+
+    Example:
+        >>> fake, real = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 2.0])
+        >>> float(g_loss(fake, kind="lsgan")), round(float(g_loss(fake, real, "relativistic")), 4)
+        (0.5, 1.3133)
     """
     kind = resolve_kind(kind)
     _check_options(kind, reduction, 0.0, scale)
@@ -151,83 +242,3 @@ def g_loss(
         raise ValueError(f"the generator's {kind} loss compares fake with real logits: pass real=")
     _check_pair(real, fake, kind, reduction)
     return ops.g_loss(fake, real, kind=kind, reduction=reduction, backend=backend)
-
-
-def _pair(kind: str) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """One objective's losses as functions of their own, with the options of `d_loss` and `g_loss`."""
-
-    def d(real: Tensor, fake: Tensor, *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
-        smoothing = label_smoothing
-        return d_loss(real, fake, kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
-
-    def g(fake: Tensor, *, real: Tensor | None = None, scale=1.0, reduction="mean", backend="auto") -> Tensor:
-        return g_loss(fake, real, kind, scale=scale, reduction=reduction, backend=backend)
-
-    for function, role in ((d, "d"), (g, "g")):
-        function.__name__ = function.__qualname__ = f"{kind.replace('-', '_')}_{role}_loss"
-        function.__doc__ = f"`{role}_loss` of the {kind} objective, with its options as keywords."
-    return d, g
-
-
-minimax_d_loss, minimax_g_loss = _pair("minimax")
-nonsaturating_d_loss, nonsaturating_g_loss = _pair("nonsaturating")
-lsgan_d_loss, lsgan_g_loss = _pair("lsgan")
-wgan_d_loss, wgan_g_loss = _pair("wgan")
-hinge_d_loss, hinge_g_loss = _pair("hinge")
-relativistic_d_loss, relativistic_g_loss = _pair("relativistic")
-relativistic_average_d_loss, relativistic_average_g_loss = _pair("relativistic-average")
-
-
-class GANLoss(nn.Module):
-    """One objective as a module: ``loss.d(real, fake)``, ``loss.g(fake)``, or ``loss(prediction, target_is_real)``.
-
-    kind: see `KINDS`; options: label_smoothing, scale, reduction, as in `d_loss`. It has no parameters and no buffers.
-    """
-
-    def __init__(
-        self,
-        kind: str = "nonsaturating",
-        *,
-        label_smoothing: float = 0.0,
-        scale: float = 1.0,
-        reduction: str = "mean",
-        backend: str = "auto",
-    ) -> None:
-        super().__init__()
-        self.kind = resolve_kind(kind)
-        _check_options(self.kind, reduction, label_smoothing, scale)
-        self.label_smoothing, self.scale, self.reduction, self.backend = label_smoothing, scale, reduction, backend
-
-    def d(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The discriminator's loss of real and fake logits."""
-        return d_loss(real, fake, self.kind, label_smoothing=self.label_smoothing, **self._options())
-
-    def d_with_statistics(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Statistics]:
-        """The same, and the statistics of the logits (`d_loss_with_statistics`)."""
-        return d_loss_with_statistics(real, fake, self.kind, label_smoothing=self.label_smoothing, **self._options())
-
-    def g(self, fake: Tensor, real: Tensor | None = None) -> Tensor:
-        """The generator's loss of fake logits, and of real ones for the relativistic kinds."""
-        return g_loss(fake, real, self.kind, **self._options())
-
-    def _options(self) -> dict[str, Any]:
-        return dict(scale=self.scale, reduction=self.reduction, backend=self.backend)
-
-    def forward(self, prediction: Tensor, target_is_real: bool, for_discriminator: bool = True) -> Tensor:
-        """The image-translation call: one side at a time. With for_discriminator=False, the generator's loss of fake logits.
-
-        Raises ValueError for the relativistic kinds, which compare both sides and have no such form, and for a generator that
-        is to be told from real.
-        """
-        if self.kind in ops.RELATIVISTIC_KINDS:
-            raise ValueError(f"{self.kind} compares real with fake logits: use .d(real, fake) and .g(fake, real)")
-        if not for_discriminator:
-            if not target_is_real:
-                raise ValueError("a generator's logits are to be real: call with target_is_real=True, or .g(fake)")
-            return self.g(prediction)
-        _check_logits("prediction", prediction)
-        smoothing = self.label_smoothing
-        return ops.side_loss(prediction, kind=self.kind, is_real=target_is_real, label_smoothing=smoothing, **self._options())
-
-    def extra_repr(self) -> str:
-        return f"{self.kind!r}, label_smoothing={self.label_smoothing}, scale={self.scale}, reduction={self.reduction!r}"
