@@ -23,10 +23,34 @@ PIECEWISE_LINEAR = ("identity", "relu", "leaky_relu")
 class MLP(nn.Module):
     """Linear layers with an activation and dropout between them, and one activation at the end.
 
-    sizes: (in, hidden, ..., out); activation, negative_slope and dropout belong to the hidden layers, output to the last.
-    dropout=None: the equivalent nn.Sequential has no Dropout modules; with 0.0 it has them, switched off.
-    x [B, in] -> [B, out]. State-dict keys are those of nn.Sequential(Linear, activation, Dropout, Linear, ...): a layer's
-    name is its Linear's position there. Derivatives of any order exist.
+    State-dict keys are those of nn.Sequential(Linear, activation, Dropout, Linear, ...): a layer's name is its Linear's
+    position there. Derivatives of any order exist.
+
+    Args:
+        sizes: (in, hidden, ..., out).
+        activation: of the hidden layers: identity, relu, leaky_relu, tanh or sigmoid.
+        negative_slope: LeakyReLU's, in the hidden layers.
+        dropout: of the hidden layers, the probability of a zero in training. None: the equivalent nn.Sequential has no Dropout
+            modules; with 0.0 it has them, switched off.
+        output: the activation of the last layer.
+        bias: whether the layers have one.
+
+    Raises:
+        ValueError: fewer than two sizes or one below 1, a bad activation or dropout.
+
+    Example:
+        >>> critic = MLP((784, 256, 1), activation="leaky_relu", dropout=0.3)
+        >>> critic(torch.zeros(8, 784)).shape
+        torch.Size([8, 1])
+        >>> critic.to_sequential()
+        Sequential(
+          (0): Linear(in_features=784, out_features=256, bias=True)
+          (1): LeakyReLU(negative_slope=0.2)
+          (2): Dropout(p=0.3, inplace=False)
+          (3): Linear(in_features=256, out_features=1, bias=True)
+        )
+        >>> MLP.from_sequential(critic.to_sequential()).layers[1].weight is critic.layers[1].weight
+        True
     """
 
     def __init__(
@@ -56,13 +80,25 @@ class MLP(nn.Module):
         return [layer for layer in self.children() if isinstance(layer, FusedLinear)]
 
     def forward(self, x: Tensor) -> Tensor:
+        """The chain of rows.
+
+        Args:
+            x: [B, in]; [B, ...] where the chain begins with a Flatten.
+
+        Returns:
+            [B, out].
+        """
         x = x.flatten(1) if self.flatten else x
         for layer in self.layers:
             x = layer(x)
         return x
 
     def as_mlp(self) -> MLP | None:
-        """This module as the chain it is; None where it, or one of its layers, may compute something else."""
+        """This module as the chain it is.
+
+        Returns:
+            Itself; None where it, or one of its layers, may compute something else.
+        """
         itself = type(self).forward is MLP.forward and all(type(layer) is FusedLinear for layer in self.layers)
         return self if itself else None
 
@@ -70,8 +106,14 @@ class MLP(nn.Module):
     def from_sequential(cls, module: nn.Sequential) -> MLP:
         """The same chain, sharing the module's parameters.
 
-        Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout, Identity and a leading Flatten are read; ValueError for any other
-        module, or an order that is no chain of layers.
+        Args:
+            module: of Linear, ReLU, LeakyReLU, Tanh, Sigmoid, Dropout, Identity and a leading Flatten.
+
+        Returns:
+            A new MLP in the module's mode, with its state-dict keys.
+
+        Raises:
+            ValueError: any other module, an order that is no chain of layers, or no Linear.
         """
         mlp = cls.__new__(cls)
         nn.Module.__init__(mlp)
@@ -84,7 +126,11 @@ class MLP(nn.Module):
         return mlp.train(module.training)
 
     def to_sequential(self) -> nn.Sequential:
-        """The equivalent nn.Sequential of torch's own modules, sharing this one's parameters; the keys stay the same."""
+        """The equivalent nn.Sequential of torch's own modules, sharing this one's parameters.
+
+        Returns:
+            A new module in this one's mode, with its state-dict keys.
+        """
         modules: list[nn.Module] = [nn.Flatten()] if self.flatten else []
         for name, layer in self.named_children():
             assert isinstance(layer, FusedLinear)
@@ -119,7 +165,19 @@ def _flattens_rows(module: nn.Module) -> bool:
 
 
 def is_patched(module: nn.Module) -> bool:
-    """Whether calling the module runs something besides its class's forward, or on tensors that are no parameters."""
+    """Whether calling the module runs something besides its class's forward, or on tensors that are no parameters.
+
+    Args:
+        module: one layer; what it contains is not looked at.
+
+    Returns:
+        True for a module with hooks, a forward of its own, or a Linear whose weight is computed.
+
+    Example:
+        >>> linear = torch.nn.Linear(2, 2)
+        >>> is_patched(linear), is_patched(torch.nn.utils.parametrizations.spectral_norm(linear))
+        (False, True)
+    """
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     # not module.weight: reading it computes it, where it is parametrized
     computed = isinstance(module, nn.Linear) and not isinstance(module._parameters.get("weight"), nn.Parameter)

@@ -15,13 +15,21 @@ from .ops.sample import Role, stream, uniforms
 
 
 class Network(nn.Module):
-    """An MLP under the name `main`, with initial weights drawn from a seed.
+    """An MLP under the name `main`, with initial weights drawn from a seed; `Generator` and `Discriminator` are such.
 
     Weights are uniform with variance gain^2 / in, gain^2 = 2 / (1 + slope^2) before a (leaky) ReLU and 1 before the end (He et
     al. 2015); biases are 0. nn.Linear's own initial weights shrink a signal by 2.4 a layer: the generator starts out with one
     picture for all latents, and the article's game then stays on the digit 1 for epochs (benchmarks/NOTES.md).
-    seed: None draws one from torch's generator; the trainer then draws the weights again from its own seed, unless somebody
-    has changed them.
+
+    Args:
+        main: the layers.
+        seed: of the initial weights. None draws one from torch's generator; the trainer then draws the weights again from its
+            own seed, unless somebody has changed them.
+
+    Example:
+        >>> one, two = Generator(4, image_size=2, seed=1), Generator(4, image_size=2, seed=1)
+        >>> isinstance(one, Network), torch.equal(one.main.layers[0].weight, two.main.layers[0].weight)
+        (True, True)
     """
 
     tag: int  # keeps the draws of different networks apart
@@ -42,7 +50,11 @@ class Network(nn.Module):
         return weights
 
     def reset_parameters(self, seed: int) -> None:
-        """Draw the initial weights from `seed`."""
+        """Draws the initial weights.
+
+        Args:
+            seed: the same weights every time, on every device.
+        """
         self._drawn_from = seed
         with torch.no_grad():
             for layer, weight in zip(self.main.layers, self._initial_weights(seed), strict=True):
@@ -50,18 +62,33 @@ class Network(nn.Module):
                 layer.bias.zero_()
 
     def is_untouched(self) -> bool:
-        """Whether the weights are still the ones drawn for a network that was given no seed."""
+        """Whether a trainer may draw the weights from its own seed.
+
+        Returns:
+            True if they are still the ones drawn for a network that was given no seed.
+        """
         if self.seed is not None:
             return False
         drawn = zip(self.main.layers, self._initial_weights(self._drawn_from), strict=True)
         return all(torch.equal(layer.weight, weight.to(layer.weight)) and not layer.bias.any() for layer, weight in drawn)
 
     def as_mlp(self) -> MLP | None:
-        """The chain that the network is; None for a subclass that computes something else."""
+        """The chain that the network is.
+
+        Returns:
+            `main`; None for a subclass that computes something else.
+        """
         return self.main if type(self).forward in (Generator.forward, Discriminator.forward) else None
 
     def config(self) -> dict:
-        """The constructor's arguments, for a checkpoint."""
+        """The constructor's arguments, for a checkpoint.
+
+        Returns:
+            Plain data by the arguments' names, without the seed.
+
+        Raises:
+            NotImplementedError: a subclass that does not say.
+        """
         raise NotImplementedError
 
 
@@ -71,7 +98,18 @@ def _gain(layer: FusedLinear) -> float:
 
 
 class Generator(Network):
-    """z [B, z_dim] -> images [B, image_size] in [-1, 1]: z_dim-256-512-1024-image_size, ReLU between, Tanh last."""
+    """The article's generator: z_dim-256-512-1024-image_size, ReLU between, Tanh last.
+
+    Args:
+        z_dim: numbers in a latent.
+        image_size: numbers in a sample.
+        seed: of the initial weights; None leaves them to the trainer's seed (`Network`).
+
+    Example:
+        >>> images = Generator(z_dim=16, image_size=64, seed=0)(torch.randn(2, 16))
+        >>> images.shape, bool((images.abs() <= 1).all())
+        (torch.Size([2, 64]), True)
+    """
 
     tag = 0
 
@@ -80,6 +118,14 @@ class Generator(Network):
         self.z_dim, self.image_size = z_dim, image_size
 
     def forward(self, z: Tensor) -> Tensor:
+        """Samples of latents.
+
+        Args:
+            z: latents, [B, z_dim].
+
+        Returns:
+            Images in [-1, 1], [B, image_size].
+        """
         return self.main(z)
 
     def config(self) -> dict:
@@ -87,9 +133,23 @@ class Generator(Network):
 
 
 class Discriminator(Network):
-    """Images [B, image_size] or [B, 1, H, W] -> logits [B, 1]: image_size-1024-512-256-1, LeakyReLU 0.2, dropout between.
+    """The article's discriminator: image_size-1024-512-256-1, LeakyReLU 0.2, dropout between.
 
     It ends without a Sigmoid: the losses take logits, on which they are exact. `probability` is the article's sigmoid head.
+
+    Args:
+        image_size: numbers in an image.
+        dropout: after each hidden layer, the probability of a zero in training.
+        seed: of the initial weights; None leaves them to the trainer's seed (`Network`).
+
+    Raises:
+        ValueError: a dropout outside [0, 1).
+
+    Example:
+        >>> critic = Discriminator(image_size=64, seed=0).eval()
+        >>> images = torch.zeros(2, 1, 8, 8)
+        >>> torch.equal(critic.probability(images), critic(images).sigmoid())
+        True
     """
 
     tag = 1
@@ -100,10 +160,25 @@ class Discriminator(Network):
         self.image_size, self.dropout = image_size, dropout
 
     def forward(self, images: Tensor) -> Tensor:
+        """Logits of images.
+
+        Args:
+            images: [B, image_size], or [B, 1, H, W] with H W = image_size.
+
+        Returns:
+            [B, 1]; above 0 for what looks real.
+        """
         return self.main(images.flatten(1))
 
     def probability(self, images: Tensor) -> Tensor:
-        """The probability that images are real, [B, 1]."""
+        """The probability that images are real.
+
+        Args:
+            images: [B, image_size], or [B, 1, H, W] with H W = image_size.
+
+        Returns:
+            [B, 1] in [0, 1].
+        """
         return torch.sigmoid(self(images))
 
     def config(self) -> dict:
@@ -114,14 +189,40 @@ _NETWORKS: dict[str, Callable[..., Network]] = {"Generator": Generator, "Discrim
 
 
 def describe(network: nn.Module) -> dict[str, Any]:
-    """What a network is, as plain data, for a checkpoint."""
+    """What a network is, as plain data, for a checkpoint.
+
+    Args:
+        network: any module.
+
+    Returns:
+        Its type's name and, for fastgan's own, the constructor's arguments.
+
+    Example:
+        >>> describe(Generator(z_dim=16, image_size=64)), describe(torch.nn.Tanh())
+        ({'type': 'Generator', 'z_dim': 16, 'image_size': 64}, {'type': 'torch.nn.modules.activation.Tanh'})
+    """
     if isinstance(network, Network):
         return {"type": type(network).__name__, **network.config()}
     return {"type": f"{type(network).__module__}.{type(network).__qualname__}"}
 
 
 def build(description: dict[str, Any], role: str) -> Network:
-    """The network that `describe` described; ValueError for one that is not fastgan's own."""
+    """The network that `describe` described.
+
+    Args:
+        description: what `describe` returned.
+        role: "generator" or "discriminator", for the message.
+
+    Returns:
+        A new network without a seed.
+
+    Raises:
+        ValueError: a network that is not fastgan's own.
+
+    Example:
+        >>> build({"type": "Generator", "z_dim": 16, "image_size": 64}, "generator").z_dim
+        16
+    """
     kind = description["type"]
     if kind not in _NETWORKS:
         raise ValueError(f"the checkpoint's {role} is a {kind}: pass one as {role}=")
@@ -129,9 +230,20 @@ def build(description: dict[str, Any], role: str) -> Network:
 
 
 def latent_shape(generator: nn.Module) -> tuple[int, ...]:
-    """The shape of one latent: the generator's `z_dim` (a number or a shape), or what its first weighted layer takes.
+    """The shape of one latent.
 
-    ValueError where neither says it.
+    Args:
+        generator: a module with an attribute `z_dim`, a number or a shape, or whose first weighted layer says it.
+
+    Returns:
+        The shape, without the rows.
+
+    Raises:
+        ValueError: neither says it.
+
+    Example:
+        >>> latent_shape(Generator(z_dim=16)), latent_shape(torch.nn.ConvTranspose2d(100, 64, 4))
+        ((16,), (100, 1, 1))
     """
     z_dim = getattr(generator, "z_dim", None)
     if isinstance(z_dim, int):

@@ -1,6 +1,7 @@
 """Optimizer specs and learning-rate schedules: plain values, with torch.optim's formulas, names and defaults.
 
-The trainer runs a spec over one flat buffer per network (`flat.FlatNetwork`). TTUR is two specs with two learning rates.
+The trainer runs a spec over one flat buffer per network (`engines.flat_network.FlatNetwork`). TTUR is two specs with two
+learning rates.
 """
 
 from __future__ import annotations
@@ -16,7 +17,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Schedule:
-    """A learning rate that moves from `start` to `end` over `steps` steps of the trainer and stays there."""
+    """A learning rate that moves from `start` to `end` over `steps` steps of the trainer and stays there.
+
+    Args:
+        shape: "cosine" or "linear".
+        start: the rate at step 0, >= 0.
+        end: the rate from `steps` on, >= 0.
+        steps: at least 1.
+
+    Raises:
+        ValueError: an unknown shape, a rate below 0 or not finite, no steps.
+
+    Example:
+        >>> schedule = Schedule("linear", 2e-4, 0.0, 1000)
+        >>> [round(float(schedule(torch.tensor(step))), 6) for step in (0, 250, 1000, 2000)]
+        [0.0002, 0.00015, 0.0, 0.0]
+    """
 
     shape: str
     start: float
@@ -32,7 +48,14 @@ class Schedule:
             raise ValueError(f"a schedule's steps must be a whole number >= 1, got {self.steps}")
 
     def __call__(self, step: Tensor) -> Tensor:
-        """The rate at a step: 0-d tensors in and out, on the step's device, in fp64."""
+        """The rate at a step.
+
+        Args:
+            step: 0-d.
+
+        Returns:
+            0-d, fp64, on the step's device.
+        """
         progress = (step.double() / self.steps).clamp(max=1.0)
         remaining = 0.5 * (1.0 + torch.cos(math.pi * progress)) if self.shape == "cosine" else 1.0 - progress
         return self.end + (self.start - self.end) * remaining
@@ -44,12 +67,38 @@ def _check_rate(name: str, value: float) -> None:
 
 
 def cosine(start: float, end: float = 0.0, *, steps: int) -> Schedule:
-    """Half a cosine from start to end over `steps` steps (Loshchilov and Hutter 2017, without restarts)."""
+    """Half a cosine from start to end over `steps` steps (Loshchilov and Hutter 2017, without restarts).
+
+    Args:
+        start: the rate at step 0, >= 0.
+        end: the rate from `steps` on, >= 0.
+        steps: steps of the trainer, at least 1.
+
+    Returns:
+        A rate for an optimizer spec.
+
+    Example:
+        >>> Adam(lr=cosine(2e-4, steps=20_000)).lr
+        Schedule(shape='cosine', start=0.0002, end=0.0, steps=20000)
+    """
     return Schedule("cosine", start, end, steps)
 
 
 def linear(start: float, end: float = 0.0, *, steps: int) -> Schedule:
-    """A straight line from start to end over `steps` steps."""
+    """A straight line from start to end over `steps` steps.
+
+    Args:
+        start: the rate at step 0, >= 0.
+        end: the rate from `steps` on, >= 0.
+        steps: steps of the trainer, at least 1.
+
+    Returns:
+        A rate for an optimizer spec.
+
+    Example:
+        >>> float(linear(1.0, 0.5, steps=10)(torch.tensor(5)))
+        0.75
+    """
     return Schedule("linear", start, end, steps)
 
 
@@ -58,7 +107,19 @@ Rate = float | Schedule
 
 @dataclass(frozen=True)
 class Optimizer:
-    """What every spec has: a learning rate, and the name and options of its update rule in `ops.reference`."""
+    """What every spec has: a learning rate, and the name and options of its update rule in `ops.reference`.
+
+    Args:
+        lr: the learning rate, a number >= 0 or a `Schedule`.
+
+    Raises:
+        ValueError: a rate or an option out of its range.
+
+    Example:
+        >>> spec = SGD(0.1, momentum=0.9)
+        >>> isinstance(spec, Optimizer), spec.rule, spec.lr
+        (True, 'sgd', 0.1)
+    """
 
     rule: ClassVar[str]
     lr: Rate
@@ -78,7 +139,11 @@ class Optimizer:
                 _check_rate(name, value)
 
     def options(self) -> dict:
-        """The rule's own arguments, without the learning rate."""
+        """The rule's own arguments.
+
+        Returns:
+            Values by their names, without the learning rate.
+        """
         return {name: value for name, value in vars(self).items() if name != "lr"}
 
 
@@ -90,7 +155,22 @@ def _check_unit(name: str, value: float) -> None:
 
 @dataclass(frozen=True)
 class SGD(Optimizer):
-    """Gradient descent, with momentum if wanted; torch.optim.SGD's formula."""
+    """Gradient descent, with momentum if wanted; torch.optim.SGD's formula.
+
+    Args:
+        lr: the learning rate, a number >= 0 or a `Schedule`.
+        momentum: in [0, 1).
+        dampening: of the momentum.
+        weight_decay: times the weights, added to the gradient.
+        nesterov: whether the momentum is Nesterov's.
+
+    Raises:
+        ValueError: a number out of its range; nesterov without a momentum, or with dampening.
+
+    Example:
+        >>> SGD(0.1, momentum=0.9, nesterov=True).options()
+        {'momentum': 0.9, 'dampening': 0.0, 'weight_decay': 0.0, 'nesterov': True}
+    """
 
     rule: ClassVar[str] = "sgd"
     lr: Rate = 1e-3
@@ -107,7 +187,23 @@ class SGD(Optimizer):
 
 @dataclass(frozen=True)
 class RMSprop(Optimizer):
-    """torch.optim.RMSprop's formula (Tieleman and Hinton 2012)."""
+    """torch.optim.RMSprop's formula (Tieleman and Hinton 2012).
+
+    Args:
+        lr: the learning rate, a number >= 0 or a `Schedule`.
+        alpha: decay of the squares' average, in [0, 1).
+        eps: added to the root.
+        weight_decay: times the weights, added to the gradient.
+        momentum: in [0, 1).
+        centered: whether the gradient's mean is subtracted from the squares.
+
+    Raises:
+        ValueError: a number out of its range.
+
+    Example:
+        >>> RMSprop(5e-5)
+        RMSprop(lr=5e-05, alpha=0.99, eps=1e-08, weight_decay=0.0, momentum=0.0, centered=False)
+    """
 
     rule: ClassVar[str] = "rmsprop"
     lr: Rate = 1e-2
@@ -120,7 +216,21 @@ class RMSprop(Optimizer):
 
 @dataclass(frozen=True)
 class Adam(Optimizer):
-    """torch.optim.Adam's formula (Kingma and Ba 2015)."""
+    """torch.optim.Adam's formula (Kingma and Ba 2015).
+
+    Args:
+        lr: the learning rate, a number >= 0 or a `Schedule`.
+        betas: decays of the averages of gradients and of their squares, each in [0, 1).
+        eps: added to the root.
+        weight_decay: times the weights, added to the gradient.
+
+    Raises:
+        ValueError: a number out of its range, betas that are not two.
+
+    Example:
+        >>> Adam(2e-4, betas=(0.5, 0.999))
+        Adam(lr=0.0002, betas=(0.5, 0.999), eps=1e-08, weight_decay=0.0)
+    """
 
     rule: ClassVar[str] = "adam"
     lr: Rate = 1e-3
@@ -138,9 +248,21 @@ _DEFAULTS: dict[str, Optimizer] = {"sgd": SGD(), "rmsprop": RMSprop(), "adam": A
 
 
 def parse(text: str, base: Optimizer | None = None) -> Optimizer:
-    """An optimizer from a command line: NAME[:OPTION=VALUE,...], such as "adam:beta1=0,beta2=0.99" or "sgd:momentum=0.9".
+    """An optimizer from a command line.
 
-    What is not said is `base`'s where the rule is the same, and torch.optim's default otherwise.
+    Args:
+        text: NAME[:OPTION=VALUE,...] with adam, rmsprop or sgd, such as "adam:beta1=0,beta2=0.99" or "sgd:momentum=0.9".
+        base: has what is not said, where its rule is the same; otherwise torch.optim's defaults have it.
+
+    Returns:
+        The spec.
+
+    Raises:
+        ValueError: an unknown name or option, or a value that is none.
+
+    Example:
+        >>> parse("adam:beta1=0,lr=1e-4", base=Adam(betas=(0.5, 0.9)))
+        Adam(lr=0.0001, betas=(0.0, 0.9), eps=1e-08, weight_decay=0.0)
     """
     name, _, options = text.partition(":")
     if name.lower() not in _TYPES:
@@ -192,7 +314,21 @@ def _number(name: str, text: str) -> float:
 
 
 def parse_rate(text: str) -> Rate:
-    """A learning rate from a command line: a number, or SHAPE:START:END:STEPS such as "cosine:2e-4:0:20000"."""
+    """A learning rate from a command line.
+
+    Args:
+        text: a number, or SHAPE:START:END:STEPS such as "cosine:2e-4:0:20000".
+
+    Returns:
+        The number, or the schedule.
+
+    Raises:
+        ValueError: anything else.
+
+    Example:
+        >>> parse_rate("1e-4"), parse_rate("cosine:2e-4:0:20000")
+        (0.0001, Schedule(shape='cosine', start=0.0002, end=0.0, steps=20000))
+    """
     shape, *fields = text.split(":")
     if not fields:
         return _number("a learning rate", shape)
@@ -202,12 +338,35 @@ def parse_rate(text: str) -> Rate:
 
 
 def to_config(spec: Optimizer) -> dict:
-    """A spec as plain data, for a checkpoint."""
+    """A spec as plain data, for a checkpoint.
+
+    Args:
+        spec: any of this module's optimizers.
+
+    Returns:
+        Its rule and its fields.
+
+    Example:
+        >>> to_config(Adam())
+        {'rule': 'adam', 'lr': 0.001, 'betas': (0.9, 0.999), 'eps': 1e-08, 'weight_decay': 0.0}
+    """
     return {"rule": spec.rule, **asdict(spec)}
 
 
 def from_config(config: dict) -> Optimizer:
-    """The spec that `to_config` described."""
+    """The spec that `to_config` described.
+
+    Args:
+        config: what it returned, as it is or out of JSON.
+
+    Returns:
+        An equal spec.
+
+    Example:
+        >>> spec = RMSprop(linear(1e-3, steps=100), centered=True)
+        >>> from_config(to_config(spec)) == spec
+        True
+    """
     fields = {name: value for name, value in config.items() if name != "rule"}
     if isinstance(fields["lr"], dict):
         fields["lr"] = Schedule(**fields["lr"])

@@ -18,8 +18,21 @@ from .errors import DataError, DataTypeError
 class ImageSet:
     """A whole data set on one device.
 
-    images: uint8 [N, C, H, W] in 0..255, or float32 in [-1, 1] of shape [N, C, H, W], or [N, features] for points;
-    labels: int64 [N], or None. Raises DataError for other shapes and DataTypeError for other dtypes.
+    Args:
+        name: what messages and checkpoints call it.
+        images: uint8 [N, C, H, W] in 0..255, or float32 in [-1, 1] of shape [N, C, H, W], or [N, features] for points.
+        labels: int64 [N], or None.
+
+    Raises:
+        DataError: other shapes.
+        DataTypeError: other dtypes.
+
+    Example:
+        >>> pictures = ImageSet("mine", torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
+        >>> pictures.size, pictures.shape, pictures.features, pictures.is_points
+        (10, (1, 28, 28), 784, False)
+        >>> pictures.to("cpu").fingerprint()
+        'c867d6507d9326d1'
     """
 
     name: str
@@ -60,11 +73,22 @@ class ImageSet:
         return self.images.dim() == 2
 
     def to(self, device: torch.device | str) -> ImageSet:
-        """The same set on another device."""
+        """The same set on another device.
+
+        Args:
+            device: as torch names it.
+
+        Returns:
+            A new set, whose tensors are shared where they are there already.
+        """
         return replace(self, images=self.images.to(device), labels=None if self.labels is None else self.labels.to(device))
 
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that name the images (shape, dtype and content; not the labels), on whatever device."""
+        """Names the images by shape, dtype and content, not the labels, on whatever device.
+
+        Returns:
+            16 hexadecimal digits.
+        """
         return self._fingerprint
 
     @cached_property

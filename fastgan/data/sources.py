@@ -43,11 +43,27 @@ def load(
 ) -> ImageSet:
     """A data set by its name, one of NAMES.
 
-    digits: the 1,797 digits inside scikit-learn, resized from 8x8 to image_size; they have no held-out part.
-    mnist, fashion, kmnist: IDX files in `root` (default "data") or in torchvision's folders below it; with
-    download=True, torchvision fetches what is missing. idx: a folder `root` with an images file and perhaps a labels
-    file, or an images file itself. ring, grid: 50,000 points around 8 or 25 centres, the same ones every time.
-    train=False is the held-out part. Raises DataError, and DataNotFound where files are missing.
+    Args:
+        name: digits, the 1,797 digits inside scikit-learn, resized from 8x8, which have no held-out part; mnist, fashion or
+            kmnist, from IDX files; idx, any IDX file of images; ring or grid, 50,000 points around 8 or 25 centres, the same
+            ones every time.
+        root: for mnist, fashion and kmnist the folder (default "data") that holds their IDX files or torchvision's folders; for
+            idx a folder with an images file and perhaps a labels file, or an images file itself.
+        train: False for the held-out part.
+        image_size: of digits, in pixels a side.
+        download: whether torchvision fetches what is missing of mnist, fashion or kmnist.
+
+    Returns:
+        The whole set, on the CPU.
+
+    Raises:
+        DataError: an unknown name, or files that are damaged or of something else.
+        DataNotFound: missing files.
+
+    Example:
+        >>> ring = load("ring")
+        >>> ring.size, ring.shape, ring.is_points
+        (50000, (2,), True)
     """
     if name not in NAMES:
         raise DataError(f"unknown data set {name!r}; choose one of {', '.join(NAMES)}")
@@ -66,10 +82,22 @@ def load(
 def as_image_set(data: Any) -> ImageSet:
     """An ImageSet from an ImageSet, a name, a tensor, or a map-style Dataset of images or (image, label) pairs.
 
-    Tensors: uint8 in 0..255, or floats already in [-1, 1]; [N, H, W], [N, C, H, W] or [N, F], where F a square
-    number of at least 16 is an image and anything else a point. Items of a Dataset: PIL images, or tensors of one
-    shape; floats in [0, 1], as ToTensor makes them, become uint8. Every item is read once, so that a random transform
-    is drawn once. Raises DataTypeError for other types and DataError for other values.
+    Args:
+        data: an ImageSet; a name that `load` knows; a tensor, uint8 in 0..255 or floats already in [-1, 1], [N, H, W],
+            [N, C, H, W] or [N, F], where F a square number of at least 16 is an image and anything else a point; or a Dataset
+            whose items are PIL images or tensors of one shape, of which floats in [0, 1], as ToTensor makes them, become uint8.
+            Every item is read once, so that a random transform is drawn once.
+
+    Returns:
+        The whole set; an ImageSet as it is.
+
+    Raises:
+        DataTypeError: other types.
+        DataError: other shapes and values.
+
+    Example:
+        >>> as_image_set(torch.rand(100, 784) * 2 - 1).shape, as_image_set(torch.rand(100, 3)).shape
+        ((1, 28, 28), (3,))
     """
     if isinstance(data, ImageSet):
         return data
@@ -88,7 +116,22 @@ def as_image_set(data: Any) -> ImageSet:
 
 
 def modes(name: str) -> Tensor:
-    """The centres of the modes of `ring` or `grid`, float32 [K, 2]; a point's label is the row of its centre."""
+    """The centres of the modes of `ring` or `grid`; a point's label is the row of its centre.
+
+    Args:
+        name: "ring" or "grid".
+
+    Returns:
+        float32 [8, 2] or [25, 2].
+
+    Raises:
+        DataError: another name.
+
+    Example:
+        >>> modes("ring")[:2]
+        tensor([[0.7500, 0.0000],
+                [0.5303, 0.5303]])
+    """
     if name == "ring":
         angles = torch.arange(RING_MODES, dtype=torch.float64) * (2 * math.pi / RING_MODES)
         return (RING_RADIUS * torch.stack((angles.cos(), angles.sin()), dim=1)).float()
