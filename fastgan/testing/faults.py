@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 
 class Fault(NamedTuple):
-    """One fault: its name, the numbers that show it, and what to change."""
+    """One fault of a loss or a penalty.
+
+    Args:
+        name: what is wrong.
+        evidence: the numbers that show it.
+        remedy: what to change.
+
+    Example:
+        >>> (fault,) = diagnose_g_loss(lambda fake: fake.mean(), "wgan")
+        >>> fault.name, fault.remedy
+        ('sign flipped', 'Both losses are minimised: return the negative.')
+    """
 
     name: str
     evidence: str
@@ -23,7 +34,19 @@ class Fault(NamedTuple):
 
 
 class ConformanceError(AssertionError):
-    """A loss or a penalty has faults: `faults` holds them, and the message lists each with its evidence and remedy."""
+    """A loss or a penalty has faults: `faults` holds them, and the message lists each with its evidence and remedy.
+
+    Args:
+        subject: what has them.
+        faults: at least one.
+
+    Example:
+        >>> try:
+        ...     check_g_loss(lambda fake: fake.mean(), "wgan")
+        ... except ConformanceError as error:
+        ...     print(error.subject, [fault.name for fault in error.faults])
+        generator's wgan loss ['sign flipped']
+    """
 
     def __init__(self, subject: str, faults: Sequence[Fault]) -> None:
         super().__init__(subject, faults)
