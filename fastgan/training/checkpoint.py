@@ -22,12 +22,26 @@ MANIFEST = "manifest.json"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or of something else; the message says which."""
+    """A checkpoint is missing, damaged, or of something else; the message says which.
+
+    Example:
+        >>> try:
+        ...     Trainer.load("no/such/run")
+        ... except CheckpointError as error:
+        ...     print(error)
+        there is no checkpoint in no/such/run
+    """
 
 
 @dataclass
 class Checkpoint:
-    """weights: state dicts by name ("generator", ...); state: tensors and plain data; config: plain data."""
+    """What a checkpoint holds.
+
+    Args:
+        weights: state dicts by name ("generator", ...).
+        state: tensors and plain data.
+        config: plain data.
+    """
 
     weights: dict[str, dict[str, Tensor]]
     state: dict[str, Any]
@@ -35,12 +49,25 @@ class Checkpoint:
 
 
 def step_folder(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands among a run's checkpoints."""
+    """Where the checkpoint of a step stands among a run's checkpoints.
+
+    Args:
+        root: the run's folder of checkpoints.
+        step: the steps done.
+
+    Returns:
+        ROOT/step_00000040.
+    """
     return root / f"step_{step:08d}"
 
 
 def save(folder: Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint, replacing one that stands there."""
+    """Writes a checkpoint, replacing one that stands there.
+
+    Args:
+        folder: its place.
+        checkpoint: what to write.
+    """
     folder = Path(folder)
     partial = folder.parent / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
@@ -78,7 +105,14 @@ def _sha256(file: Path) -> str:
 
 
 def verify(folder: Path) -> None:
-    """CheckpointError unless every file of the manifest is there and has its sum."""
+    """Checks that every file of the manifest is there and has its sum.
+
+    Args:
+        folder: a checkpoint.
+
+    Raises:
+        CheckpointError: one is not, or the manifest is missing, damaged or of another format.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         sums, version = dict(manifest["sha256"]), manifest["format"]
@@ -93,7 +127,17 @@ def verify(folder: Path) -> None:
 
 
 def load(folder: Path) -> Checkpoint:
-    """Reads a verified checkpoint onto the CPU; nothing is unpickled beyond tensors and plain data."""
+    """Reads a verified checkpoint onto the CPU; nothing is unpickled beyond tensors and plain data.
+
+    Args:
+        folder: a checkpoint, or a run folder for its newest one.
+
+    Returns:
+        What it holds.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged.
+    """
     folder = find(Path(folder))
     verify(folder)
     weights = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
@@ -102,7 +146,17 @@ def load(folder: Path) -> Checkpoint:
 
 
 def find(folder: Path) -> Path:
-    """The checkpoint a path means: the path itself, or the newest whole one of a run folder."""
+    """The checkpoint a path means.
+
+    Args:
+        folder: a checkpoint or a run folder.
+
+    Returns:
+        The path itself, or the newest whole one of the run folder.
+
+    Raises:
+        CheckpointError: there is none.
+    """
     if (folder / MANIFEST).is_file():
         return folder
     newest = latest(folder / "checkpoints")
@@ -112,7 +166,14 @@ def find(folder: Path) -> Path:
 
 
 def latest(root: Path) -> Path | None:
-    """The newest whole checkpoint of a run, None if there is none; damaged ones are passed over."""
+    """The newest whole checkpoint of a run; damaged ones are passed over.
+
+    Args:
+        root: the run's folder of checkpoints.
+
+    Returns:
+        Its folder, None if there is none.
+    """
     for folder in sorted(root.glob("step_*"), reverse=True):
         try:
             verify(folder)
@@ -123,7 +184,16 @@ def latest(root: Path) -> Path | None:
 
 
 def check_fit(role: str, own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    """CheckpointError that names the first difference, unless two state dicts have the same names and shapes."""
+    """Checks that two state dicts have the same names and shapes.
+
+    Args:
+        role: the network's, for the message.
+        own: of the network that is there.
+        saved: of the checkpoint.
+
+    Raises:
+        CheckpointError: they have not; the message names the first difference.
+    """
     ours = {name: tuple(tensor.shape) for name, tensor in own.items()}
     theirs = {name: tuple(tensor.shape) for name, tensor in saved.items()}
     for name in sorted(ours.keys() | theirs.keys()):
@@ -133,13 +203,22 @@ def check_fit(role: str, own: dict[str, Tensor], saved: dict[str, Tensor]) -> No
 
 
 def sweep(root: Path) -> None:
-    """Removes what an interrupted save left behind."""
+    """Removes what an interrupted save left behind.
+
+    Args:
+        root: the run's folder of checkpoints.
+    """
     for leftover in root.glob(".step_*"):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
 def prune(root: Path, keep: int) -> None:
-    """Keeps the first checkpoint of a run and its newest `keep`."""
+    """Keeps the first checkpoint of a run and its newest ones, and removes the others.
+
+    Args:
+        root: the run's folder of checkpoints.
+        keep: how many of the newest.
+    """
     folders = sorted(root.glob("step_*"))
     for folder in folders[1 : max(1, len(folders) - keep)]:
         shutil.rmtree(folder)

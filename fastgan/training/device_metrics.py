@@ -12,7 +12,14 @@ Mark = float | torch.cuda.Event
 
 
 def mark(device: torch.device) -> Mark:
-    """A moment: when the device gets there, on a GPU; now, on a CPU."""
+    """A moment: when the device gets there, on a GPU; now, on a CPU.
+
+    Args:
+        device: whose current stream it is in.
+
+    Returns:
+        What `seconds` subtracts.
+    """
     if device.type != "cuda":
         return time.perf_counter()
     event = torch.cuda.Event(enable_timing=True)
@@ -21,7 +28,15 @@ def mark(device: torch.device) -> Mark:
 
 
 def seconds(before: Mark, after: Mark) -> float:
-    """The time between two moments of one device, which have both come."""
+    """The time between two moments of one device, which have both come.
+
+    Args:
+        before: the earlier one.
+        after: the later one.
+
+    Returns:
+        Seconds.
+    """
     if isinstance(before, torch.cuda.Event) and isinstance(after, torch.cuda.Event):
         return before.elapsed_time(after) / 1e3
     assert isinstance(before, float) and isinstance(after, float)
@@ -29,7 +44,11 @@ def seconds(before: Mark, after: Mark) -> float:
 
 
 class Reading:
-    """0-d tensors on their way to the host, in one transfer; `arrived`: the moment when they are there."""
+    """0-d tensors on their way to the host, in one transfer; `arrived`: the moment when they are there.
+
+    Args:
+        metrics: the tensors by their names, all on one device.
+    """
 
     def __init__(self, metrics: Mapping[str, Tensor]) -> None:
         values = torch.stack([value.double() for value in metrics.values()])
@@ -40,7 +59,11 @@ class Reading:
         self.arrived = mark(device)
 
     def numbers(self) -> dict[str, float]:
-        """The tensors as floats; waits for them."""
+        """The tensors as floats; waits for them.
+
+        Returns:
+            Floats by their names.
+        """
         if isinstance(self.arrived, torch.cuda.Event):
             self.arrived.synchronize()
         return dict(zip(self.names, self.values.tolist(), strict=True))

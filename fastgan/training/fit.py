@@ -73,12 +73,39 @@ def frozen_heap() -> Iterator[None]:
 
 
 class NonFiniteError(FloatingPointError):
-    """A logit, penalty or gradient was not finite; the update was withheld and the weights are those before it."""
+    """A logit, penalty or gradient was not finite; the update was withheld and the weights are those before it.
+
+    Example:
+        >>> critic = mlp.MLP((2, 16, 1), activation="leaky_relu")
+        >>> trainer = Trainer(mlp.MLP((2, 16, 2)), critic, g_optimizer=optim.SGD(1e38), seed=0, device="cpu")
+        >>> try:
+        ...     trainer.fit(torch.zeros(64, 2), steps=8, batch_size=8, progress=False)
+        ... except NonFiniteError as error:
+        ...     print(error)
+        by step 8, ... updates or weights were left alone: not finite (on_nonfinite='skip' goes on)
+    """
 
 
 @dataclass
 class FitOptions:
-    """steps: the whole run's total; out: a run folder or None; the `every`s in steps, None for a default, 0 for never."""
+    """What a run is asked to do and to report.
+
+    Args:
+        steps: the whole run's total, at least 0.
+        epoch_steps: steps in an epoch.
+        out: a run folder; None writes nothing.
+        resume: whether to go on with the run in that folder.
+        log_every: steps between rows of metrics, at least 1.
+        sample_every: steps between sample grids; None for 20 in a run, 0 for none.
+        checkpoint_every: steps between checkpoints; None for 5 in a run, 0 for only the first and the last.
+        keep: newest checkpoints that are kept, besides the first, at least 1.
+        on_nonfinite: "raise" stops the run where an update was withheld, "skip" goes on.
+        progress: whether progress is shown.
+        command: the command line's own configuration, for config.json.
+
+    Raises:
+        ValueError: a value out of its range.
+    """
 
     steps: int
     epoch_steps: int
@@ -105,7 +132,19 @@ class FitOptions:
 
 
 def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
-    """Claims the run folder, or continues the run in it; errors come before any training and leave it untouched."""
+    """Claims the run folder, or continues the run in it; errors come before any training and leave it untouched.
+
+    Args:
+        trainer: takes over the newest checkpoint of a run that is resumed.
+        options: which folder, and whether to resume.
+
+    Returns:
+        The folder; None where nothing is written, and in all processes but the first.
+
+    Raises:
+        RunFolderError: a folder that is taken or cannot be written.
+        CheckpointError: a checkpoint of another run.
+    """
     if options.out is None:
         return None
     folder = RunFolder(options.out)
@@ -127,7 +166,15 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
 
 
 class Fit:
-    """Runs a trainer until its total of steps, with everything a run reports."""
+    """Runs a trainer until its total of steps, with everything a run reports.
+
+    Args:
+        trainer: with its data attached.
+        options: how far, and what to report.
+
+    Raises:
+        ValueError: as `prepare` does.
+    """
 
     def __init__(self, trainer: Trainable, options: FitOptions) -> None:
         self.trainer, self.options = trainer, options
@@ -138,7 +185,15 @@ class Fit:
         self._unfinished: Callable[[], None] | None = None
 
     def run(self) -> dict[str, Any]:
-        """Trains; returns the summary. Interrupted after a signal, NonFiniteError if asked for: both after a checkpoint."""
+        """Trains.
+
+        Returns:
+            The summary (`Trainer.fit`).
+
+        Raises:
+            Interrupted: after a signal and a checkpoint.
+            NonFiniteError: an update was withheld and on_nonfinite is "raise"; after a checkpoint.
+        """
         trainer, options = self.trainer, self.options
         if trainer.step_count >= options.steps:
             log.info("nothing to do: the run is at step %d of %d", trainer.step_count, options.steps)

@@ -13,7 +13,15 @@ ARTICLE = Adam(2e-4, betas=(0.5, 0.999))
 
 @dataclass(frozen=True)
 class Preset:
-    """An objective with its penalties, optimizers and number of discriminator updates per step."""
+    """An objective and what goes with it.
+
+    Args:
+        loss: one of losses.KINDS.
+        penalty: specs.
+        g_optimizer: the generator's.
+        d_optimizer: the discriminator's.
+        d_steps: discriminator updates per step.
+    """
 
     loss: str
     penalty: tuple[Spec, ...] = ()
@@ -33,7 +41,17 @@ PRESETS["wgan-gp"] = Preset("wgan", (GradientPenalty(10.0),), _WGAN_GP, _WGAN_GP
 
 
 def preset(name: str) -> Preset:
-    """The preset of a name or of an alias of a loss; ValueError that lists them all for an unknown one."""
+    """The preset of a name.
+
+    Args:
+        name: one in PRESETS, or an alias of a loss.
+
+    Returns:
+        The preset.
+
+    Raises:
+        ValueError: an unknown name; the message lists them all.
+    """
     if name.lower() in ("wgan-gp", "wgan_gp", "wgangp"):
         return PRESETS["wgan-gp"]
     try:

@@ -22,7 +22,11 @@ class RunFolderError(ValueError):
 
 
 class RunFolder:
-    """One run's files: config.json, metrics.jsonl, samples/, losses.png, samples.gif, checkpoints/, summary.json."""
+    """One run's files: config.json, metrics.jsonl, samples/, losses.png, samples.gif, checkpoints/, summary.json.
+
+    Args:
+        path: the folder, which need not be there yet.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = Path(path)
@@ -31,13 +35,21 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
 
     def check_free(self) -> None:
-        """RunFolderError if something stands there already."""
+        """Checks that nothing stands there.
+
+        Raises:
+            RunFolderError: something does.
+        """
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             advice = "continue it with --resume, or choose another --out"
             raise RunFolderError(f"{self.path} already exists and was left untouched: {advice}")
 
     def create(self) -> None:
-        """Makes the folders and finds out that they can be written, before any training."""
+        """Makes the folders and finds out that they can be written, before any training.
+
+        Raises:
+            RunFolderError: they cannot.
+        """
         try:
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
@@ -48,24 +60,45 @@ class RunFolder:
             raise RunFolderError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file whole or not at all."""
+        """Writes a JSON file whole or not at all.
+
+        Args:
+            name: the file's, in the folder.
+            content: plain data.
+        """
         partial = self.path / f".{name}"
         partial.write_text(json.dumps(content, indent=2) + "\n")
         partial.replace(self.path / name)
 
     def read_config(self) -> dict[str, Any]:
-        """The run's configuration; RunFolderError where there is none."""
+        """The run's configuration.
+
+        Returns:
+            What config.json holds.
+
+        Raises:
+            RunFolderError: it is missing or damaged.
+        """
         try:
             return json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path} holds no run: its config.json is missing or damaged") from error
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl.
+
+        Args:
+            row: numbers by their names.
+        """
         with self.metrics.open("a") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The rows so far; a last line that was cut off by a crash is left out."""
+        """The rows so far.
+
+        Returns:
+            One for each line; a last line that was cut off by a crash is left out.
+        """
         rows = []
         for line in self.metrics.read_text().splitlines() if self.metrics.is_file() else ():
             try:
@@ -75,7 +108,11 @@ class RunFolder:
         return rows
 
     def cut_after(self, step: int) -> None:
-        """Forgets metrics and samples past a step, because a resumed run makes them again."""
+        """Forgets metrics and samples past a step, because a resumed run makes them again.
+
+        Args:
+            step: the last one that is kept.
+        """
         rows = [row for row in self.read_metrics() if row["step"] <= step]
         self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
         for picture in self.samples.glob("step_*.png"):
@@ -83,18 +120,32 @@ class RunFolder:
                 picture.unlink()
 
     def write_samples(self, step: int, images: Tensor) -> None:
-        """samples/step_00000040.png: a grid of images [n, C, H, W], or a scatter plot of points [n, 2]."""
+        """Writes samples/step_00000040.png.
+
+        Args:
+            step: the steps done.
+            images: images [n, C, H, W] for a grid, or points [n, 2] for a scatter plot.
+        """
         write_grid(self.samples / f"step_{step:08d}.png", images)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes losses.png, samples.gif and summary.json."""
+        """Writes losses.png, samples.gif and summary.json.
+
+        Args:
+            summary: plain data.
+        """
         plot_losses(self.path / "losses.png", self.read_metrics())
         animate(self.path / "samples.gif", sorted(self.samples.glob("step_*.png")))
         self.write_json("summary.json", summary)
 
 
 def write_grid(path: Path, images: Tensor) -> None:
-    """A PNG of images [n, C, H, W] in [-1, 1], about as many rows as columns; points [n, 2] become a scatter plot."""
+    """Draws samples: images with about as many rows as columns, points as a scatter plot.
+
+    Args:
+        path: of the PNG.
+        images: [n, C, H, W] in [-1, 1], or points [n, 2].
+    """
     if images.dim() == 2:
         _scatter(path, images)
         return
@@ -122,7 +173,12 @@ def _scatter(path: Path, points: Tensor) -> None:
 
 
 def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Both losses above, D's mean outputs below, over the steps."""
+    """Draws both losses above, D's mean outputs below, over the steps; nothing where there are no rows.
+
+    Args:
+        path: of the PNG.
+        rows: metrics, each with step, d_loss, g_loss, d_real and d_fake.
+    """
     rows = list(rows)
     if not rows:
         return
@@ -140,7 +196,12 @@ def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def animate(path: Path, pictures: list[Path]) -> None:
-    """A GIF of sample grids in order, thinned to at most ANIMATION_FRAMES frames."""
+    """Makes a GIF of sample grids, thinned to at most ANIMATION_FRAMES frames; nothing where there are fewer than two.
+
+    Args:
+        path: of the GIF.
+        pictures: the grids' files, in order.
+    """
     if len(pictures) < 2:
         return
     stride = -(-len(pictures) // ANIMATION_FRAMES)
@@ -223,7 +284,17 @@ class Silent:
 
 
 def display(show: bool, start: int, total: int, epoch_steps: int) -> Display:
-    """A bar on a terminal, plain lines elsewhere, nothing if not wanted."""
+    """How progress is shown here: by a bar on a terminal, by plain lines elsewhere.
+
+    Args:
+        show: False for nothing at all.
+        start: the steps done before.
+        total: the whole run's steps.
+        epoch_steps: steps in an epoch.
+
+    Returns:
+        What is told of each step.
+    """
     if not show:
         return Silent()
     console = Console()

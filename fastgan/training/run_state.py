@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import nn
 from .. import models, optim, penalties
 from ..engines.cuda_graph import Eager
 from ..engines.game import Game
+from ..penalties import Spec
 from . import checkpoint
 from .checkpoint import Checkpoint, CheckpointError
 
@@ -52,6 +54,23 @@ def take_over(game: Game, player: Eager, state: dict[str, Any]) -> int:
     game.generator.skipped.copy_(state["skipped"])
     game.discriminator.skipped.zero_()
     return int(state["step_count"])
+
+
+def configuration(game: Game, loss: str, specs: Iterable[Spec], data: dict[str, Any]) -> dict[str, Any]:
+    """Everything that a run is a function of, besides the data's content, as plain data."""
+    networks = {"generator": game.generator, "discriminator": game.discriminator}
+    return {
+        "loss": loss,
+        "penalty": penalties.to_config(specs),
+        "g_optimizer": optim.to_config(game.generator.spec),
+        "d_optimizer": optim.to_config(game.discriminator.spec),
+        "d_steps": game.d_steps,
+        "ema": game.generator.ema_decay,
+        "precision": game.precision,
+        "seed": game.seed,
+        "networks": {role: models.describe(network.module) for role, network in networks.items()},
+        "data": data,
+    }
 
 
 def check_same_run(folder: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> None:

@@ -10,7 +10,16 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training stopped on a signal, after a checkpoint; `exit_code` is the shell's 128 + signal."""
+    """Training stopped on a signal, after a checkpoint; `exit_code` is the shell's 128 + signal.
+
+    Args:
+        number: the signal's.
+
+    Example:
+        >>> stopped = Interrupted(2)
+        >>> str(stopped), stopped.exit_code
+        ('stopped by SIGINT', 130)
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by {signal.Signals(number).name}")

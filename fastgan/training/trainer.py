@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import models, optim, penalties
+from .. import penalties
 from ..data import ImageSet, as_image_set
 from ..engines.cuda_graph import Captured, Eager
 from ..engines.flat_network import FlatNetwork
@@ -32,13 +32,43 @@ log = logging.getLogger("fastgan")
 class Trainer:
     """Trains a generator against a discriminator; a run is a function of (configuration, data, seed, step).
 
-    generator: latents [B, z] -> samples; discriminator: samples [B, ...] -> logits, any modules. They train in place: their
-    parameters become views of one flat buffer per network. fastgan's own networks that were given no seed and that nobody has
-    changed start from weights drawn from this trainer's seed.
-    loss: a preset (see `presets.PRESETS`); penalty, g_optimizer, d_optimizer, d_steps: None for the preset's; penalty=() is
-    none. ema: decay of the generator's weight average, or None. precision, of matrix products: auto, fp32, tf32, bf16, fp16,
-    fp64. engine: "closed-form" (for pairs of MLPs), "autograd", or "auto". capture, steps_per_graph: CUDA graphs of that many
-    steps. seed: 0 <= seed < 2^63. device: auto, cpu, cuda, cuda:N. Raises ValueError or TypeError for anything that cannot be.
+    The networks train in place: their parameters become views of one flat buffer per network. fastgan's own networks that were
+    given no seed and that nobody has changed start from weights drawn from this trainer's seed.
+
+    Args:
+        generator: any module, latents [B, z] -> samples.
+        discriminator: any module, samples [B, ...] -> logits.
+        loss: a preset (see `presets.PRESETS`).
+        penalty: one spec of fastgan.penalties or several, () for none; None for the preset's.
+        g_optimizer: a spec of fastgan.optim; None for the preset's.
+        d_optimizer: the same for the discriminator.
+        d_steps: discriminator updates per step, 1 to 65,535; None for the preset's.
+        ema: decay in [0, 1) of the generator's weight average; None for no average.
+        precision: of matrix products: auto, fp32, tf32, bf16, fp16 or fp64.
+        engine: "closed-form" (for pairs of MLPs), "autograd", or "auto".
+        capture: "auto" for CUDA graphs on a GPU with Triton, or "off".
+        steps_per_graph: steps in one CUDA graph, at least 1.
+        seed: of every draw, 0 <= seed < 2^63.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ValueError, TypeError: anything that cannot be: a value out of its range, networks that share parameters, an engine,
+            precision or device that is not there, a penalty that is no spec.
+
+    Example:
+        >>> generator = mlp.MLP((2, 16, 2), output="tanh")
+        >>> critic = mlp.MLP((2, 16, 1), activation="leaky_relu")
+        >>> trainer = Trainer(generator, critic, loss="hinge", ema=0.9, seed=0, device="cpu")
+        >>> trainer.fit(data.load("ring"), steps=2, batch_size=8, progress=False)["steps"]
+        2
+        >>> sorted(trainer.step(3))
+        ['d_fake', 'd_grad_norm', 'd_loss', 'd_real', 'g_grad_norm', 'g_loss', 'penalty']
+        >>> trainer.engine, trainer.step_count, trainer.skipped, trainer.sample(4).shape
+        ('closed-form', 5, 0, torch.Size([4, 2]))
+        >>> trainer.save("checkpoint")
+        >>> again = Trainer.load("checkpoint", mlp.MLP((2, 16, 2), output="tanh"), critic, device="cpu")
+        >>> torch.equal(again.sample(4), trainer.sample(4))
+        True
     """
 
     def __init__(
@@ -90,7 +120,7 @@ class Trainer:
 
     @property
     def engine(self) -> str:
-        """Which step runs."""
+        """Which step runs: "closed-form" or "autograd"."""
         return self._step.name
 
     @property
@@ -111,8 +141,16 @@ class Trainer:
     def attach(self, data: Any, batch_size: int = 64) -> Trainer:
         """Puts a data set on the device; `step` runs on it.
 
-        data: what `data.as_image_set` takes; batch_size: rows of a D update, over all processes.
-        Raises ValueError where the generator's samples, the data and the critic do not fit each other.
+        Args:
+            data: what `data.as_image_set` takes.
+            batch_size: rows of a D update, over all processes.
+
+        Returns:
+            The trainer itself.
+
+        Raises:
+            ValueError: the generator's samples, the data and the critic do not fit each other, or the batch the processes.
+            DataError: data that cannot be used.
         """
         rows = distributed.local_rows(batch_size, self.world.size)
         images = as_image_set(data)
@@ -134,7 +172,14 @@ class Trainer:
         self._reads_logits = reads
 
     def steps_per_epoch(self) -> int:
-        """Steps in which D sees the data once: ceil(N / (batch_size * d_steps))."""
+        """Steps in which D sees the data once.
+
+        Returns:
+            ceil(N / (batch_size * d_steps)).
+
+        Raises:
+            RuntimeError: no data is attached.
+        """
         return -(-self._attached().size // (self.batch_size * self.d_steps))
 
     def _attached(self) -> ImageSet:
@@ -143,9 +188,18 @@ class Trainer:
         return self._data
 
     def step(self, n: int = 1) -> Mapping[str, Tensor]:
-        """Runs n steps; returns the last one's metrics as 0-d tensors on the device, without waiting for it.
+        """Runs steps on the attached data, without waiting for the device.
 
-        d_loss (penalty included), g_loss, d_real, d_fake (mean logits), penalty, d_grad_norm, g_grad_norm.
+        Args:
+            n: how many, at least 1.
+
+        Returns:
+            The last one's metrics as 0-d tensors on the device: d_loss (penalty included), g_loss, d_real, d_fake (mean
+            logits), penalty, d_grad_norm, g_grad_norm.
+
+        Raises:
+            ValueError: an n below 1.
+            RuntimeError: no data is attached.
         """
         check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
         images = self._attached().images
@@ -169,18 +223,46 @@ class Trainer:
         out: str | Path | None = None,
         **reporting: Any,
     ) -> dict[str, Any]:
-        """Trains until the run has had `epochs` epochs or `steps` steps in all; returns a summary.
+        """Trains until the run has had `epochs` epochs or `steps` steps in all: `attach`, `prepare` and run.
 
-        out: a new run folder for metrics, samples, loss curves and checkpoints; None writes nothing. reporting: resume,
-        log_every, sample_every, checkpoint_every, keep, on_nonfinite, progress, as in `fit.FitOptions`.
-        Raises NonFiniteError, Interrupted (after a checkpoint), and ValueError for bad arguments.
+        Args:
+            data: what `data.as_image_set` takes.
+            epochs: of the whole run, at least 0.
+            steps: of the whole run, instead of epochs.
+            batch_size: rows of a D update, over all processes.
+            out: a new run folder for metrics, samples, loss curves and checkpoints; None writes nothing.
+            **reporting: resume, log_every, sample_every, checkpoint_every, keep, on_nonfinite, progress, as `fit.FitOptions`
+                has them.
+
+        Returns:
+            A summary: fastgan's version, steps, epochs, seconds, images_per_second, device, precision, engine, and the last
+            metrics.
+
+        Raises:
+            ValueError: bad arguments, data that do not fit, or a run folder that is not new.
+            NonFiniteError: an update was withheld and on_nonfinite is "raise"; after a checkpoint.
+            Interrupted: SIGINT or SIGTERM; after a checkpoint.
         """
         return self.attach(data, batch_size).prepare(epochs=epochs, steps=steps, out=out, **reporting).run()
 
     def prepare(
         self, *, epochs: int | None = None, steps: int | None = None, out: str | Path | None = None, **reporting: Any
     ) -> Fit:
-        """What `fit` is about to run on the attached data, with its arguments checked and its run folder claimed."""
+        """What `fit` is about to run on the attached data, with its arguments checked and its run folder claimed.
+
+        Args:
+            epochs: of the whole run, at least 0.
+            steps: of the whole run, instead of epochs.
+            out: a new run folder; None writes nothing.
+            **reporting: as in `fit`.
+
+        Returns:
+            The run; its `run()` trains and returns the summary.
+
+        Raises:
+            ValueError: bad arguments, or a run folder that is not new.
+            RuntimeError: no data is attached.
+        """
         check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
         for name, value in (("epochs", epochs), ("steps", steps)):
             check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
@@ -191,9 +273,18 @@ class Trainer:
 
     @torch.no_grad()
     def sample(self, n: int, ema: bool = True, *, seed: int | None = None) -> Tensor:
-        """n samples in [-1, 1] from fixed latents: [n, 1, 28, 28] for the article's networks, [n, features] for points.
+        """Samples from fixed latents.
 
-        ema: from the averaged weights, where there are any; seed: of the latents, None for the trainer's.
+        Args:
+            n: how many, at least 1.
+            ema: whether from the averaged weights, where there are any.
+            seed: of the latents; None for the trainer's.
+
+        Returns:
+            Numbers in [-1, 1]: [n, 1, 28, 28] for the article's networks, [n, features] for points.
+
+        Raises:
+            ValueError: an n below 1.
         """
         check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
         self._game.generator.ensure_views()
@@ -202,37 +293,44 @@ class Trainer:
         return images.view(n, *preview.sample_shape(images, self._data))
 
     def config(self) -> dict[str, Any]:
-        """Everything that a run is a function of, besides the data's content, as plain data."""
-        game = self._game
-        networks = {"generator": self.generator, "discriminator": self.discriminator}
-        return {
-            "loss": self.loss,
-            "penalty": penalties.to_config(self.penalties),
-            "g_optimizer": optim.to_config(game.generator.spec),
-            "d_optimizer": optim.to_config(game.discriminator.spec),
-            "d_steps": self.d_steps,
-            "ema": self.ema,
-            "precision": self.precision,
-            "seed": self.seed,
-            "networks": {role: models.describe(network) for role, network in networks.items()},
-            "data": self._trained_on,
-        }
+        """Everything that a run is a function of, besides the data's content.
+
+        Returns:
+            Plain data, as checkpoints have it.
+        """
+        return run_state.configuration(self._game, self.loss, self.penalties, self._trained_on)
 
     def _data_config(self) -> dict[str, Any]:
         data = self._attached()
         return {"name": data.name, "fingerprint": data.fingerprint(), "batch_size": self.batch_size}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training changes: weights, optimizer states, the average, counters; tensors and plain data."""
+        """All that training changes: weights, optimizer states, the average, counters.
+
+        Returns:
+            Tensors and plain data.
+        """
         return run_state.network_states(self._game) | run_state.progress(self._game, self._player, self.step_count)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over a `state_dict`, in place; CheckpointError where it does not fit the networks or optimizers."""
+        """Takes over a saved state, in place.
+
+        Args:
+            state: what `state_dict` returned.
+
+        Raises:
+            CheckpointError: it does not fit the networks.
+            ValueError: it does not fit the optimizers.
+        """
         run_state.check_state(self._game, state)
         self.step_count = run_state.take_over(self._game, self._player, state)
 
     def save(self, folder: str | Path) -> None:
-        """Writes a checkpoint, whole or not at all; of several processes the first one writes."""
+        """Writes a checkpoint, whole or not at all; of several processes the first one writes.
+
+        Args:
+            folder: its place; a checkpoint that stands there is replaced.
+        """
         if self.world.rank:
             return
         weights = run_state.network_states(self._game)
@@ -242,9 +340,14 @@ class Trainer:
         checkpoint.save(Path(folder), Checkpoint(weights, progress, self.config()))
 
     def restore(self, folder: str | Path) -> None:
-        """Takes over a checkpoint (or a run folder's newest one) of a trainer like this one, in place.
+        """Takes over a checkpoint of a trainer like this one, in place.
 
-        CheckpointError for one of another architecture, configuration or data set: the run would not be the same.
+        Args:
+            folder: a checkpoint, or a run folder for its newest one.
+
+        Raises:
+            CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
+                not be the same.
         """
         saved = checkpoint.load(Path(folder))
         run_state.check_state(self._game, saved.weights | saved.state)
@@ -260,9 +363,20 @@ class Trainer:
         *,
         device: str | torch.device = "auto",
     ) -> Trainer:
-        """The trainer of a checkpoint, or of a run folder's newest one.
+        """The trainer of a checkpoint.
 
-        Networks that are not fastgan's own must be given. CheckpointError for a damaged or a different checkpoint.
+        Args:
+            folder: a checkpoint, or a run folder for its newest one.
+            generator: one like the saved one; must be given where that is not fastgan's own.
+            discriminator: the same for the discriminator.
+            device: auto, cpu, cuda or cuda:N.
+
+        Returns:
+            A new trainer, as it was when it was saved.
+
+        Raises:
+            CheckpointError: none there, a damaged one, or one of another architecture.
+            ValueError: a network is not fastgan's own and none was given.
         """
         saved = checkpoint.load(Path(folder))
         trainer = cls(**run_state.arguments(saved, generator, discriminator), device=device)
