@@ -82,7 +82,7 @@ gpu:
 	$(PYTHON) -m benchmarks.gpu --minutes $(MINUTES) $(if $(PARTS),--parts $(PARTS))
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .PHONY: help build train test test-fast lint format bench cuda-check gpu clean
