@@ -17,8 +17,9 @@ Batch norm in training mode mixes rows, so that a row's gradient is not its own:
 Sources: Gulrajani et al. 2017, Petzka et al. 2018 (one-sided), Kodali et al. 2017 (DRAGAN), Mescheder et al. 2018 (R1, R2).
 """
 
+from .config import as_specs, from_config, parse, to_config
 from .functional import dragan_penalty, gradient_penalty, r1_penalty, r2_penalty
-from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty, Spec, WeightClip, as_specs, from_config, parse, to_config
+from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty, Spec, WeightClip
 
 __all__ = [
     "DRAGAN",

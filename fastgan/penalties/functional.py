@@ -48,13 +48,34 @@ def gradient_penalty(
     select: Select | None = None,
     method: str = "auto",
 ) -> Tensor:
-    """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2, 0-d.
+    """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2.
 
-    real, fake: [B, ...] of one shape; alpha: one weight in [0, 1] per sample, [B] (drawn uniformly from `generator` if None).
-    select: picks the logits out of what the critic returns. method: "auto" takes the closed form where the critic has one,
-    "autograd" double backward.
-    Differentiable with respect to the critic's parameters; real and fake are taken as constants. At zero gradient its
-    slope is 0, not nan. Raises ValueError (shapes that differ, no rows, an amount out of range), TypeError (no logits).
+    Args:
+        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        real: [B, ...], floating point; taken as a constant.
+        fake: the same, of the same shape.
+        weight: the penalty's factor, >= 0.
+        target: the norm that is not penalized, >= 0.
+        one_sided: whether only norms above the target are penalized (WGAN-LP).
+        alpha: one weight in [0, 1] per sample, [B]; None to draw them uniformly.
+        generator: what draws them; None for torch's own.
+        select: picks the logits out of what the critic returns, where that is not logits alone.
+        method: "auto" for the closed form where the critic has one, "autograd" for double backward.
+
+    Returns:
+        0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
+
+    Raises:
+        ValueError: shapes that differ, no rows, an amount out of range.
+        TypeError: no floating-point rows, or no logits.
+
+    Example:
+        >>> critic = fastgan.mlp.MLP((4, 16, 1), activation="leaky_relu")
+        >>> gradient_penalty(critic, torch.zeros(8, 4), torch.ones(8, 4), weight=10.0).backward()
+        >>> critic.layers[0].weight.grad.shape
+        torch.Size([16, 4])
+        >>> gradient_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), torch.ones(8, 4)).item()
+        250.0
     """
     _check_rows("real", real)
     _check_rows("fake", fake)
@@ -72,7 +93,26 @@ def gradient_penalty(
 def r1_penalty(
     critic: Critic, real: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
 ) -> Tensor:
-    """gamma / 2 * mean over rows of |grad D at real|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    """gamma / 2 * mean over rows of |grad D at real|^2.
+
+    Args:
+        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        real: [B, ...], floating point; taken as a constant.
+        gamma: twice the penalty's factor, >= 0.
+        select: picks the logits out of what the critic returns, where that is not logits alone.
+        method: "auto" for the closed form where the critic has one, "autograd" for double backward.
+
+    Returns:
+        0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
+
+    Raises:
+        ValueError: no rows, an amount out of range.
+        TypeError: no floating-point rows, or no logits.
+
+    Example:
+        >>> r1_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
+        180.0
+    """
     _check_rows("real", real)
     return _penalize(critic, real, R1(gamma), method, select)
 
@@ -80,7 +120,26 @@ def r1_penalty(
 def r2_penalty(
     critic: Critic, fake: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
 ) -> Tensor:
-    """gamma / 2 * mean over rows of |grad D at fake|^2, 0-d; arguments and errors as in `gradient_penalty`."""
+    """gamma / 2 * mean over rows of |grad D at fake|^2.
+
+    Args:
+        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        fake: [B, ...], floating point; taken as a constant.
+        gamma: twice the penalty's factor, >= 0.
+        select: picks the logits out of what the critic returns, where that is not logits alone.
+        method: "auto" for the closed form where the critic has one, "autograd" for double backward.
+
+    Returns:
+        0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
+
+    Raises:
+        ValueError: no rows, an amount out of range.
+        TypeError: no floating-point rows, or no logits.
+
+    Example:
+        >>> r2_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
+        180.0
+    """
     _check_rows("fake", fake)
     return _penalize(critic, fake, R2(gamma), method, select)
 
@@ -95,9 +154,29 @@ def dragan_penalty(
     select: Select | None = None,
     method: str = "auto",
 ) -> Tensor:
-    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1), 0-d.
+    """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1).
 
-    The std is that of all elements of this process's batch. Arguments and errors as in `gradient_penalty`.
+    The std is that of all elements of this process's batch.
+
+    Args:
+        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        real: [B, ...], floating point; taken as a constant.
+        weight: the penalty's factor, >= 0.
+        std_scale: the noise's factor, >= 0.
+        generator: what draws u; None for torch's own.
+        select: picks the logits out of what the critic returns, where that is not logits alone.
+        method: "auto" for the closed form where the critic has one, "autograd" for double backward.
+
+    Returns:
+        0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
+
+    Raises:
+        ValueError: no rows, an amount out of range.
+        TypeError: no floating-point rows, or no logits.
+
+    Example:
+        >>> dragan_penalty(lambda x: 3 * x.sum(1), torch.rand(8, 4)).item()
+        250.0
     """
     _check_rows("real", real)
     rows = wide(real.detach())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -29,9 +28,19 @@ RENAMED = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # ho
 class Penalty:
     """What the trainer asks of a penalty: where to take the gradient, and its value. every=k: each k-th D update, times k.
 
-    A subclass defines `points` and `value`. It is played in closed form, too, if it defines `penalty_gradient` or, for a formula
-    that kernels know, `form`; `at` and `interpolates` say what may be known of its points. A class that defines `value` or
-    `points` anew does not inherit what was said of the ones before.
+    A subclass is a dataclass that defines `points` and `value`. It is played in closed form, too, if it defines
+    `penalty_gradient` or, for a formula that kernels know, `form`; `at` and `interpolates` say what may be known of its points.
+    A class that defines `value` or `points` anew does not inherit what was said of the ones before.
+
+    Raises:
+        TypeError: a subclass that defines a hook by the name that it had before fastgan 0.2.
+
+    Example:
+        >>> class Sum(R1):
+        ...     def value(self, gradient):
+        ...         return self.gamma * gradient.abs().sum()
+        >>> Sum(0.5).value(torch.ones(2, 3)), Sum.at, Sum.has_penalty_gradient()
+        (tensor(3.), 'real', False)
     """
 
     every: int
@@ -58,26 +67,71 @@ class Penalty:
             cls.interpolates = False
 
     def points(self, real: Tensor, fake: Tensor, draws: Draws, index: int) -> Tensor:
-        """The rows [B, ...] at which the critic's gradient is taken; `index` tells several penalties' draws apart."""
+        """The rows at which the critic's gradient is taken.
+
+        Args:
+            real: real rows, [B, ...].
+            fake: fake rows, the same.
+            draws: the update's random numbers.
+            index: tells several penalties' draws apart.
+
+        Returns:
+            [B, ...].
+
+        Raises:
+            NotImplementedError: a subclass that does not say.
+        """
         raise NotImplementedError
 
     def value(self, gradient: Tensor) -> Tensor:
-        """The penalty of input gradients [B, ...], 0-d."""
+        """The penalty of input gradients.
+
+        Args:
+            gradient: of the critic's sum by the points, [B, ...].
+
+        Returns:
+            0-d, fp32 or wider.
+
+        Raises:
+            NotImplementedError: a subclass that does not say.
+        """
         raise NotImplementedError
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm | None:
-        """The penalty times a number as kernels know it, None where they do not."""
+        """The penalty as kernels know it.
+
+        Args:
+            times: a factor.
+
+        Returns:
+            The form of the penalty times that factor; None where kernels have none.
+        """
         return None
 
     def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]:
-        """The penalty's value times a number, and its derivative by the input gradients [B, ...]."""
+        """The penalty and its derivative by the input gradients.
+
+        Args:
+            gradient: of the critic's sum by the points, [B, ...].
+            times: a factor of both.
+
+        Returns:
+            The value, 0-d, and the derivative, [B, ...].
+
+        Raises:
+            NotImplementedError: a subclass that defines neither this nor a form.
+        """
         if (form := self.form(times)) is None:
             raise NotImplementedError
         return ops.penalty_gradient(gradient, form)
 
     @classmethod
     def has_penalty_gradient(cls) -> bool:
-        """Whether a derivative is defined, by a form or by itself."""
+        """Whether a derivative is defined, by a form or by itself.
+
+        Returns:
+            True for what is played in closed form.
+        """
         return cls._in_closed_form
 
     def __post_init__(self) -> None:
@@ -96,7 +150,22 @@ def _defined_at(cls: type, name: str) -> int:
 
 @dataclass(frozen=True)
 class GradientPenalty(Penalty):
-    """WGAN-GP's penalty between real and fake rows; one_sided counts only norms above the target (WGAN-LP)."""
+    """WGAN-GP's penalty between real and fake rows: weight * mean (|g| - target)^2.
+
+    Args:
+        weight: the penalty's factor, >= 0.
+        target: the norm that is not penalized, >= 0.
+        one_sided: whether only norms above the target are penalized (WGAN-LP).
+        every: k for each k-th D update, times k.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example:
+        >>> spec = GradientPenalty(10.0, one_sided=True)
+        >>> spec.value(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).item()
+        80.0
+    """
 
     interpolates: ClassVar[bool] = True
     weight: float = 10.0
@@ -116,7 +185,21 @@ class GradientPenalty(Penalty):
 
 @dataclass(frozen=True)
 class DRAGAN(Penalty):
-    """The same norm penalty around the real rows; std is that of all elements of the batch, on all processes."""
+    """The norm penalty around the real rows: weight * mean (|g| - target)^2.
+
+    Args:
+        weight: the penalty's factor, >= 0.
+        target: the norm that is not penalized, >= 0.
+        std_scale: the noise's factor, >= 0; std is that of all elements of the batch, on all processes.
+        every: k for each k-th D update, times k.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example:
+        >>> DRAGAN(std_scale=1.0)
+        DRAGAN(weight=10.0, target=1.0, std_scale=1.0, every=1)
+    """
 
     weight: float = 10.0
     target: float = 1.0
@@ -136,7 +219,19 @@ class DRAGAN(Penalty):
 
 @dataclass(frozen=True)
 class R1(Penalty):
-    """gamma / 2 * mean |g|^2 on the real rows."""
+    """gamma / 2 * mean |g|^2 on the real rows.
+
+    Args:
+        gamma: twice the penalty's factor, >= 0.
+        every: k for each k-th D update, times k.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example:
+        >>> R1(2.0, every=16).value(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).item()
+        13.0
+    """
 
     at: ClassVar[str | None] = "real"
     gamma: float = 10.0
@@ -154,7 +249,19 @@ class R1(Penalty):
 
 @dataclass(frozen=True)
 class R2(R1):
-    """gamma / 2 * mean |g|^2 on the fake rows."""
+    """gamma / 2 * mean |g|^2 on the fake rows.
+
+    Args:
+        gamma: twice the penalty's factor, >= 0.
+        every: k for each k-th D update, times k.
+
+    Raises:
+        ValueError: a value out of its range.
+
+    Example:
+        >>> R1(1.0).at, R2(1.0).at
+        ('real', 'fake')
+    """
 
     at: ClassVar[str | None] = "fake"
 
@@ -164,7 +271,18 @@ class R2(R1):
 
 @dataclass(frozen=True)
 class WeightClip:
-    """Every weight of the critic is clipped to [-bound, bound] after each of its updates (Arjovsky et al. 2017)."""
+    """Every weight of the critic is clipped to [-bound, bound] after each of its updates (Arjovsky et al. 2017).
+
+    Args:
+        bound: above 0.
+
+    Raises:
+        ValueError: a bound that is not a finite number > 0.
+
+    Example:
+        >>> WeightClip(0.01)
+        WeightClip(bound=0.01)
+    """
 
     bound: float = 0.01
 
@@ -173,51 +291,3 @@ class WeightClip:
 
 
 Spec = Penalty | WeightClip
-_NAMED: dict[str, Callable[..., Spec]] = {
-    "gp": lambda weight=10.0, every=1: GradientPenalty(weight, every=every),
-    "lp": lambda weight=10.0, every=1: GradientPenalty(weight, one_sided=True, every=every),
-    "r1": R1,
-    "r2": R2,
-    "dragan": lambda weight=10.0, every=1: DRAGAN(weight, every=every),
-    "clip": WeightClip,
-}
-
-
-def parse(text: str) -> tuple[Spec, ...]:
-    """Penalties from a command line: NAME[:AMOUNT[:EVERY]], comma-separated, such as "r1:5,r2:5" or "gp:10"; or "none"."""
-    if text == "none":
-        return ()
-    specs = []
-    for part in text.split(","):
-        name, *amounts = part.strip().split(":")
-        if name not in _NAMED:
-            raise ValueError(f"unknown penalty {name!r}; choose one of {', '.join(_NAMED)}, none")
-        try:
-            arguments = [float(amounts[0]), *map(int, amounts[1:])] if amounts else []
-            specs.append(_NAMED[name](*arguments))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"penalty {part!r} is not of the form NAME[:AMOUNT[:EVERY]]: {error}") from None
-    return tuple(specs)
-
-
-def as_specs(penalty: Spec | Iterable[Spec]) -> tuple[Spec, ...]:
-    """One spec or several, as a tuple; TypeError for anything else, ValueError for two weight clips."""
-    specs = (penalty,) if isinstance(penalty, Spec) else tuple(penalty)
-    for spec in specs:
-        if not isinstance(spec, Spec):
-            raise TypeError(f"a penalty must be a spec from fastgan.penalties, got {type(spec).__name__}")
-    _require(sum(isinstance(spec, WeightClip) for spec in specs) <= 1, "weights can be clipped to one bound only")
-    return specs
-
-
-_TYPES = {kind.__name__: kind for kind in (GradientPenalty, DRAGAN, R1, R2, WeightClip)}
-
-
-def to_config(specs: Iterable[Spec]) -> list[dict]:
-    """Specs as plain data, for a checkpoint."""
-    return [{"type": type(spec).__name__, **vars(spec)} for spec in specs]
-
-
-def from_config(config: list[dict]) -> tuple[Spec, ...]:
-    """The specs that `to_config` described."""
-    return tuple(_TYPES[entry["type"]](**{name: value for name, value in entry.items() if name != "type"}) for entry in config)
