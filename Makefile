@@ -1,4 +1,4 @@
-# make test | test-fast | train | lint | format | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make test | test-fast | train | lint | format | docs | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 # make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
@@ -21,6 +21,7 @@ help:
 	@echo "make train   set up .venv and train on scikit-learn's digits into runs/digits (STEPS=$(STEPS); repeat to resume)"
 	@echo "make lint    ruff, clang-format and mypy, which change nothing"
 	@echo "make format  sets every line as make lint wants it"
+	@echo "make docs    write the API reference into build/docs"
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make bench   run every benchmark of benchmarks/ops"
 	@echo "make cuda-check  compile all CUDA sources for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
@@ -72,6 +73,9 @@ format: $(VENV)/.packages
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CPP)
 
+docs: build
+	$(BIN)/python docs/reference.py
+
 bench: build
 	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
 
@@ -85,4 +89,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test test-fast lint format bench cuda-check gpu clean
+.PHONY: help build train test test-fast lint format docs bench cuda-check gpu clean

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
 import os
 import pickle
 import pkgutil
@@ -137,6 +138,20 @@ def test_what_the_upgrading_page_calls_old_is_gone(requires_extension: None) -> 
     kept |= {"fastgan.ops.backend.BackendUnavailable", "fastgan.chain"}  # the same name, and a package of the same name
     left = {name for cell, name, is_new in names_of_upgrading() if not is_new and is_there(name)}
     assert left <= kept
+
+
+@pytest.mark.slow
+def test_the_api_reference_has_every_public_name(tmp_path: Path) -> None:
+    pytest.importorskip("pdoc")
+    done = run(sys.executable, "docs/reference.py", str(tmp_path), folder=ROOT, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and not done.stderr, done.stderr
+    pages = {page.relative_to(tmp_path).as_posix(): page.read_text() for page in tmp_path.rglob("*.html")}
+    assert {"fastgan.html", "fastgan/losses.html", "fastgan/training/trainer.html", "fastgan/ops/reference/loss.html"} <= set(
+        pages
+    )
+    names = [name for name in fastgan.__all__ if name != "__version__" and not inspect.ismodule(getattr(fastgan, name))]
+    assert not [name for name in names if f'id="{name}"' not in pages["fastgan.html"]]
+    assert not [name for name in fastgan.losses.__all__ if f'id="{name}"' not in pages["fastgan/losses.html"]]
 
 
 @pytest.mark.slow
