@@ -62,7 +62,9 @@ def play(digits: data.ImageSet, epochs: int, out: Path, cold: float | None, loss
     summary = trainer.fit(digits, epochs=epochs, batch_size=BATCH, out=out, log_every=LOG_EVERY)
     wall = time.perf_counter() - start
     seconds = summary["seconds"]
-    row = dict(benchmark="article", label=f"{epochs} epochs", name="fastgan", shape=[BATCH], dtype=trainer.precision)
+    row: dict[str, Any] = dict(
+        benchmark="article", label=f"{epochs} epochs", name="fastgan", shape=[BATCH], dtype=trainer.precision
+    )
     row |= dict(seconds=round(seconds, 3), wall_seconds=round(wall, 3), steps=trainer.step_count)
     row |= {} if cold is None else dict(cold_start=round(cold, 3))
     return row | dict(us_per_step=round(1e6 * seconds / trainer.step_count, 2), engine=trainer.engine)

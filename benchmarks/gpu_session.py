@@ -21,7 +21,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +64,8 @@ class Session:
 
     def run(self) -> None:
         """Every stage in its turn; what was found so far is packed after each."""
-        ends, background = self.call.ends(), []
+        ends = self.call.ends()
+        background: list[Future[None]] = []
         with ThreadPoolExecutor(64) as pool:
             try:
                 for stage in self.call.stages:

@@ -10,8 +10,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -116,12 +117,12 @@ def compiling(name: str, seconds: float, work: str, *candidates: str) -> Command
     return step(name, seconds, [work], candidates, "--rounds", "1", "--seconds", "0.1", "--no-rows", outcome=outcome)
 
 
-def kernels(name: str, folder: Path, seconds: float, **more: object) -> Command:
+def kernels(name: str, folder: Path, seconds: float, **more: Any) -> Command:
     """Triton's kernels against the reference."""
     results = folder / f"{name.replace(' ', '-')}.xml"
     settings = parts.threads(TESTERS)
     line = tests_command(results, "tests/kernels", workers=TESTERS)
-    return Command(name, line, seconds, lambda *said: of_tests(*said, results), settings, **more)  # type: ignore[arg-type]
+    return Command(name, line, seconds, partial(of_tests, results=results), settings, **more)
 
 
 def game(name: str, precision: str, seconds: float) -> Command:
@@ -150,7 +151,7 @@ def first(folder: Path) -> Call:
     line = [*tests_command(results, workers=WORKERS), "--ignore=tests/kernels"]
     settings = parts.threads(WORKERS)
     everything = [
-        [Command("tests", line, 118.0, lambda *said: of_tests(*said, results), settings, stretch=True, lines=12)],
+        [Command("tests", line, 118.0, partial(of_tests, results=results), settings, stretch=True, lines=12)],
         [kernels("kernels again", folder, 118.0, unless_finished="kernels", stretch=True)],
         *([sanitizer(tool, 118.0)] for tool in TOOLS),
         [compiling("compile peers", 118.0, "standard", *PEERS["standard"][2:])],

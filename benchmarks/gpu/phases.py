@@ -25,6 +25,7 @@ from benchmarks.gpu.cards import CARDS, card_of
 from benchmarks.gpu.trace import Launch, Phase, phases, short, traced
 from benchmarks.harness.rows import ROOT, append, circumstances, machine
 from fastgan.chain.triton_tiles import TritonProducts
+from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.cuda_graph import Captured
 
 STEPS, REPLAYS = 16, 12
@@ -100,12 +101,13 @@ def trainer_of(case: str, batch: int, **options: Any) -> fastgan.Trainer:
     """A trainer of the article's networks on random pictures."""
     loss = "nonsaturating" if case == "standard" else case
     images = torch.randint(0, 256, (60_000, 784), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    given = dict(loss=loss, precision="bf16", steps_per_graph=STEPS, device="cuda") | options
+    given: dict[str, Any] = dict(loss=loss, precision="bf16", steps_per_graph=STEPS, device="cuda") | options
     return fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), **given).attach(images, batch)
 
 
 def overlap(trainer: fastgan.Trainer, allowed: bool) -> None:
     """Whether a step's launches may begin before the ones before them end, where the device has that."""
+    assert isinstance(trainer._step, ClosedFormStep)
     for products in trainer._step.products:
         if isinstance(products, TritonProducts):
             products.launch.pdl = allowed and products.launch.arch >= 90
@@ -143,12 +145,12 @@ def timed_by_events(case: str, batch: int) -> list[Phase]:
         end.record()
         pairs.append((getattr(kernel, "__name__", "?"), "x".join(map(str, grid)), begin, end))
 
-    launch.Launcher.run = between  # type: ignore[method-assign]
+    launch.Launcher.run = between
     try:
         trainer.step(REPLAYS)
         torch.cuda.synchronize()
     finally:
-        launch.Launcher.run = run  # type: ignore[method-assign]
+        launch.Launcher.run = run
     size = len(pairs) // REPLAYS
     found = []
     for index in range(size):

@@ -13,7 +13,7 @@ import argparse
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ def _sample(function: Callable[[], Any], calls: int) -> float:
     return (time.perf_counter() - start) / calls
 
 
-def measure(candidates: dict[str, Callable[[], Any]], *, patience: float) -> dict[str, list[float]]:
+def measure(candidates: Mapping[str, Callable[[], Any]], *, patience: float) -> dict[str, list[float]]:
     """Seconds per call of each candidate, sorted; the candidates take turns, so a slow spell of the machine is in all of them.
 
     patience: seconds for each candidate, as far as there are samples to take.
@@ -85,7 +85,7 @@ class Bench:
 
     def compare(
         self,
-        candidates: dict[str, Callable[[], Any]],
+        candidates: Mapping[str, Callable[[], Any]],
         *,
         check: Callable[[], None],
         label: str,
@@ -104,7 +104,7 @@ class Bench:
         ratios = {name: statistics.median(times[peer]) / statistics.median(values) for name, values in times.items()}
         for name, values in times.items():
             found = quantiles([1e6 * value for value in values])
-            row = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
+            row: dict[str, Any] = dict(benchmark=self.benchmark, label=label, name=name, shape=list(shape), dtype=dtype)
             row |= found | dict(peer=peer, ratio=round(ratios[name], 3))
             rate = round(bytes_moved / found["p50"] / 1e3, 2) if bytes_moved else None
             row |= dict(bytes=bytes_moved, gb_per_s=rate)

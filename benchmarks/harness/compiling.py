@@ -49,7 +49,8 @@ def compiled_both(function: Function, wanted: Sequence[int]) -> Function:
             value, *others = outputs(function(*(known.get(i, x) for i, x in enumerate(inputs))))
             return value, tuple(others)
 
-        value, pull, others = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted), has_aux=True)
+        pulled: Any = torch.func.vjp(of_wanted, *(inputs[i] for i in wanted), has_aux=True)  # declared as two or three
+        value, pull, others = pulled
         return value, *others, *pull(torch.ones_like(value) if upstream is None else upstream)
 
     return compiled(region)

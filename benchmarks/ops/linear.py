@@ -6,8 +6,9 @@ those of the article's networks. They are matrix products above all, and no byte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from benchmarks.harness.bench import Bench, parser
 from benchmarks.harness.rows import device
 from fastgan.layers import FusedLinear
 
-MODULES = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2), "tanh": nn.Tanh}
+MODULES: dict[str, Callable[[], nn.Module]] = {"relu": nn.ReLU, "leaky_relu": partial(nn.LeakyReLU, 0.2), "tanh": nn.Tanh}
 
 
 class Case(NamedTuple):
@@ -69,7 +70,7 @@ def compare(bench: Bench, case: Case, batch: int) -> None:
     layers = {name: getattr(case, name)().to(device()) for name in ("torch", "fastgan")}
     layers["fastgan"].load_state_dict(layers["torch"][0].state_dict())
     x, upstream = torch.randn(batch, case.inputs, device=device()), torch.randn(batch, case.outputs, device=device())
-    place = dict(
+    place: dict[str, Any] = dict(
         shape=(batch, case.inputs, case.outputs), dtype="float32", check=partial(check, layers, x.requires_grad_(), upstream)
     )
     forward = {name: partial(torch.no_grad()(layer), x) for name, layer in layers.items()}

@@ -137,7 +137,7 @@ def draw(case: Case, size: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 def forward(case: Case, logits: tuple[Tensor, Tensor], compiles: bool) -> tuple[dict[str, Callable], tuple[Tensor, ...]]:
     """The candidates for the value without a graph, and what it is in fp64."""
     plain = [x.detach() for x in logits]
-    candidates = {name: partial(getattr(case, name), *plain) for name in ("torch", "fastgan")}
+    candidates: dict[str, Callable] = {name: partial(getattr(case, name), *plain) for name in ("torch", "fastgan")}
     if compiles:
         candidates["compile"] = partial(compiled(case.torch), *plain)
     return candidates, outputs(case.torch(*(x.double() for x in plain)))
@@ -152,7 +152,7 @@ def both(
     # rows of fastgan are fp32, torch's are in the logits' dtype; so are the gradients that come down to them
     below = None if upstream is None else upstream.to(outputs(case.fastgan(*plain))[0].dtype)
     wanted = [logits[place] for place in positions]
-    candidates = {
+    candidates: dict[str, Callable] = {
         "torch": partial(run_both, case.torch, logits, wanted, upstream),
         "fastgan": partial(run_both, case.fastgan, logits, wanted, below),
     }

@@ -17,7 +17,7 @@ import copy
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +114,7 @@ def conv() -> nn.Sequential:
     return nn.Sequential(first, nn.LeakyReLU(0.2), second, nn.LeakyReLU(0.2), nn.Flatten(), nn.Linear(64 * 49, 1))
 
 
-CRITICS = {"mlp": mlp, f"mlp, dropout {DROPOUT}": partial(mlp, DROPOUT), "conv": conv}
+CRITICS: dict[str, Callable[[], nn.Sequential]] = {"mlp": mlp, f"mlp, dropout {DROPOUT}": partial(mlp, DROPOUT), "conv": conv}
 BATCHES, QUICK_BATCHES = (16, 64, 256), (64,)
 
 
@@ -238,7 +238,8 @@ class Gate:
             return
         limit, floor = LIMIT[self.dtype], torch.tensor(FLOOR[self.dtype], device=device())
         masked = under(self.dtype, partial(script, self.twin, self.penalty))
-        torchs, ours = map(self.errors, (partial(run_both, masked, self.rows, self.parameters), candidates["fastgan"]))
+        torchs = self.errors(partial(run_both, masked, self.rows, self.parameters))
+        ours = self.errors(candidates["fastgan"])
         assert (torchs <= limit).all(), f"torch errs by {torchs.tolist()}"
         assert (ours <= torch.maximum(2 * torchs, floor)).all(), f"fastgan errs by {ours.tolist()}, torch by {torchs.tolist()}"
         peers = [run for name, run in candidates.items() if name != "fastgan"]
@@ -260,7 +261,8 @@ def compare_penalty(
     bench: Bench, penalty: Penalty, critic: nn.Sequential, *, label: str, dtype: str, batch: int, compiles: bool
 ) -> None:
     """One penalty of one critic at one batch size."""
-    rows = tuple(torch.rand(batch, 1, 28, 28, device=device()).mul_(2).sub_(1) for _ in range(2))
+    real, fake = (torch.rand(batch, 1, 28, 28, device=device()).mul_(2).sub_(1) for _ in range(2))
+    rows = real, fake
     parameters = list(critic.parameters())
     candidates: Candidates = {
         "torch": partial(run_both, under(dtype, partial(script, critic, penalty)), rows, parameters),
@@ -287,15 +289,15 @@ def main() -> None:
     bench = Bench("ops.penalty", quick=options.quick, keep=not options.no_rows, patience=PATIENCE)
     torch.manual_seed(0)
     torch.backends.cudnn.allow_tf32 = False  # float32 is what it says, on a GPU too
-    for penalty in (penalty for penalty in OPERATORS if options.only in f"{penalty.label}: gradient, both"):
+    for operators in (each for each in OPERATORS if options.only in f"{each.label}: gradient, both"):
         for shape in QUICK_SHAPES if options.quick else SHAPES:
-            compare_operators(bench, penalty, shape, is_wanted(penalty.label, options, FEW))
+            compare_operators(bench, operators, shape, is_wanted(operators.label, options, FEW))
     for penalty in PENALTIES:
         for name, make in CRITICS.items():
             label = f"{penalty.label}: {name}"
             for dtype in options.dtypes if options.only in label else ():
                 for batch in options.batches or (QUICK_BATCHES if options.quick else BATCHES):
-                    work = dict(label=label, dtype=dtype, batch=batch, compiles=is_wanted(label, options, FEW))
+                    work: dict[str, Any] = dict(label=label, dtype=dtype, batch=batch, compiles=is_wanted(label, options, FEW))
                     compare_penalty(bench, penalty, make().to(device()), **work)
     bench.print()
 

@@ -25,7 +25,7 @@ class Case(NamedTuple):
     label: str
     rule: str
     options: dict[str, Any]
-    optimizer: type[torch.optim.Optimizer]
+    optimizer: Callable[..., torch.optim.Optimizer]
     ways: tuple[str, ...]
 
 

@@ -56,12 +56,12 @@ class Compiled(Eager):
         return torch.compile(update, mode=self.mode)
 
     def update_discriminator(self, batch: Batch) -> Tensor:
-        result = self.compiled_d(self.g_adam, self.d_adam, *batch)
-        return self._finish(*result, self.discriminator, self.d_optimizer)
+        loss, gradients = self.compiled_d(self.g_adam, self.d_adam, *batch)
+        return self._finish(loss, gradients, self.discriminator, self.d_optimizer)
 
     def update_generator(self, latents: Tensor) -> Tensor:
-        result = self.compiled_g(self.g_adam, self.d_adam, latents)
-        return self._finish(*result, self.generator, self.g_optimizer)
+        loss, gradients = self.compiled_g(self.g_adam, self.d_adam, latents)
+        return self._finish(loss, gradients, self.generator, self.g_optimizer)
 
     def _finish(self, loss: Tensor, gradients: Weights, network: nn.Module, optimizer: torch.optim.Optimizer) -> Tensor:
         if gradients:

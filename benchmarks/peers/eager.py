@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,8 @@ class Eager:
         self.g_optimizer, self.d_optimizer = self._adam(self.generator), self._adam(self.discriminator)
 
     def _adam(self, network: nn.Module) -> torch.optim.Adam:
-        options = dict(lr=self.work.lr, betas=self.work.betas, fused=True, capturable=self.device.type == "cuda")
-        return torch.optim.Adam(network.parameters(), **options)
+        options: dict[str, Any] = dict(fused=True, capturable=self.device.type == "cuda")
+        return torch.optim.Adam(network.parameters(), lr=self.work.lr, betas=self.work.betas, **options)
 
     def _choose_products(self) -> None:
         """fp32 products in tf32, where asked for: a setting of the process, which another player may have changed."""

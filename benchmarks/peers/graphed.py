@@ -121,8 +121,10 @@ class GraphedCompiled(Graphed, Compiled):
 
     def step(self) -> Tensor:
         for _ in range(self.work.d_steps):
-            loss = self._finish(*self.drawn_d(self.g_adam, self.d_adam), self.discriminator, self.d_optimizer)
-        self._finish(*self.drawn_g(self.g_adam, self.d_adam), self.generator, self.g_optimizer)
+            loss, gradients = self.drawn_d(self.g_adam, self.d_adam)
+            self._finish(loss, gradients, self.discriminator, self.d_optimizer)
+        last, gradients = self.drawn_g(self.g_adam, self.d_adam)
+        self._finish(last, gradients, self.generator, self.g_optimizer)
         return loss
 
     def _draw_and_update_d(self, g: Adam, d: Adam) -> tuple[Tensor, Weights]:

@@ -92,8 +92,8 @@ class Jax:
 
     def _scan(self, state: Tree, key: jax.Array, images: jax.Array, steps: int) -> tuple[Tree, jax.Array, jax.Array]:
         def step(carry: tuple[Tree, jax.Array], _: None) -> tuple[tuple[Tree, jax.Array], jax.Array]:
-            *carry, loss = self._step(*carry, images)
-            return tuple(carry), loss
+            state, key, loss = self._step(*carry, images)
+            return (state, key), loss
 
         unroll = max(1, min(steps, UNROLL // self.work.d_steps))
         (state, key), losses = jax.lax.scan(step, (state, key), length=steps, unroll=unroll)

@@ -50,7 +50,7 @@ class Product(NamedTuple):
     key: Key
     case: str
     batch: int
-    index: int
+    line: int
     calls: list[Callable[[], None]]
 
 
@@ -161,8 +161,9 @@ class Tuner:
 
     def prepare(self, cases: list[str], batch: int, jobs: int) -> None:
         """Lets all processes begin with what every compilation of a batch size needs first."""
-        for _ in range(jobs if self.compile else 0):
-            self.compile(begin, cases, batch, self.precision)
+        if self.compile is not None:
+            for _ in range(jobs):
+                self.compile(begin, cases, batch, self.precision)
 
     def search(self, cases: list[str], batch: int, device: str, seconds: float, only: str = "") -> Iterator[Found]:
         """What is found for the lines of a batch size whose text contains `only`, those that take longest first."""
@@ -184,7 +185,7 @@ class Tuner:
         candidates = choices(product.key, self.arch)
         if self.compile is None:
             return candidates
-        place = product.case, product.batch, self.precision, product.index
+        place = product.case, product.batch, self.precision, product.line
         try:
             return {self.compile(compile_tile, *place, tile): tile for tile in candidates}
         except BrokenExecutor as error:
