@@ -24,7 +24,7 @@ PROGRAMS = 2**31 - 1  # of a launch, at most
 GRID = (("x", PROGRAMS), ("y", 65_535), ("z", 65_535))  # and along each axis
 EXTENT = 2**31 - 2**16  # of what is counted in 32 bits, at most: the last block's indices run on beyond it
 # arguments that kernels take in 64 bits, or of which they want the lowest 32 alone; and strides, by the end of their names
-WIDE = frozenset(("seed", "position", "size", "stream", "alpha_stream", "first_row"))
+WIDE = frozenset(("seed", "position", "size", "batch_stream", "alpha_stream", "first_row"))
 
 
 @triton.jit
@@ -55,13 +55,14 @@ def check_grid(kernel: Any, grid: tuple[int, ...]) -> None:
         raise ValueError(f"{kernel.__name__} would have {programs:,} programs; a launch has {PROGRAMS:,} at most")
 
 
-def check_extents(kernel: Any, arguments: tuple) -> None:
+def check_extents(kernel: Any, arguments: dict[str, Any]) -> None:
     """ValueError for an integer argument beyond the 32 bits that kernels count in, unless it may be WIDE."""
-    whole = [value for value in arguments if type(value) is int]
+    named = [(n, x) for n, value in arguments.items() for x in (value if type(value) is tuple else (value,)) if type(x) is int]
+    whole = [value for _, value in named]
     if min(whole, default=0) >= -EXTENT and max(whole, default=0) <= EXTENT:  # at every launch: it must take next to no time
         return
-    for name, value in zip(kernel.arg_names, arguments, strict=False):
-        if type(value) is int and not -EXTENT <= value <= EXTENT and name not in WIDE and not name.endswith("stride"):
+    for name, value in named:
+        if not -EXTENT <= value <= EXTENT and name not in WIDE and not name.endswith("stride"):
             raise ValueError(f"{name} = {value:,} is more than {kernel.__name__} counts in 32 bits, {EXTENT:,} at most")
 
 
@@ -80,19 +81,17 @@ class Launcher:
         self.device, self.arch = device, architecture(device)
         self.pdl = self.arch >= 90
 
-    def __call__(
-        self, kernel: Any, grid: tuple[int, ...], *arguments: Any, warps: int = 4, stages: int = 1, **named: Any
-    ) -> None:
-        """Runs a kernel with a `PDL` parameter on a grid; ValueError for extents that it cannot count."""
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 1, **arguments: Any) -> None:
+        """Runs a kernel with a `PDL` parameter on a grid, all arguments by name; ValueError for extents that are too large."""
         check_grid(kernel, grid)
         check_extents(kernel, arguments)
-        named |= dict(PDL=self.pdl, num_warps=warps, num_stages=stages)
-        self.run(kernel, grid, *arguments, **named, **({"launch_pdl": True} if self.pdl else {}))
+        options = dict(num_warps=warps, num_stages=stages) | (dict(launch_pdl=True) if self.pdl else {})
+        self.run(kernel, grid, arguments | dict(PDL=self.pdl), options)
 
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        """Runs a kernel with all its parameters and options."""
+    def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        """Runs a kernel. arguments: all its parameters by their names; options: Triton's own."""
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
-            kernel[grid](*arguments, **named)
+            kernel[grid](**arguments, **options)
 
 
 @functools.cache

@@ -183,20 +183,16 @@ def output_kernel(
 @triton.jit
 def adjoint_kernel(
     out, out_stride, upstream, upstream_stride, w, w_stride, activations, activations_stride, rows, width, depth, tiles_n,
-    workspace, below, scale, record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target,
-    loss_scale, real_penalized, fake_penalized, FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK:
-    tl.constexpr, PRECISION: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS:
-    tl.constexpr, PDL: tl.constexpr,
+    workspace, below, scale, loss,
+    FORM: tl.constexpr, REAL: tl.constexpr, LOSS: tl.constexpr, LOSS_BLOCK: tl.constexpr, PRECISION: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, SPLITS: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """U_l = m_l * (U_{l+1} W_{l+1}). LOSS: program 0 evaluates the logits' loss meanwhile (loss.loss_and_gradients)."""
     wait_for_predecessor(PDL)
     if LOSS:  # noqa: SIM102  (Triton decides this one when it compiles)
         if tl.program_id(0) == 0:
             if tl.program_id(1) == 0:
-                loss_and_gradients(
-                    record, coefficient, partials, parts, all_rows, bias, loss_rows, fake_target, real_target, loss_scale,
-                    real_penalized, fake_penalized, FORM, REAL, LOSS_BLOCK,
-                )  # fmt: skip
+                loss_and_gradients(loss, FORM, REAL, LOSS_BLOCK)
             return
     dtype: tl.constexpr = out.dtype.element_ty
     number = tl.program_id(0) - (1 if LOSS else 0)
@@ -245,10 +241,10 @@ def gradient_kernel(
             g *= made * (1.0 - made)
         g *= tl.load(coefficient + row, mask=row < rows, other=0.0)[:, None]
     tl.store(out_at, g.to(out.dtype.element_ty), mask=inside)
-    x_at = x + row.to(tl.int64)[:, None] * x_stride + column[None, :]
     if MODE == "points":
-        tl.store(x_at, g.to(dtype), mask=inside)
+        tl.store(x + row.to(tl.int64)[:, None] * x_stride + column[None, :], g.to(dtype), mask=inside)
     elif MODE == "square":
+        x_at = x + row.to(tl.int64)[:, None] * x_stride + column[None, :]
         s = tl.load(coefficient + row, mask=row < rows, other=0.0)[:, None]
         combined = s * tl.load(x_at, mask=inside, other=0.0).to(tl.float32) + factor * g
         tl.store(x_at, combined.to(dtype), mask=inside)

@@ -85,14 +85,26 @@ def write_gradient(coefficient, all_rows, row, inside, gradient, penalized):
 
 
 @triton.jit
-def loss_and_gradients(
-    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_penalized, fake_penalized,
-    FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
+def loss_and_gradients(loss, FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
     """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the gradients to `coefficient`.
 
-    Real rows, if there are any (REAL), come first, then fake ones; rows: of each. coefficient: [3, all_rows].
+    loss: the arguments below. Real rows, if there are any (REAL), come first, then fake ones; rows: of each. coefficient:
+    [3, all_rows].
     """
+    (
+        record,
+        coefficient,
+        partials,
+        parts,
+        all_rows,
+        bias,
+        rows,
+        fake_target,
+        real_target,
+        scale,
+        real_penalized,
+        fake_penalized,
+    ) = loss
     fake_first = rows if REAL else 0
     weight = scale / rows
     real_shift, fake_shift, real_offset, fake_offset = 0.0, 0.0, 0.0, 0.0
@@ -118,16 +130,16 @@ def loss_and_gradients(
             r = logits_of(partials, parts, all_rows, row, inside, bias)
             real_total += tl.where(inside, r, 0.0)
         if FORM == PAIRED:
-            loss, gradient = logit_loss(f - r, fake_target, BCE)
+            terms, gradient = logit_loss(f - r, fake_target, BCE)
             write_gradient(coefficient, all_rows, row, inside, -weight * gradient, real_penalized)
         else:
-            loss, gradient = logit_loss(f - fake_shift, fake_target, FORM)
+            terms, gradient = logit_loss(f - fake_shift, fake_target, FORM)
             if REAL:
-                real_loss, real_gradient = logit_loss(r - real_shift, real_target, FORM)
-                loss += real_loss
+                real_terms, real_gradient = logit_loss(r - real_shift, real_target, FORM)
+                terms += real_terms
                 write_gradient(coefficient, all_rows, row, inside, weight * real_gradient + real_offset, real_penalized)
         write_gradient(coefficient, all_rows, fake_first + row, inside, weight * gradient + fake_offset, fake_penalized)
-        value += tl.where(inside, loss, 0.0)
+        value += tl.where(inside, terms, 0.0)
     tl.store(record, weight * tl.sum(value, 0))
     tl.store(record + 2, tl.sum(real_total, 0) / rows)
     tl.store(record + 3, tl.sum(fake_total, 0) / rows)
@@ -135,12 +147,8 @@ def loss_and_gradients(
 
 @triton.jit
 def loss_and_gradients_kernel(
-    record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale, real_penalized, fake_penalized,
-    FORM: tl.constexpr, REAL: tl.constexpr, LOSS_BLOCK: tl.constexpr, PDL: tl.constexpr,
+    loss, FORM: tl.constexpr, REAL: tl.constexpr, LOSS_BLOCK: tl.constexpr, PDL: tl.constexpr
 ):  # fmt: skip
     """`loss_and_gradients` as a launch of its own, for a critic of one hidden layer."""
     wait_for_predecessor(PDL)
-    loss_and_gradients(
-        record, coefficient, partials, parts, all_rows, bias, rows, fake_target, real_target, scale,
-        real_penalized, fake_penalized, FORM, REAL, LOSS_BLOCK,
-    )  # fmt: skip
+    loss_and_gradients(loss, FORM, REAL, LOSS_BLOCK)

@@ -166,14 +166,14 @@ def scaled(pixels):
 
 @triton.jit(do_not_specialize=["seed", "position", "step"])
 def indices_kernel(
-    out, rows, size, position, step, per_step, seed, stream,
+    out, rows, size, position, step, per_step, seed, batch_stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The samples at position + step * per_step ... of the endless stream: int64 [rows]."""
     wait_for_predecessor(PDL)
     row = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     positions = position + tl.load(step) * per_step + row
-    tl.store(out + row, permuted(positions, size, seed, stream, LOW, HIGH).to(tl.int64), mask=row < rows)
+    tl.store(out + row, permuted(positions, size, seed, batch_stream, LOW, HIGH).to(tl.int64), mask=row < rows)
 
 
 @triton.jit
@@ -210,7 +210,7 @@ def interpolate_kernel(
 
 @triton.jit(do_not_specialize=["seed", "step"])
 def batch_kernel(
-    out, out_stride, update_rows, images, rows, features, size, step, d_steps, all_rows, first_row, seed, stream,
+    out, out_stride, update_rows, images, rows, features, size, step, d_steps, all_rows, first_row, seed, batch_stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """The real rows of a step's updates, of update d at row d * update_rows; one more than d_steps shows the last again."""
@@ -219,7 +219,7 @@ def batch_kernel(
     column0, update = unravel(rest, features, BLOCK_C)
     row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
     position = (tl.load(step) * d_steps + tl.minimum(update, d_steps - 1)) * all_rows + first_row
-    sample = permuted(position + row, size, seed, stream, LOW, HIGH).to(tl.int64)
+    sample = permuted(position + row, size, seed, batch_stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     values = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
     to = (update.to(tl.int64) * update_rows + row)[:, None] * out_stride + column[None, :]
@@ -229,7 +229,7 @@ def batch_kernel(
 @triton.jit(do_not_specialize=["seed", "first_update", "step"])
 def points_kernel(
     out, out_stride, update_rows, images, fake, rows, features, size, first_update, step, d_steps, all_rows, first_row, seed,
-    stream, alpha_stream,
+    batch_stream, alpha_stream,
     LOW: tl.constexpr, HIGH: tl.constexpr, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     """Rows between the real and the fake ones of D updates, one alpha a row; fake: fp32 [d_steps, rows, features]."""
@@ -238,7 +238,8 @@ def points_kernel(
     column0, later = unravel(rest, features, BLOCK_C)
     row, column = row0 + tl.arange(0, BLOCK_R), column0 + tl.arange(0, BLOCK_C)
     update, step_index = first_update + later, tl.load(step)
-    sample = permuted((step_index * d_steps + update) * all_rows + first_row + row, size, seed, stream, LOW, HIGH).to(tl.int64)
+    position = (step_index * d_steps + update) * all_rows + first_row + row
+    sample = permuted(position, size, seed, batch_stream, LOW, HIGH).to(tl.int64)
     inside = (row < rows)[:, None] & (column < features)[None, :]
     r = scaled(tl.load(images + sample[:, None] * features + column[None, :], mask=inside))
     f = tl.load(fake + (update.to(tl.int64) * rows + row)[:, None] * features + column[None, :], mask=inside)

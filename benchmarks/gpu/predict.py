@@ -49,9 +49,8 @@ class Notebook(launch.Launcher):
         self.device, self.arch, self.pdl = device, arch, arch >= 90
         self.asked: list[tuple[str, int, dict[str, Any]]] = []
 
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        given = dict(zip(kernel.arg_names, arguments, strict=False)) | named
-        self.asked.append((kernel.__name__.removesuffix("_kernel"), math.prod(grid), given))
+    def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        self.asked.append((kernel.__name__.removesuffix("_kernel"), math.prod(grid), arguments))
 
 
 def product(kernel: str, programs: int, given: dict[str, Any], multiprocessors: int) -> Launch:

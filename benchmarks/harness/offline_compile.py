@@ -46,8 +46,8 @@ class Compiler(launch.Launcher):
     def __init__(self, device: torch.device, arch: int) -> None:
         self.device, self.arch, self.pdl = device, arch, arch >= 90
 
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        compiled = kernel.warmup(*arguments, grid=grid, **named)
+    def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        compiled = kernel.warmup(grid=grid, **arguments, **options)
         self.made[compiled.hash] = compiled
 
 

@@ -48,8 +48,8 @@ def optimizers() -> Iterator[Measurement]:
                 buffers = [
                     torch.rand(WEIGHTS, device="cuda", dtype=kind) for kind in (torch.float32, dtype, dtype, torch.float32)
                 ]
-                given = *buffers, WEIGHTS, 0.5, 0.999, 0.0
-                calls.append(partial(launch, adam_kernel, grid, *given, GRADIENT=gradient, BLOCK=BLOCK, warps=WARPS))
+                given = dict(zip("wmvg", buffers, strict=True)) | dict(size=WEIGHTS, beta1=0.5, beta2=0.999, rate=0.0)
+                calls.append(partial(launch, adam_kernel, grid, **given, GRADIENT=gradient, BLOCK=BLOCK, warps=WARPS))
             found = in_a_row(calls, LAUNCHES, PATIENCE)
             facts = rate("tb_per_s", float(moved * WEIGHTS), found)
             yield Measurement("adam", f"{moved} bytes a weight", found, (count, WEIGHTS), str(dtype)[6:], facts)

@@ -24,7 +24,7 @@ def chain(launch: Launcher, words: torch.Tensor, nodes: int, word: bool) -> None
     from benchmarks.micro.kernels import node_kernel
 
     for round_ in range(1, nodes + 1):
-        launch(node_kernel, (words.shape[1],), words, round_, WORD=word)
+        launch(node_kernel, (words.shape[1],), words=words, round_=round_, WORD=word)
 
 
 def multiprocessors() -> int:

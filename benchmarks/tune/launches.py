@@ -14,10 +14,8 @@ from fastgan.kernels.tiles import Tile
 
 import fastgan
 from fastgan import optim
-from fastgan.engines.closed_form.fused_passes import FusedPasses
-from fastgan.engines.closed_form.update_log import UpdateLog
-from fastgan.ops.triton.update import PENALTY_VALUES, programs
-from fastgan.runtime.distributed import World
+from fastgan.engines.closed_form.fused_update import FusedUpdate
+from fastgan.engines.closed_form.update_log import DeviceUpdateLog
 
 METHODS = ("hidden", "output", "adjoint", "input_gradient", "tangent")
 RESERVED = 16  # updates between two flushes, as in a graph of 16 steps
@@ -43,26 +41,23 @@ class Key(NamedTuple):
 
 
 class Update:
-    """An optimizer's step on weight gradients, which can be repeated with other tiles."""
+    """An optimizer's step on weight gradients, which can be repeated with other tiles. arguments: of `FusedUpdate.step`."""
 
-    def __init__(self, passes: FusedPasses, network: Any) -> None:
-        self.passes, self.network = passes, network
-        self.penalty_values, self.finite_checks = (
-            network.update_log.statistics - PENALTY_VALUES,
-            network.update_log.finite_checks,
-        )
+    def __init__(self, updates: FusedUpdate, step: Callable[..., None], log: DeviceUpdateLog, *arguments: Any) -> None:
+        self.updates, self.step, self.log, self.arguments = updates, step, log, arguments
+        self.finite_checks = log.finite_checks
 
     def choose(self, tile: Tile) -> None:
-        """A new update log for this tile."""
-        passes, network, products = self.passes, self.network, self.passes.products
-        passes.tile, passes._table = tile, None
-        parts = programs(network.weight.numel()) if tile.splits > 1 else products.update_programs(tile)
-        network.update_log = UpdateLog(products, network, self.penalty_values, parts)
-        network.update_log.reserve(RESERVED)
+        """Takes a tile, and a log with a place for its programs."""
+        log = self.log
+        self.updates.use_tile(tile)
+        log.programs = self.updates.last_programs(log.network.weight.numel(), log.world.size)
+        log.records = torch.empty(0)
+        log.reserve(RESERVED)
 
     def __call__(self) -> None:
-        self.network.update_log.used, self.network.update_log.finite_checks = 0, self.finite_checks
-        self.passes.update(self.network, None, 0)
+        self.log.used, self.log.finite_checks = 0, self.finite_checks
+        self.step(self.log, *self.arguments)
 
 
 Calls = dict[Key, list[Callable[[], None]]]
@@ -74,9 +69,9 @@ def table_key(kernel: str, rows: int, columns: int, depth: int, itemsize: int, a
     return Key(text, kernel, rows, columns, depth, itemsize)
 
 
-def update_key(passes: FusedPasses) -> Key:
+def update_key(updates: FusedUpdate) -> Key:
     """The line that `tiles.update_tile` looks for."""
-    products, rows = passes.products, passes.all_rows if passes.is_critic else passes.rows
+    products, rows = updates.products, updates.rows
     shapes, itemsize = products.shapes, products.dtype.itemsize
     sizes = " ".join(f"{outputs}x{inputs}" for outputs, inputs in shapes)
     text = f"{tiles.nearest(products.launch.arch)} update {sizes} {rows} {itemsize}"
@@ -93,53 +88,79 @@ def trainer_of(case: str, batch: int, precision: str, device: str) -> fastgan.Tr
     return fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), **given).attach(images, batch)
 
 
+class Chooser:
+    """What products ask for their tiles, in place of kernels.tiles: notes what it was asked, and may have a tile of its own."""
+
+    def __init__(self) -> None:
+        self.asked: list[Key] = []
+        self.chosen: Tile | None = None
+
+    def product_tile(self, *arguments: Any) -> Tile:
+        self.asked.append(table_key(*arguments))
+        return self.chosen or tiles.product_tile(*arguments)
+
+    def update_tile(self, *arguments: Any) -> Tile:
+        return tiles.update_tile(*arguments)
+
+
+class Recorded(functools.partial):
+    """A product's launch with its arguments, which can be repeated with other tiles."""
+
+    @property
+    def chooser(self) -> Chooser:
+        return self.func.__self__.tiles
+
+
 def record(trainer: fastgan.Trainer) -> Calls:
     """Runs a step; its launches that have tiles, by their lines of the table, in the order of the step."""
     calls: Calls = {}
-    asked: list[Key] = []
-    product_tile, update = tiles.product_tile, FusedPasses.update
-
-    def ask(*arguments: Any) -> Tile:
-        asked.append(table_key(*arguments))
-        return product_tile(*arguments)
+    chooser, step = Chooser(), trainer._step
+    trainer.step()  # makes the buffers
 
     def keep(method: Callable[..., None], *arguments: Any, **named: Any) -> None:
         method(*arguments, **named)
-        calls.setdefault(asked[-1], []).append(functools.partial(method, *arguments, **named))
+        calls.setdefault(chooser.asked[-1], []).append(Recorded(method, *arguments, **named))
 
-    def keep_update(passes: FusedPasses, network: Any, result: Any, step: Any, world: World) -> None:
-        calls.setdefault(update_key(passes), []).append(Update(passes, network))
-        update(passes, network, result, step, world)
+    def keep_update(updates: FusedUpdate, step: Callable[..., None], *arguments: Any) -> None:
+        calls.setdefault(update_key(updates), []).append(Update(updates, step, *arguments))
+        step(*arguments)
 
-    products = trainer._step.products
-    try:
-        tiles.product_tile, FusedPasses.update = ask, keep_update  # type: ignore[assignment,method-assign]
-        for each, name in itertools.product(products, METHODS):
+    products = step.products
+    updates = [passes.updates for passes in (step.generator, step.critic)]
+    for each in products:
+        each.tiles = chooser
+        for name in METHODS:
             setattr(each, name, functools.partial(keep, getattr(each, name)))
+    for each in updates:
+        each.step = functools.partial(keep_update, each, each.step)
+    try:
         trainer.step()
     finally:
-        tiles.product_tile, FusedPasses.update = product_tile, update  # type: ignore[method-assign]
         for each, name in itertools.product(products, METHODS):
             delattr(each, name)
+        for each in updates:
+            del each.step
     return calls
 
 
 @contextmanager
 def chosen(calls: list[Callable[[], None]], tile: Tile) -> Iterator[None]:
     """Inside, products and updates take this tile."""
-    product_tile = tiles.product_tile
-    tiles.product_tile = lambda *_: tile  # type: ignore[assignment]
+    choosers = {id(call.chooser): call.chooser for call in calls if isinstance(call, Recorded)}.values()
+    for chooser in choosers:
+        chooser.chosen = tile
     try:
         for call in calls:
             if isinstance(call, Update):
                 call.choose(tile)
         yield
     finally:
-        tiles.product_tile = product_tile
+        for chooser in choosers:
+            chooser.chosen = None
 
 
 def present(key: Key, calls: list[Callable[[], None]]) -> Tile:
     """What the table or the ladder says now."""
     if isinstance(calls[0], Update):
-        return calls[0].passes.products.update_tile(key.rows)
+        return calls[0].updates.find_tile()
     return tiles.product_tile(key.kernel, key.rows, key.columns, key.depth, key.itemsize, int(key.text.split()[0]))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
 from fastgan.kernels.tiles import Tile
 from torch import Tensor
 
-from benchmarks.tune.launches import Update, chosen
+from benchmarks.tune.launches import Recorded, Update, chosen
 
 # of the norm of what is compared; sums in another order differ by less than one rounding of the operands
 ERRORS = {torch.float32: 1e-3, torch.bfloat16: 1e-2}
@@ -49,8 +48,9 @@ def _left_behind(calls: list[Callable[[], None]], tile: Tile) -> list[Tensor]:
 
 def _reach(call: Callable[[], None]) -> Iterator[Tensor]:
     if isinstance(call, Update):
-        yield from (call.network.weight, *call.network.state, *call.passes.products.weights)
-    elif isinstance(call, partial):
+        network = call.log.network
+        yield from (network.weight, *network.state, *call.updates.products.weights)
+    elif isinstance(call, Recorded):
         yield from _tensors([*call.args, *call.keywords.values()])
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..ops import reference, sample
-from ..ops.cpp.update import numbers
 from ..ops.linear import Layer
 
 
@@ -20,7 +20,7 @@ class PackedOperand:
     values: Tensor  # [rows, width, filled up]
     panels: Tensor  # [width / 64, rows / 2, 128]
 
-    def part(self, rows: slice) -> PackedOperand:
+    def rows(self, rows: slice) -> PackedOperand:
         """Some of the rows, sharing memory; both ends are even."""
         return PackedOperand(self.values[rows], self.panels[:, rows.start // 2 : rows.stop // 2])
 
@@ -114,19 +114,13 @@ class PackedProducts:
     ) -> None:
         self.ops.gradient_bf16_(upstream.panels, x.panels, coefficient, weight, bias)
 
-    def updater(
+    def update_operands(
         self, upstream: Sequence[PackedOperand], x: Sequence[PackedOperand], coefficient: Tensor
-    ) -> Callable[..., Tensor]:
+    ) -> dict[str, Any]:
+        """What torch.ops.fastgan.update_bf16_ takes beside an optimizer: gradients never reach memory."""
         chain = dict(weights=self.weights, biases=self.biases, coefficient=coefficient)
         chain |= dict(upstream=[operand.panels for operand in upstream], x=[operand.panels for operand in x])
-        chain |= dict(forward=self.forward, adjoint=self.adjoint)
-
-        def update_(weight, gradient, state, lr, count, withhold, *, rule, options, **extra) -> Tensor:
-            del gradient  # it never reaches memory
-            rule_ = rule, numbers(rule, options)
-            return self.ops.update_bf16_(weight, state, lr, count, withhold, *rule_, **extra, **chain)
-
-        return update_
+        return chain | dict(forward=self.forward, adjoint=self.adjoint)
 
 
 _NO_MASKS = sample.MaskCounter(0, 0, (0,), 0)

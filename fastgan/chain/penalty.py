@@ -110,7 +110,8 @@ class _Penalty(torch.autograd.Function):
         ctx.units, ctx.spec, ctx.dtype = _units(layers, masks), spec, product_dtype(points)
         with torch.autocast(points.device.type, enabled=False):
             rows = points.flatten(1)
-            passes = Passes(TorchProducts(layers, ctx.dtype), 1, len(rows))[:1]
+            products = TorchProducts(layers, ctx.dtype)
+            passes = Passes(products, len(rows), Passes.allocate(products, 1, len(rows)), 1)[:1]
             passes.load(rows)
             passes.forward(masks.__getitem__)
             passes.seed[0].fill_(1.0)

@@ -20,7 +20,7 @@ class TorchOperand:
     values: Tensor
     tangents: Tensor | None = None
 
-    def part(self, rows: slice) -> TorchOperand:
+    def rows(self, rows: slice) -> TorchOperand:
         """Some of the rows, sharing memory."""
         if self.tangents is None:
             self.tangents = torch.empty_like(self.values)
@@ -105,7 +105,7 @@ class TorchProducts:
         if bias is not None:
             torch.mv(upstream.values.t().to(bias.dtype), coefficient, out=bias)
 
-    def updater(self, upstream: Sequence[TorchOperand], x: Sequence[TorchOperand], coefficient: Tensor) -> None:
+    def update_operands(self, upstream: Sequence[TorchOperand], x: Sequence[TorchOperand], coefficient: Tensor) -> None:
         return None
 
     def _wide_mm(self, out: Tensor, left: Tensor, right: Tensor) -> None:

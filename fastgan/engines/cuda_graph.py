@@ -13,33 +13,17 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from .engine import Engine
 from .game import Game, StepIndex, at, mix
 
 log = logging.getLogger("fastgan")
 
 WARM_UPS = 2  # before a capture: libraries take their workspaces, and kernels are compiled
-
-
-class Engine(Protocol):
-    """A step of one kind (closed_form/step.py, autograd.py)."""
-
-    name: str
-    generation: int  # grows when the engine's buffers are others
-
-    def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Mapping[str, Tensor]: ...
-
-    def follow_networks(self) -> None: ...
-
-    def reserve(self, steps: int) -> None: ...
-
-    def state_dict(self) -> dict[str, Tensor]: ...
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None: ...
 
 
 class Graph(NamedTuple):
@@ -106,7 +90,7 @@ class Captured(Eager):
         cuda = game.device.type == "cuda"
         self._pool: Any = None  # memory that the graphs share
         self._stream = torch.cuda.Stream(game.device) if cuda else None
-        self._moves_generator = getattr(engine, "foreign", False) and cuda
+        self._moves_generator = engine.foreign and cuda
         self._seeded = False
         self._period = math.lcm(*(penalty.every for penalty in game.penalties))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,6 @@ class FlatNetwork:
         self.ema = self.weight.clone() if ema_decay is not None else None
         self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
         self._updates: list[tuple[Tensor, Tensor]] = []
-        self.update_log: Any = None  # where fused updates leave what they did (update_log.UpdateLog)
 
     def _trainable(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]

@@ -13,6 +13,7 @@ from torch import nn
 from .. import models
 from ..engines.autograd import AutogradStep
 from ..engines.closed_form.step import ClosedFormStep, NoClosedForm
+from ..engines.engine import Engine
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..models import Network
@@ -80,7 +81,7 @@ def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterabl
     return game
 
 
-def make_step(game: Game, engine: str) -> ClosedFormStep | AutogradStep:
+def make_step(game: Game, engine: str) -> Engine:
     """The engine that was asked for; for "auto" the closed form where the game has one."""
     if engine != "autograd":
         try:

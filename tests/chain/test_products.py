@@ -74,7 +74,7 @@ class Case:
         """An operand of a width, or one with values."""
         out = self.products.operand(self.total, values if isinstance(values, int) else values.shape[1])
         if tangents:
-            out.part(slice(0, 2))  # which makes room for tangents
+            out.rows(slice(0, 2))  # which makes room for tangents
         if isinstance(values, Tensor):
             self.products.load_(out, values)
         return out
@@ -141,7 +141,7 @@ def test_operands_hold_what_is_loaded(case: Case) -> None:
 def test_rows_that_fill_up_a_pass_are_zero(case: Case) -> None:
     width, part = case.layers[0].weight.shape[1], slice(case.total - case.stride, case.total)
     whole = case.products.operand(case.total, width)
-    case.products.load_(whole.part(part), torch.ones(case.rows, width, dtype=wide(case.dtype)))
+    case.products.load_(whole.rows(part), torch.ones(case.rows, width, dtype=wide(case.dtype)))
     loaded = read(whole, width)[1][part]
     assert (loaded[: case.rows] == 1).all() and (loaded[case.rows :] == 0).all()
 

@@ -15,7 +15,9 @@ from fastgan.chain.packed import PackedProducts
 from fastgan.chain.passes import read_layers
 from fastgan.chain.products import Products
 from fastgan.chain.torch_mm import TorchProducts
-from fastgan.engines.closed_form.update import TrainingPasses, UpdateResult
+from fastgan.engines.closed_form.result import UpdateResult
+from fastgan.engines.closed_form.update import HostPasses
+from fastgan.engines.closed_form.update_log import HostUpdateLog
 from fastgan.engines.flat_network import FlatNetwork
 from fastgan.layers import FusedLinear, drawing
 from fastgan.ops import sample
@@ -41,7 +43,8 @@ class Run:
         self.network = FlatNetwork(self.module, spec, **options)
         layers = read_layers(list(self.module))
         self.products: Products = PackedProducts(layers) if format_ == "packed" else TorchProducts(layers, FORMATS[format_])
-        self.passes = TrainingPasses(self.products, count, rows)
+        log = HostUpdateLog(self.network)
+        self.passes = HostPasses(self.products, rows, HostPasses.allocate(self.products, count, rows), count, log)
         draw = partial(torch.randn, dtype=dtype, generator=generator)
         self.x, self.tangent, self.c = draw(count, rows, sizes[0]), draw(rows, sizes[0]), draw(count, rows)
         self.drawn = [(sample.Draws(3, 4), number) for number in range(count)]
@@ -67,7 +70,7 @@ class Run:
 
     def update(self, withhold: bool = False) -> Tensor:
         result = UpdateResult(torch.zeros(()), torch.tensor(withhold))
-        self.passes.update(self.network, result, 0)
+        self.passes.update(result, 0)
         assert result.statistics is not None
         return result.statistics
 

@@ -14,8 +14,11 @@ from fastgan.kernels import update as update_kernels
 from torch import Tensor
 
 from fastgan.chain import triton_tiles
+from fastgan.chain.triton_tiles import LossArgs
+from fastgan.engines.closed_form.fused_update import FusedUpdate
 from fastgan.ops import reference
 from fastgan.ops.linear import Layer
+from fastgan.ops.objective import LINEAR
 from fastgan.ops.sample import MaskCounter, Role, stream
 from fastgan.ops.triton import sample as sample_triton
 from fastgan.ops.triton import update as update_triton
@@ -103,21 +106,21 @@ def test_the_rows_and_points_of_the_last_of_many_updates(memory: VirtualMemory) 
     rows, features, size, updates, apart = 40_003, 5, 2**31 + 11, 65_535, 80_007
     images = memory.buffer(size, features, dtype=torch.uint8, holds=small)
     operands = memory.buffer((updates + 1) * apart, 128)
-    position = sample_triton.BatchPosition(5, torch.tensor(4), updates, 7, 2)
+    batches = sample_triton.BatchPosition(5, torch.tensor(4), updates, 7, 2)
     position = (4 * updates + updates - 1) * 7 + 2
     word = stream(Role.BATCH)
     indices = reference.batch_indices(rows, size, position, seed=5, stream=word).numpy()[:, None]
     row, column = ends(rows, features, 8, 128)
     real = scaled(small(indices[row[:, 0]] * features + column))
 
-    sample_triton.load_batches_(memory, (operands[2 : 2 + rows], apart), updates + 1, images, position)
+    sample_triton.load_batches_(memory, (operands[2 : 2 + rows], apart), updates + 1, images, batches)
     assert memory.grid == (-(-rows // 8) * (updates + 1), 1, 1)
     check(memory.stores(operands), (updates * apart + 2 + row) * 128 + column, real)
 
     memory.stored.clear()
     fake = memory.buffer(updates, rows, features, holds=small)
     alpha_stream = stream(Role.ALPHA, index=1)
-    sample_triton.load_points_(memory, (operands[9 : 9 + rows], apart), updates, 0, fake, alpha_stream, images, position)
+    sample_triton.load_points_(memory, (operands[9 : 9 + rows], apart), updates, 0, fake, alpha_stream, images, batches)
     counter = dict(seed=5, step=4, stream=stream(Role.ALPHA, index=1, d_step=updates - 1), first_row=2)
     alpha = reference.uniforms(rows, 1, **counter).numpy()
     fakes = small(((updates - 1) * rows + row) * features + column)
@@ -181,17 +184,16 @@ def test_logits_of_many_parts(memory: VirtualMemory, monkeypatch: pytest.MonkeyP
     all_rows, parts = 2**21 + 3, 1030
     partials = memory.buffer(parts, all_rows, holds=lambda places: (places % all_rows == 1) & (places // all_rows == parts - 1))
     coefficient, record = memory.buffer(3, all_rows), torch.zeros(4)
-    places = record, coefficient[0], partials[0], parts, all_rows, torch.zeros(1), 2
+    logits = record, coefficient[0], partials[0], parts, all_rows, torch.zeros(1), 2
     made = products(memory, monkeypatch, SMALL, (3, 5), (1, 3))
-    made.loss_and_gradients((*places, 0.0, 1.0, 1.0, 0, 0), dict(FORM=3, REAL=False, LOSS_BLOCK=16))
+    made.loss_and_gradients(LossArgs(*logits, 0.0, 1.0, 1.0, 0, 0, form=LINEAR, real=False, block=16))
     assert record[3] == 0.5
     assert sorted(memory.stores(coefficient)) == [kind * all_rows + row for kind in range(3) for row in range(2)]
 
 
-def update_log(memory: VirtualMemory, index: int, size: int = 4_300_000) -> tuple:
-    """An update log with more than 2^31 numbers, and the place of one of them."""
-    matrix = memory.buffer(1000, size)
-    return matrix, size, index, 2, 4
+def update_log(memory: VirtualMemory, number: int, size: int = 4_300_000) -> update_triton.RecordLocation:
+    """The location of a record in a log with more than 2^31 numbers."""
+    return update_triton.RecordLocation(memory.buffer(1000, size), size, number, 2, 4, 1024)
 
 
 def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
@@ -199,7 +201,7 @@ def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
     count, lr = torch.zeros((), dtype=torch.int64), torch.tensor(0.5, dtype=torch.float64)
     options = dict(rule="sgd", options={}, clip=0.0, ema=None, ema_decay=0.0)
     place = update_log(memory, 999)
-    update_triton.step_(memory, update_triton.optimizer_args(weight, [], lr, count, **options), gradients, place, 1024)
+    update_triton.step_(memory, update_triton.optimizer_args(weight, [], lr, count, **options), gradients, place)
     places = np.arange(2**31 + 1024, HUGE)
     g = places % 5 + (places + HUGE) % 5
     check(memory.stores(weight), places, small(places) - 0.5 * g)
@@ -210,9 +212,10 @@ def test_the_optimizers_step_on_a_flat_buffer(memory: VirtualMemory) -> None:
 
 
 def test_updates_are_flushed(memory: VirtualMemory) -> None:
-    matrix, size, *_ = update_log(memory, 0)
+    whole = update_log(memory, 1000)
+    matrix, size, *_ = whole
     counters = [torch.zeros((), dtype=torch.int64) for _ in range(2)]
-    update_triton.flush_(memory, matrix, 1000, 2, 4, 5, *counters, torch.zeros(6))
+    update_triton.flush_(memory, whole, 5, *counters, torch.zeros(6))
     assert counters[0] == 1
     assert {place // size for place in memory.loads(matrix)} == {999}
 
@@ -232,12 +235,14 @@ def test_weight_gradients(
     u, x, shadow = made.operand(rows, outputs), made.operand(rows, inputs), made.weights[0]
     pointers = [number for each in (u, x, shadow) for number in (memory.address(each), each.stride(0))]
     table = torch.tensor([[0, across, outputs, inputs, 16, -1, *pointers, 1], [last, 1, 1, outputs, 0, -1, *pointers, 2]])
-    monkeypatch.setattr(made, "update_programs", lambda _: last)  # without the second layer, whose tiles come later
+    updates = FusedUpdate(made, rows)
+    updates.use_tile(tile)
+    monkeypatch.setattr(updates, "tile_count", lambda: last)  # without the second layer, whose tiles come later
     states, count = (weight, None, None, None, None), torch.zeros((), dtype=torch.int64)
     optimizer = update_triton.OptimizerArgs(states, torch.tensor(0.5), count, "sgd", False, (0.0,), 0.0, 0.0)
     place = update_log(memory, 999)
     memory.stored.clear()
-    made.update(optimizer, table, torch.ones(3, rows)[0], rows, rows, tile, 1024, place, gradients)
+    updates.launch(optimizer, table, torch.ones(3, rows)[0], rows, rows, place, gradients)
     row, column = ends(outputs, inputs, tile.rows, tile.columns)
     assert sorted(memory.stores(weight if fused else gradients)) == (16 + row * inputs + column).flatten().tolist()
     # the operands are filled up, and so are the tiles that are read of them

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.chain.torch_mm import TorchProducts
 from fastgan.ops import reference, sample
 from fastgan.ops.linear import Layer
 from fastgan.ops.triton import sample as sample_triton
@@ -22,7 +21,6 @@ class Kernel:
     """What a launcher asks of a kernel."""
 
     __name__ = "test_kernel"
-    arg_names = ("rows", "out_stride", "seed", "scale")
 
 
 @pytest.fixture(params=["notebook", "compiler"])
@@ -35,7 +33,7 @@ def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
     grids: list[tuple[int, ...]] = []
 
-    def run(self: Any, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
+    def run(self: Any, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
         assert max(grid[1:], default=0) <= 65_535, f"no device takes a grid of {grid}"
         grids.append(grid)
 
@@ -50,7 +48,7 @@ def launch(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
 
 @pytest.mark.parametrize("grid", [(2**31 - 1,), (1, 65_535, 3), (32_767, 65_535), (0,), (5, 0)], ids=str)
 def test_grids_that_devices_take(grid: tuple[int, ...], launch: Any) -> None:
-    launch(Kernel(), grid, 2**31 - 2**16, 2**40, -(2**60), 1e30)
+    launch(Kernel(), grid, rows=2**31 - 2**16, out_stride=2**40, seed=-(2**60), scale=1e30)
     assert launch.grids == [grid]
 
 
@@ -67,14 +65,16 @@ def test_grids_that_devices_take(grid: tuple[int, ...], launch: Any) -> None:
 )
 def test_grids_that_no_device_takes(grid: tuple[int, ...], message: str, launch: Any) -> None:
     with pytest.raises(ValueError, match=f"test_kernel would have {message}"):
-        launch(Kernel(), grid, 1, 1, 1, 1.0)
+        launch(Kernel(), grid, rows=1, out_stride=1, seed=1, scale=1.0)
     assert not launch.grids
 
 
 @pytest.mark.parametrize("rows", [2**31 - 2**16 + 1, -(2**31)])
 def test_an_extent_beyond_32_bits(rows: int, launch: Any) -> None:
     with pytest.raises(ValueError, match=rf"rows = {rows:,} is more than test_kernel counts in 32 bits"):
-        launch(Kernel(), (1,), rows, 1, 1, 1.0)
+        launch(Kernel(), (1,), rows=rows, out_stride=1, seed=1, scale=1.0)
+    with pytest.raises(ValueError, match=r"loss = .* is more than test_kernel counts"):
+        launch(Kernel(), (1,), loss=(0.5, rows))
     assert not launch.grids
 
 
@@ -152,14 +152,14 @@ def layers(*sizes: int) -> list[Layer]:
 
 def test_the_widest_layers(launch: Any) -> None:
     """Those that are wider than kernels count take torch's products."""
-    from fastgan.chain.products import _products_triton
+    from fastgan.chain.products import _fused_products_triton
     from fastgan.chain.triton_tiles import TritonProducts
 
-    made = _products_triton(layers(100, 2**24, 1), "fp32")
+    made = _fused_products_triton(layers(100, 2**24, 1), "fp32")
     assert isinstance(made, TritonProducts) and made.weights[0].shape == (2**24, 128)
     with pytest.raises(ValueError, match="1,073,741,825 rows is more than kernels count"):
         made.operand(2**30 + 1, 100)
-    assert isinstance(_products_triton(layers(100, 2**24 + 1, 1), "fp32"), TorchProducts)
+    assert _fused_products_triton(layers(100, 2**24 + 1, 1), "fp32") is None
     with pytest.raises(ValueError, match=r"a layer is 16,777,217 wide; kernels count up to 16,777,216"):
         TritonProducts(layers(100, 2**24 + 1, 1), "fp32")
 

@@ -24,7 +24,7 @@ def test_a_chain_passes_its_word_on(programs: int, device: torch.device) -> None
 def test_a_launch_that_is_left_out_shows(device: torch.device) -> None:
     words, launch = words_on(device, 3), Launcher(device)
     for round_ in (1, 2, 4, 5):
-        launch(node_kernel, (3,), words, round_, WORD=True)
+        launch(node_kernel, (3,), words=words, round_=round_, WORD=True)
     assert not torch.all(words[5 % 2] == 5)
 
 
@@ -51,6 +51,7 @@ def test_adam_is_adam(gradient: bool, device: torch.device) -> None:
     step = g.double() if gradient else m.double()
     mean, square = 0.5 * m.double() + 0.5 * step, 0.9 * v.double() + 0.1 * step.square()
     expected = w.double() - 0.01 * mean / (square.sqrt() + 1e-8), mean, square
-    Launcher(device)(adam_kernel, (2,), w, m, v, g, size, 0.5, 0.9, 0.01, GRADIENT=gradient, BLOCK=1024)
+    given = dict(w=w, m=m, v=v, g=g, size=size, beta1=0.5, beta2=0.9, rate=0.01)
+    Launcher(device)(adam_kernel, (2,), **given, GRADIENT=gradient, BLOCK=1024)
     for found, wanted in zip((w, m, v), expected, strict=True):
         torch.testing.assert_close(found.double(), wanted, rtol=1e-5, atol=1e-6)

@@ -64,12 +64,12 @@ def test_the_operands_of_a_whole_step(device: torch.device) -> None:
     assert out[:, 30:].isnan().all() and out[2 * rows :].isnan().all(), "nothing else is written"
 
     images = torch.randint(0, 256, (50, features), dtype=torch.uint8)
-    position = sample_triton.BatchPosition(seed, counter, d_steps, 3 * rows, rows)
+    batches = sample_triton.BatchPosition(seed, counter, d_steps, 3 * rows, rows)
     operands = torch.full(((d_steps + 1) * 20, 64), torch.nan, device=device)
-    sample_triton.load_batches_(launch, (operands[2 : 2 + rows], 20), d_steps + 1, images.to(device), position)
+    sample_triton.load_batches_(launch, (operands[2 : 2 + rows], 20), d_steps + 1, images.to(device), batches)
     fake = torch.randn(d_steps, rows, features)
     word = stream(Role.ALPHA, index=2)
-    sample_triton.load_points_(launch, (operands[9 : 9 + rows], 20), 2, 1, fake.to(device), word, images.to(device), position)
+    sample_triton.load_points_(launch, (operands[9 : 9 + rows], 20), 2, 1, fake.to(device), word, images.to(device), batches)
     for update in range(d_steps + 1):
         d_step = min(update, d_steps - 1)
         position = (step * d_steps + d_step) * 3 * rows + rows

@@ -82,15 +82,14 @@ def poison(trainer: Trainer) -> None:
         for operand, width in zip(passes.adjoints[:last], sizes[1:last], strict=False):
             operand[:, :width] = math.nan
         if passes.is_critic:
-            passes.buffers["gradient"][:, :PIXELS] = math.nan
-            for operand, width in zip(passes.buffers["tangents"], sizes[1:-1], strict=True):
+            passes.critic.gradient[:, :PIXELS] = math.nan
+            for operand, width in zip(passes.critic.tangents, sizes[1:-1], strict=True):
                 operand[:, :width] = math.nan
-            for part in passes.buffers["partials"]:
+            for part in passes.critic.partials:
                 part.fill_(math.nan)
         else:
-            passes.buffers["output"].fill_(math.nan)
-    for network in (trainer._game.generator, trainer._game.discriminator):
-        network.update_log.rows.fill_(math.nan)
+            passes.output.fill_(math.nan)
+        passes.log.records.fill_(math.nan)
 
 
 # for what does not depend on the sizes: the interpreter's time does
@@ -248,7 +247,7 @@ def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.
         tiles.update_tile.cache_clear()
         trainer = trainer_of(monkeypatch, "triton", device, "fp32", 24, dict(loss="wgan-gp", d_steps=1, ema=0.5), SMALL)
         trainer.step(2)
-        assert trainer._step.critic.tile.splits == (1 if split == 4096 else 72 // 16)
+        assert trainer._step.critic.updates.tile.splits == (1 if split == 4096 else 72 // 16)
         weights.append(torch.cat([trainer._game.discriminator.weight, trainer._game.generator.ema]))
         assert trainer._game.discriminator.count == 2
     tiles.update_tile.cache_clear()

@@ -65,10 +65,10 @@ class VirtualMemory(Launcher):
         self.buffers.append((tensor, np.zeros_like))
         return len(self.buffers) - 1
 
-    def run(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
+    def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
         assert all(programs <= most for programs, most in zip(grid, GRID, strict=False)), f"no device takes a grid of {grid}"
         self.grid = (*grid, 1, 1)[:3]
-        kernel[(1,)](*map(self._pointer, arguments), **named)
+        kernel[(1,)](**{name: self._pointer(value) for name, value in arguments.items()}, **options)
 
     def stores(self, tensor: Tensor) -> dict[int, Any]:
         """What was stored in a tensor's buffer: place -> number."""

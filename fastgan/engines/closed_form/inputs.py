@@ -3,22 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol
 
 from torch import Tensor
 
 from ...ops.sample import Draws, Role, stream
 from ...ops.triton import sample
 from ..game import FAKE, REAL, Game, StepIndex
+from .fused_passes import FusedPasses
+from .update import HostPasses
 
 
-class InputLoader:
+class InputLoader(Protocol):
     """Loads latents into a generator's passes, and real rows and penalties' points into the critic's of each update."""
 
-    def __init__(self, game: Game, generator: Any, critic_passes: Sequence[Any], rows: int) -> None:
+    def on_device(self, index: StepIndex) -> StepIndex:
+        """The index as the passes take it."""
+
+    def latents(self, draws: Sequence[Draws]) -> None:
+        """Latents of every update, the generator's last."""
+
+    def real(self, images: Tensor, index: StepIndex) -> None:
+        """Real rows of every D update; the generator's update sees the last ones again."""
+
+    def points(self, images: Tensor, draws: Sequence[Draws], index: StepIndex) -> None:
+        """The points of penalties that have their own, between real rows and the fake ones that were made of the latents."""
+
+
+def _real_buffers(game: Game, like: Tensor, rows: int) -> list[Tensor]:
+    return [like.new_empty(rows, like.shape[-1]) for _ in range(game.d_steps)]
+
+
+class HostInputLoader:
+    """Loads them pass by pass."""
+
+    def __init__(self, game: Game, generator: HostPasses, critic_passes: Sequence[HostPasses], rows: int) -> None:
         self.game, self.generator, self.critic_passes, self.rows = game, generator, critic_passes, rows
-        like: Tensor = generator.output
-        self.reals = [like.new_empty(rows, like.shape[-1]) for _ in range(game.d_steps)]
+        self.reals = _real_buffers(game, generator.output, rows)
+
+    def on_device(self, index: StepIndex) -> StepIndex:
+        """The index as it is."""
+        return index
 
     def latents(self, draws: Sequence[Draws]) -> None:
         """Latents of every update, the generator's last."""
@@ -45,8 +70,16 @@ class InputLoader:
                     passes[place : place + 1].load(spec.points(self.reals[d_step], fake, draws[d_step], number))
 
 
-class FusedInputLoader(InputLoader):
-    """The same in three launches, whatever the number of updates. FusedPasses.forward has loaded the fake rows already."""
+class FusedInputLoader:
+    """Loads them in three launches, whatever the number of updates. FusedPasses.forward has loaded the fake rows already."""
+
+    def __init__(self, game: Game, generator: FusedPasses, critic_passes: Sequence[FusedPasses], rows: int) -> None:
+        self.game, self.generator, self.critic_passes, self.rows = game, generator, critic_passes, rows
+        self.reals = _real_buffers(game, generator.output, rows)
+
+    def on_device(self, index: StepIndex) -> StepIndex:
+        """The same index, its counter a tensor that kernels read."""
+        return index._replace(counter=self.generator.products.counter(index.counter))
 
     def latents(self, draws: Sequence[Draws]) -> None:
         last, products = len(draws) - 1, self.generator.products

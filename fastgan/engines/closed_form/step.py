@@ -13,11 +13,14 @@ A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from ...chain.passes import read_layers
+from ...chain.products import Products, fused_products
 from ...chain.products import products as products_of
 from ...chain.recognition import NotAnMLP, recognise
 from ...chain.triton_tiles import TritonProducts
@@ -28,8 +31,10 @@ from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
 from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, StepIndex
 from .fused_passes import FusedPasses
-from .inputs import FusedInputLoader, InputLoader
-from .update import TrainingPasses, UpdateResult
+from .inputs import FusedInputLoader, HostInputLoader, InputLoader
+from .result import UpdateResult
+from .update import HostPasses, TrainingPasses
+from .update_log import HostUpdateLog
 
 POINTS = 2  # after the real and the fake rows' passes over the critic, those of the penalties with points of their own
 
@@ -49,6 +54,7 @@ class ClosedFormStep:
     """d_steps discriminator updates, then one of the generator, on buffers that are made once."""
 
     name = "closed-form"
+    foreign = False  # what it recognises draws by counters
 
     def __init__(self, game: Game, *, read_logits: bool) -> None:
         self.game, self.read_logits = game, read_logits
@@ -73,11 +79,13 @@ class ClosedFormStep:
             raise NoClosedForm(f"{self.game.loss} is not computed on the logits before the discriminator's {critic[-1].output}")
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
-        self.products = [products_of(layers, self.game.precision) for layers in (generator, critic)]
-        if len({isinstance(products, TritonProducts) for products in self.products}) > 1:  # one of them is a single layer
-            self.products = [products_of(layers, self.game.precision, "reference") for layers in (generator, critic)]
+        chains = (generator, critic)
+        fused = [products for layers in chains if (products := fused_products(layers, self.game.precision))]
+        self.fused = fused if len(fused) == len(chains) else None  # else one of them is a single layer
+        self.products: Sequence[Products[Any] | TritonProducts]
+        self.products = self.fused or [products_of(layers, self.game.precision) for layers in chains]
         self.versions = [network.version() for network in self.networks]
-        self.rows, self.fused = 0, False
+        self.rows = 0
         self.generation += 1
 
     def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Metrics:
@@ -85,16 +93,15 @@ class ClosedFormStep:
         self.follow_networks()
         if rows != self.rows:
             self._make_buffers(rows)
-        if self.fused:
-            index = index._replace(counter=self.products[0].counter(index.counter))
+        index = self.inputs.on_device(index)
         with matmul_precision(self.game.precision):
             self._load_inputs(images, index)
             for d_step in range(self.game.d_steps):
                 d_result = self._update_discriminator(index, d_step)
             g_result = self._update_generator(index)
             if index.last:
-                self.critic.flush(self.game.discriminator, index.counter)
-                self.generator.flush(self.game.generator, index.counter)
+                self.critic.log.flush(index.counter)
+                self.generator.log.flush(index.counter)
         return _metrics(d_result, g_result)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
@@ -119,49 +126,55 @@ class ClosedFormStep:
 
     def _make_buffers(self, rows: int) -> None:
         game = self.game
-        points = sum(spec.at is None for spec in game.penalties)
-        self.fused = fused = all(isinstance(products, TritonProducts) for products in self.products)
-        counts = game.d_steps + 1, POINTS + points
-        self.generator: TrainingPasses | FusedPasses
-        self.critic: TrainingPasses | FusedPasses
-        if fused:
-            self.generator = FusedPasses(self.products[0], game.generator, counts[0], rows, game.world, is_critic=False)
-            self.critic = FusedPasses(self.products[1], game.discriminator, counts[1], rows, game.world, is_critic=True)
+        counts = game.d_steps + 1, POINTS + sum(spec.at is None for spec in game.penalties)
+        self.generator: TrainingPasses
+        self.critic: TrainingPasses
+        self.critic_passes: Sequence[TrainingPasses]
+        self.inputs: InputLoader
+        if self.fused:
+            (g_products, d_products), world = self.fused, game.world
+            generator = FusedPasses.allocate(g_products, game.generator, counts[0], rows, world, is_critic=False)
+            critic = FusedPasses.allocate(d_products, game.discriminator, counts[1], rows, world, is_critic=True)
+            fused_passes = critic.for_updates(game.d_steps, generator)
+            self.inputs = FusedInputLoader(game, generator, fused_passes, rows)
+            self.generator, self.critic, self.critic_passes = generator, critic, fused_passes
         else:
-            self.generator, self.critic = (TrainingPasses(*given, rows) for given in zip(self.products, counts, strict=True))
-        self.critic_passes = self.critic.with_own_inputs(game.d_steps + 1)
-        self.input_loader = (FusedInputLoader if fused else InputLoader)(game, self.generator, self.critic_passes, rows)
+            g, d = (self._host_passes(number, count, rows) for number, count in enumerate(counts))
+            passes = d.for_updates(game.d_steps, g)
+            self.inputs = HostInputLoader(game, g, passes, rows)
+            self.generator, self.critic, self.critic_passes = g, d, passes
         self.rows = rows
         self.reserve(1)
         self.generation += 1
 
+    def _host_passes(self, number: int, count: int, rows: int) -> HostPasses:
+        products: Any = self.products[number]
+        log = HostUpdateLog(self.networks[number], self.game.world)
+        return HostPasses(products, rows, HostPasses.allocate(products, count, rows), count, log)
+
     def reserve(self, steps: int) -> None:
         """Allocates the update logs of so many steps between two flushes."""
-        if self.fused:
-            self.game.discriminator.update_log.reserve(steps * self.game.d_steps)
-            self.game.generator.update_log.reserve(steps)
+        self.critic.log.reserve(steps * self.game.d_steps)
+        self.generator.log.reserve(steps)
 
     def _load_inputs(self, images: Tensor, index: StepIndex) -> None:
         """All rows of a step, the generator's among them: its weights do not change between the discriminator's updates."""
         game, last = self.game, self.game.d_steps
         self.draws = [game.draws(index, min(update, last - 1), self.rows) for update in range(last + 1)]
-        self.input_loader.latents(self.draws)
-        self.input_loader.real(images, index)
+        self.inputs.latents(self.draws)
+        self.inputs.real(images, index)
         drawn = [(draws, LEARNING if update == last else MAKING) for update, draws in enumerate(self.draws)]
         self.generator.forward(partial(masks, drawn), [passes[FAKE : FAKE + 1] for passes in self.critic_passes])
-        self.input_loader.points(images, self.draws, index)
+        self.inputs.points(images, self.draws, index)
 
     def _update_discriminator(self, index: StepIndex, d_step: int) -> UpdateResult:
-        game = self.game
         passes, penalized = self._arrange(index, d_step)
         critic = self.critic_passes[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
-        result = critic.loss_and_gradients(
-            game.discriminator, loss_ops.d_objective(game.loss), game.world, real=True, penalized=penalized
-        )
+        result = critic.loss_and_gradients(loss_ops.d_objective(self.game.loss), real=True, penalized=penalized)
         for number, penalties in penalized.items():
-            critic[number : number + 1].add_penalties(penalties, game.discriminator, result, game.world)
-        critic.update(game.discriminator, result, index.counter, game.world)
+            critic[number : number + 1].add_penalties(penalties, result)
+        critic.update(result, index.counter)
         return result
 
     def _arrange(self, index: StepIndex, d_step: int) -> tuple[list[int], dict[int, list[Penalty]]]:
@@ -181,12 +194,10 @@ class ClosedFormStep:
         passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
         critic, fake = self.critic_passes[last][first:POINTS], slice(FAKE - first, POINTS - first)
         critic.forward(partial(masks, passes))
-        result = critic.loss_and_gradients(
-            game.generator, loss_ops.g_objective(game.loss), game.world, real=game.relativistic, of=fake
-        )
+        result = critic.loss_and_gradients(loss_ops.g_objective(game.loss), real=game.relativistic, of=fake)
         generator = self.generator[last:]
         generator.adjoint_from(critic[fake])
-        generator.update(game.generator, result, index.counter, game.world)
+        generator.update(result, index.counter)
         return result
 
 

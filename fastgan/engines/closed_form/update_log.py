@@ -1,36 +1,69 @@
-"""What the updates of a network leave on the device until somebody may look: values, mean logits, penalties, statistics."""
+"""Where updates leave what they did until somebody looks: on the host as they go, or on the device for many at once."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from ...chain.triton_tiles import TritonProducts
-from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, RESULTS, flush_
+from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, RESULTS, RecordLocation, flush_
+from ...runtime.distributed import ALONE, World
 from ..flat_network import FlatNetwork
-from .update import UpdateResult
+from .result import UpdateResult
 
 
-class UpdateLog:
-    """A row for each update since the last flush, then their count and the last one's results.
+class UpdateLog(Protocol):
+    """What a step asks of a network's log. network: whose updates these are; world: the processes that play it together."""
 
-    penalty_values: how many numbers the penalties of an update leave at most; programs: of the kernel that ends an update.
+    network: FlatNetwork
+    world: World
+
+    def reserve(self, updates: int) -> None:
+        """Makes place for so many updates between two flushes, and forgets those of an unfinished step."""
+
+    def flush(self, counter: int | Tensor) -> None:
+        """Counts the updates since the last flush. counter: of the step, a tensor in a captured one."""
+
+
+@dataclass
+class HostUpdateLog:
+    """A log whose updates are counted one by one, by the network itself."""
+
+    network: FlatNetwork
+    world: World = ALONE
+
+    def reserve(self, updates: int) -> None:
+        """Nothing to do."""
+
+    def flush(self, counter: int | Tensor) -> None:
+        """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
+        if isinstance(counter, Tensor):
+            self.network.add_up()
+
+
+class DeviceUpdateLog:
+    """A record for each update since the last flush, a row each, then their count and the last one's results.
+
+    launch: what launches kernels; penalty_values: how many numbers the penalties of an update leave at most; programs: of the
+    kernel that ends an update.
     """
 
-    def __init__(self, products: TritonProducts, network: FlatNetwork, penalty_values: int, programs: int) -> None:
-        self.launch, self.network, self.programs = products.launch, network, programs
-        self.statistics, self.device = PENALTY_VALUES + penalty_values, products.device
+    def __init__(self, launch: Any, network: FlatNetwork, world: World, penalty_values: int, programs: int) -> None:
+        self.launch, self.network, self.world, self.programs = launch, network, world, programs
+        self.statistics_at, self.device = PENALTY_VALUES + penalty_values, network.weight.device
         self.finite_checks = PENALTY_VALUES - FINITE_CHECK
-        self.rows = torch.empty(0)
+        self.records = torch.empty(0)
         self.reserve(1)
 
     def reserve(self, updates: int) -> None:
         """Allocates records of so many updates between two flushes, and forgets those of an unfinished step."""
         self.used = 0
-        if updates > len(self.rows):
-            width = self.statistics + 2 * self.programs
-            # every row begins on 16 bytes, or kernels would be compiled for two kinds of rows
-            self.rows = torch.zeros(updates, -(-width // 4) * 4, device=self.device)
+        if updates > len(self.records):
+            width = self.statistics_at + 2 * self.programs
+            # every record begins on 16 bytes, or kernels would be compiled for two kinds of them
+            self.records = torch.zeros(updates, -(-width // 4) * 4, device=self.device)
             self.flags = 1 << (updates - 1).bit_length()
 
     def begin(self) -> Tensor:
@@ -38,25 +71,28 @@ class UpdateLog:
         if self.used == 0:  # a tensor of their own: somebody may still hold the results before
             self.results = torch.zeros(RESULTS, device=self.device)
         self.finite_checks = PENALTY_VALUES - FINITE_CHECK
-        return self.rows[self.used]
+        return self.records[self.used]
 
     def penalty_values(self, count: int) -> Tensor:
         """Where a penalty's values go in the open record."""
         first = FINITE_CHECK + self.finite_checks
         self.finite_checks += count
-        return self.rows[self.used][first : first + count]
+        return self.records[self.used][first : first + count]
 
-    def location(self) -> tuple:
+    def close(self) -> RecordLocation:
         """Where an update's kernel finds its record and those before it; closes the record."""
         self.used += 1
-        return self.rows, self.rows.stride(0), self.used - 1, self.finite_checks, self.statistics
+        size = self.records.stride(0)
+        return RecordLocation(self.records, size, self.used - 1, self.finite_checks, self.statistics_at, self.flags)
 
     def result(self) -> UpdateResult:
         """The last update's, once it is flushed."""
         return UpdateResult(self.results[0], self.results[1:3], self.results[3], self.results[4:6])
 
-    def flush(self) -> None:
+    def flush(self, counter: int | Tensor) -> None:
         """Counts the updates since the last time, and gathers the last one's results."""
-        counters = self.network.count, self.network.skips
-        flush_(self.launch, self.rows, self.used, self.finite_checks, self.statistics, self.programs, *counters, self.results)
+        last = RecordLocation(
+            self.records, self.records.stride(0), self.used, self.finite_checks, self.statistics_at, self.flags
+        )
+        flush_(self.launch, last, self.programs, self.network.count, self.network.skips, self.results)
         self.used = 0

@@ -38,6 +38,25 @@ def _update_in_one_pass(
     return run(weight, gradient, state, lr, count, withhold, rule, numbers(rule, options), **extra)
 
 
+def update_with_gradients_(
+    weight: Tensor,
+    gradient: Tensor,
+    state: list[Tensor],
+    lr: Tensor,
+    count: Tensor,
+    withhold: Tensor,
+    *,
+    rule: str,
+    options: dict[str, Any],
+    operands: dict[str, Any],
+    **extra: Any,
+) -> Tensor:
+    """`update_` on gradients that are made on the way, from a packed chain's operands; `gradient` is not touched."""
+    del gradient
+    run = torch.ops.fastgan.update_bf16_
+    return run(weight, state, lr, count, withhold, rule, numbers(rule, options), **extra, **operands)
+
+
 def numbers(rule: str, options: dict[str, Any]) -> list[float]:
     """A rule's options as C++ takes them: in the order of torch.optim's arguments after the learning rate, betas as two."""
     defaults: dict[str, Any] = getattr(reference.RULES[rule], "__kwdefaults__")  # noqa: B009

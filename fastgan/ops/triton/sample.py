@@ -37,12 +37,11 @@ def _launch_numbers(
     from ...kernels import sample as kernels
 
     rows = len(out)
-    dropout = round(probability * 65536), 1.0 / (1.0 - probability)
-    launch(
-        kernels.numbers_kernel, (-(-rows // 8) * -(-columns // 64),),
-        out, out.stride(0), rows, columns, as_int64(int(seed)), step, streams, first_row, pass_rows, *dropout,
-        KIND=kind, BLOCK_R=8, BLOCK_C=64,
-    )  # fmt: skip
+    counter = dict(seed=as_int64(int(seed)), step=step, streams=streams, first_row=first_row, pass_rows=pass_rows)
+    dropout = dict(threshold=round(probability * 65536), scale=1.0 / (1.0 - probability))
+    extents = dict(out=out, out_stride=out.stride(0), rows=rows, columns=columns)
+    grid = (-(-rows // 8) * -(-columns // 64),)
+    launch(kernels.numbers_kernel, grid, **extents, **counter, **dropout, KIND=kind, BLOCK_R=8, BLOCK_C=64)
 
 
 for _name in ("normals", "uniforms"):
@@ -71,10 +70,9 @@ def _batch_indices_triton(rows: int, size: int, position: int | Tensor, *, seed,
     out = torch.empty(rows, dtype=torch.int64, device=device)
     # a position that is a tensor counts as the step of a stream that moves on by one each step
     first, step, moves = (0, position, 1) if isinstance(position, Tensor) else (position, out, 0)
-    launcher(device)(
-        kernels.indices_kernel, (-(-rows // 128),),
-        out, rows, size, first, step, moves, as_int64(seed), stream, BLOCK_R=128, **_bits(size),
-    )  # fmt: skip
+    counter = dict(position=first, step=step, per_step=moves, seed=as_int64(seed), batch_stream=stream)
+    grid = (-(-rows // 128),)
+    launcher(device)(kernels.indices_kernel, grid, out=out, rows=rows, size=size, **counter, BLOCK_R=128, **_bits(size))
     return out
 
 
@@ -88,9 +86,8 @@ def _gather_rows_triton(images: Tensor, indices: Tensor, *, dtype=torch.float32,
         return reference.gather_rows(images, indices, dtype=dtype, out=out)
     out = torch.empty(len(indices), features, dtype=dtype, device=images.device) if out is None else out
     grid = (-(-len(indices) // 8) * -(-features // 128),)
-    launcher(images.device)(
-        kernels.gather_kernel, grid, out, images, indices, len(indices), features, BLOCK_R=8, BLOCK_C=128
-    )  # fmt: skip
+    extents = dict(rows=len(indices), features=features, BLOCK_R=8, BLOCK_C=128)
+    launcher(images.device)(kernels.gather_kernel, grid, out=out, images=images, indices=indices, **extents)
     return out
 
 
@@ -103,9 +100,8 @@ def _interpolate_triton(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         return reference.interpolate(real, fake, alpha)
     out, features = torch.empty_like(real), real.shape[1:].numel()
     grid = (-(-len(real) // 8) * -(-features // 128),)
-    launcher(real.device)(
-        kernels.interpolate_kernel, grid, out, real, fake, alpha, len(real), features, BLOCK_R=8, BLOCK_C=128
-    )  # fmt: skip
+    extents = dict(rows=len(real), features=features, BLOCK_R=8, BLOCK_C=128)
+    launcher(real.device)(kernels.interpolate_kernel, grid, out=out, real=real, fake=fake, alpha=alpha, **extents)
     return out
 
 
@@ -131,12 +127,8 @@ def load_batches_(launch: Any, location: tuple[Tensor, int], updates: int, image
     """The real rows of a step's updates as operands; location: the first update's, and how many rows on the next one's are."""
     from ...kernels import sample as kernels
 
-    (out, update_rows), features, word = location, images.shape[1:].numel(), stream(Role.BATCH)
-    launch(
-        kernels.batch_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,), out, out.stride(0), update_rows, images,
-        len(out), features, len(images), position.step, position.d_steps, position.all_rows, position.first_row,
-        as_int64(position.seed), word, BLOCK_R=8, BLOCK_C=128, **_bits(len(images)),
-    )  # fmt: skip
+    features, real = images.shape[1:].numel(), _real_rows(location, images, position)
+    launch(kernels.batch_kernel, (-(-len(location[0]) // 8) * -(-features // 128) * updates,), **real)
 
 
 def load_points_(
@@ -152,10 +144,15 @@ def load_points_(
     """Interpolates of real rows and fake ones [updates, rows, features], fp32, as operands of updates first, first + 1, ..."""
     from ...kernels import sample as kernels
 
-    (out, update_rows), features = location, images.shape[1:].numel()
-    launch(
-        kernels.points_kernel, (-(-len(out) // 8) * -(-features // 128) * updates,),
-        out, out.stride(0), update_rows, images, fake, len(out), features, len(images), first, position.step, position.d_steps,
-        position.all_rows, position.first_row, as_int64(position.seed), stream(Role.BATCH), word, BLOCK_R=8, BLOCK_C=128,
-        **_bits(len(images)),
-    )  # fmt: skip
+    features, real = images.shape[1:].numel(), _real_rows(location, images, position)
+    grid = (-(-len(location[0]) // 8) * -(-features // 128) * updates,)
+    launch(kernels.points_kernel, grid, **real, fake=fake, first_update=first, alpha_stream=word)
+
+
+def _real_rows(location: tuple[Tensor, int], images: Tensor, position: BatchPosition) -> dict[str, Any]:
+    """What a launch that reads the real rows of updates takes."""
+    out, update_rows = location
+    operands = dict(out=out, out_stride=out.stride(0), update_rows=update_rows, images=images)
+    counter = position._asdict() | dict(seed=as_int64(position.seed), batch_stream=stream(Role.BATCH))
+    extents = dict(rows=len(out), features=images.shape[1:].numel(), size=len(images), BLOCK_R=8, BLOCK_C=128)
+    return operands | counter | extents | _bits(len(images))

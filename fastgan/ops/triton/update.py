@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,9 +34,30 @@ class OptimizerArgs:
     clip: float
     ema_decay: float
 
-    def arguments(self) -> tuple:
-        """What a launch takes besides buffers."""
-        return self.lr, self.count, self.numbers, self.clip, self.ema_decay
+    def arguments(self) -> dict[str, Any]:
+        """What a launch takes of it."""
+        given = dict(buffers=self.buffers, rates=self.lr, count=self.count, numbers=self.numbers, clip=self.clip)
+        return given | dict(ema_decay=self.ema_decay, RULE=self.rule, NESTEROV=self.nesterov)
+
+
+class RecordLocation(NamedTuple):
+    """Where an update's record stands in a log, records [updates, record_size]; see kernels/update.py.
+
+    number: of the update, or, of a whole log, how many there are; finite_checks: how many numbers of a record must be finite;
+    statistics_at: where its statistics begin; flags: a power of two, more than any number.
+    """
+
+    records: Tensor
+    record_size: int
+    number: int
+    finite_checks: int
+    statistics_at: int
+    flags: int
+
+    def arguments(self) -> dict[str, Any]:
+        """What an update's launch takes of it."""
+        given = dict(update_log=self.records, record_size=self.record_size, index=self.number)
+        return given | dict(finite_checks=self.finite_checks, statistics_at=self.statistics_at, FLAGS=self.flags)
 
 
 def optimizer_args(
@@ -77,36 +98,37 @@ def programs(weights: int) -> int:
     return -(-weights // BLOCK)
 
 
-def step_(launch: Any, optimizer: OptimizerArgs, gradients: Tensor, location: tuple, flags: int) -> None:
-    """The optimizer's step on the sum of gradients [splits, weights]; location, flags: of its record (update_log.py)."""
+def step_(launch: Any, optimizer: OptimizerArgs, gradients: Tensor, location: RecordLocation) -> None:
+    """The optimizer's step on the sum of gradients [splits, weights]; location: of the update's record."""
     from ...kernels import update as kernels
 
     weights = optimizer.buffers[0].numel()
-    launch(
-        kernels.flat_kernel, (programs(weights),),
-        optimizer.buffers, gradients, len(gradients), weights, *location, *optimizer.arguments(),
-        RULE=optimizer.rule, NESTEROV=optimizer.nesterov, FLAGS=flags, BLOCK=BLOCK,
-    )  # fmt: skip
+    grid, sums = (programs(weights),), dict(gradient=gradients, splits=len(gradients), size=weights)
+    launch(kernels.flat_kernel, grid, **sums, **location.arguments(), **optimizer.arguments(), BLOCK=BLOCK)
 
 
-def flush_(
-    launch: Any,
-    rows: Tensor,
-    used: int,
-    finite_checks: int,
-    statistics: int,
-    parts: int,
-    count: Tensor,
-    skips: Tensor,
-    results: Tensor,
-) -> None:
-    """Counts the updates of the first `used` records, and gathers the last one's results [RESULTS]."""
+def flush_(launch: Any, location: RecordLocation, programs: int, count: Tensor, skips: Tensor, results: Tensor) -> None:
+    """Counts the updates of the first records, as many as location's number, and gathers the last one's results [RESULTS].
+
+    programs: of the kernel that ends an update.
+    """
     from ...kernels import update as kernels
 
+    updates = location.number
     launch(
-        kernels.flush_kernel, (used,),
-        rows, rows.stride(0), used, finite_checks, statistics, parts, count, skips, results, BLOCK=1024,
-    )  # fmt: skip
+        kernels.flush_kernel,
+        (updates,),
+        update_log=location.records,
+        record_size=location.record_size,
+        updates=updates,
+        finite_checks=location.finite_checks,
+        statistics_at=location.statistics_at,
+        programs=programs,
+        count=count,
+        skips=skips,
+        results=results,
+        BLOCK=1024,
+    )
 
 
 @implementation("update.update_", "triton", "cuda", "cpu")
@@ -135,8 +157,8 @@ def _update_triton(
     statistics = FINITE_CHECK + max(2, finite_checks.numel())
     record = torch.zeros(1, statistics + 2 * parts, device=weight.device)
     record[0, FINITE_CHECK : FINITE_CHECK + finite_checks.numel()] = finite_checks.flatten()
-    location = record, 0, 0, finite_checks.numel(), statistics
-    step_(launch, optimizer_args(weight, state, lr, count, **extra), gradient.unsqueeze(0), location, 1)
+    location = RecordLocation(record, 0, 0, finite_checks.numel(), statistics, 1)
+    step_(launch, optimizer_args(weight, state, lr, count, **extra), gradient.unsqueeze(0), location)
     results, skips = torch.empty(RESULTS, device=weight.device), torch.zeros_like(count)
-    flush_(launch, record, 1, finite_checks.numel(), statistics, parts, count, skips, results)
+    flush_(launch, location._replace(number=1), parts, count, skips, results)
     return results[4:]
