@@ -21,6 +21,7 @@ from rich.table import Table
 from benchmarks.gpu.cards import CARDS, DEFAULT, Card, add_option
 from benchmarks.harness.offline_compile import launch_by
 from fastgan import Discriminator, Generator, Trainer
+from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.game import at
 
 FIXED = 1.6  # us: 0.7 between two nodes that overlap, 0.6 for the first loads, 0.3 for epilogue and stores
@@ -82,12 +83,14 @@ def launches(case: str, batch: int, arch: int, card: Card = CARDS[DEFAULT]) -> l
     """The launches of one step, in their order."""
     notebook = Notebook(torch.device("cpu"), arch)
     launch_by(lambda device: notebook)
-    options = dict(precision="bf16", device="cpu", engine="closed-form", capture="off", loss=case)
+    options: dict[str, Any] = dict(precision="bf16", device="cpu", engine="closed-form", capture="off", loss=case)
     trainer = Trainer(Generator(), Discriminator(), **options).attach(torch.zeros(100, 784, dtype=torch.uint8), batch)
+    step = trainer._step
+    assert isinstance(step, ClosedFormStep) and step.fused is not None
     trainer.step()  # makes the buffers
     notebook.asked.clear()
-    trainer._step(trainer._data.images, at(1)._replace(last=False), batch)  # without what is settled once a graph
-    chains = [products.shapes for products in trainer._step.products]
+    step(trainer._attached().images, at(1)._replace(last=False), batch)  # without what is settled once a graph
+    chains = [products.shapes for products in step.fused]
     return [expect(*asked, chains, tiles.MULTIPROCESSORS[tiles.nearest(arch)], card) for asked in notebook.asked]
 
 

@@ -69,7 +69,7 @@ def spills(found: dict[str, int]) -> bool:
 
 def launch_by(launcher: Callable[[torch.device], launch.Launcher]) -> None:
     """From now on this process takes Triton for every operator, in any precision, and this for its launches."""
-    launch.Launcher = launcher  # type: ignore[misc,assignment]
+    launch.Launcher = launcher
     launch.launcher.cache_clear()
     backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
     backend.FORCED = "triton"

@@ -72,13 +72,19 @@ def replays() -> Iterator[Measurement]:
             draw()
             chain(launch, words, LAUNCHES, True)
 
-    for name, draw in {"counters": lambda: None, "torch's generator": numbers.normal_}.items():
+    draws: dict[str, Callable[[], object]] = {"counters": lambda: None, "torch's generator": numbers.normal_}
+    for name, draw in draws.items():
         for count in STEPS:
             graph = capture(partial(steps, count, draw))
             yield Measurement("replay, host", name, _host(graph.replay), (count,))
             alone = statistics.median(times(graph.replay, PATIENCE))
-            many = times(lambda graph=graph: [graph.replay() for _ in range(REPLAYS)], PATIENCE)
+            many = times(partial(_replay_often, graph), PATIENCE)
             yield Measurement("replay, device", name, [time_ / REPLAYS for time_ in many], (count,), facts=dict(alone=alone))
+
+
+def _replay_often(graph: torch.cuda.CUDAGraph) -> None:
+    for _ in range(REPLAYS):
+        graph.replay()
 
 
 def _host(run: Callable[[], object]) -> list[float]:

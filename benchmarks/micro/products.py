@@ -57,7 +57,7 @@ def _gradients(product: Product) -> Measurement:
     """The weight gradients of a network alone, U^T X of each layer, without an optimizer."""
     key, update = product.key, product.calls[0]
     assert isinstance(update, Update)
-    shapes = update.passes.products.shapes
+    shapes = update.updates.products.shapes
     calls = []
     for outputs, inputs in shapes * TWINS:
         u, x = (torch.randn(key.rows, width, device="cuda", dtype=torch.bfloat16) for width in (outputs, inputs))
