@@ -14,7 +14,9 @@ from fastgan.kernels.tiles import Tile
 
 import fastgan
 from fastgan import optim
+from fastgan.engines.closed_form.fused_passes import FusedPasses
 from fastgan.engines.closed_form.fused_update import FusedUpdate
+from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.closed_form.update_log import DeviceUpdateLog
 
 METHODS = ("hidden", "output", "adjoint", "input_gradient", "tangent")
@@ -83,7 +85,9 @@ def trainer_of(case: str, batch: int, precision: str, device: str) -> fastgan.Tr
     images = torch.randint(0, 256, (10_000, 784), dtype=torch.uint8)
     betas = (0.5, 0.999) if case == "standard" else (0.5, 0.9)
     rates = dict(g_optimizer=optim.Adam(1e-12, betas=betas), d_optimizer=optim.Adam(1e-12, betas=betas))
-    given = dict(loss="nonsaturating" if case == "standard" else case, precision=precision, device=device, **rates)
+    given: dict[str, Any] = dict(
+        loss="nonsaturating" if case == "standard" else case, precision=precision, device=device, **rates
+    )
     given |= dict(engine="closed-form", capture="off")
     return fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), **given).attach(images, batch)
 
@@ -103,43 +107,46 @@ class Chooser:
         return tiles.update_tile(*arguments)
 
 
-class Recorded(functools.partial):
-    """A product's launch with its arguments, which can be repeated with other tiles."""
+class Recorded:
+    """A product's launch with its arguments, which can be repeated with the tiles that a chooser has."""
 
-    @property
-    def chooser(self) -> Chooser:
-        return self.func.__self__.tiles
+    def __init__(self, chooser: Chooser, method: Callable[..., None], *arguments: Any, **named: Any) -> None:
+        self.chooser, self.method, self.arguments, self.named = chooser, method, arguments, named
+
+    def __call__(self) -> None:
+        self.method(*self.arguments, **self.named)
 
 
 def record(trainer: fastgan.Trainer) -> Calls:
     """Runs a step; its launches that have tiles, by their lines of the table, in the order of the step."""
     calls: Calls = {}
-    chooser, step = Chooser(), trainer._step
+    chooser, engine = Chooser(), trainer._step
+    assert isinstance(engine, ClosedFormStep) and engine.fused is not None
     trainer.step()  # makes the buffers
 
     def keep(method: Callable[..., None], *arguments: Any, **named: Any) -> None:
         method(*arguments, **named)
-        calls.setdefault(chooser.asked[-1], []).append(Recorded(method, *arguments, **named))
+        calls.setdefault(chooser.asked[-1], []).append(Recorded(chooser, method, *arguments, **named))
 
     def keep_update(updates: FusedUpdate, step: Callable[..., None], *arguments: Any) -> None:
         calls.setdefault(update_key(updates), []).append(Update(updates, step, *arguments))
         step(*arguments)
 
-    products = step.products
-    updates = [passes.updates for passes in (step.generator, step.critic)]
+    products = engine.fused
+    updates = [passes.updates for passes in (engine.generator, engine.critic) if isinstance(passes, FusedPasses)]
     for each in products:
         each.tiles = chooser
         for name in METHODS:
             setattr(each, name, functools.partial(keep, getattr(each, name)))
-    for each in updates:
-        each.step = functools.partial(keep_update, each, each.step)
+    for update in updates:
+        update.step = functools.partial(keep_update, update, update.step)  # type: ignore[method-assign]
     try:
         trainer.step()
     finally:
         for each, name in itertools.product(products, METHODS):
             delattr(each, name)
-        for each in updates:
-            del each.step
+        for update in updates:
+            del update.step
     return calls
 
 

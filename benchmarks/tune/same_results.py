@@ -51,7 +51,7 @@ def _reach(call: Callable[[], None]) -> Iterator[Tensor]:
         network = call.log.network
         yield from (network.weight, *network.state, *call.updates.products.weights)
     elif isinstance(call, Recorded):
-        yield from _tensors([*call.args, *call.keywords.values()])
+        yield from _tensors([*call.arguments, *call.named.values()])
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -22,11 +22,11 @@ from benchmarks.tune import search
 from benchmarks.tune.launches import Update
 
 
-def tile_of(calls: list[Callable[[], None]]) -> tiles.Tile:
+def tile_of(calls: list[Any]) -> tiles.Tile:
     """The tile that launches would take now."""
-    if isinstance(calls[0], Update):
-        return calls[0].passes.tile
-    return tiles.product_tile("", 0, 0, 0, 0, 0)
+    tile = calls[0].updates.tile if isinstance(calls[0], Update) else calls[0].chooser.chosen
+    assert tile is not None
+    return tile
 
 
 def clock(calls: list[Callable[[], None]], replays: int) -> float:
@@ -54,12 +54,14 @@ def compile_micro(arch: int) -> None:
     words, arrived = torch.zeros(2, 8, dtype=torch.int32), torch.zeros(1, dtype=torch.int32)
     launch = offline_compile.Compiler(torch.device("cpu"), arch)
     for word in (False, True):
-        launch(kernels.node_kernel, (8,), words, 1, WORD=word)
-        launch.run(kernels.barrier_kernel, (8,), words, arrived, 9, WORD=word, num_warps=8, launch_cooperative_grid=True)
+        launch(kernels.node_kernel, (8,), words=words, round_=1, WORD=word)
+        barrier, options = dict(words=words, arrived=arrived, rounds=9, WORD=word), dict(launch_cooperative_grid=True)
+        launch.run(kernels.barrier_kernel, (8,), barrier, options | dict(num_warps=8))
     for dtype in (torch.float32, torch.bfloat16):
         buffers = [torch.zeros(1000, dtype=kind) for kind in (torch.float32, dtype, dtype, torch.float32)]
         for gradient in (False, True):
-            launch(kernels.adam_kernel, (1,), *buffers, 1000, 0.5, 0.9, 0.0, GRADIENT=gradient, BLOCK=1024)
+            given = dict(zip("wmvg", buffers, strict=True)) | dict(size=1000, beta1=0.5, beta2=0.9, rate=0.0)
+            launch(kernels.adam_kernel, (1,), **given, GRADIENT=gradient, BLOCK=1024)
     made = [kernel.metadata for kernel in launch.made.values() if kernel.metadata.target.arch == arch]
     print(json.dumps([arch, [metadata.name for metadata in made]]))
 

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -61,18 +60,20 @@ def test_the_kernels_of_micro_benchmarks_compile() -> None:
 def test_a_tile_that_leaves_something_else_does_not_agree(capsys: pytest.CaptureFixture[str]) -> None:
     from fastgan.kernels import tiles
 
-    from benchmarks.tune.launches import Key
+    from benchmarks.tune.launches import Chooser, Key, Recorded
     from benchmarks.tune.same_results import agrees
     from benchmarks.tune.search import Product, Tuner
 
     def launch(out: Tensor, x: Tensor, more: tuple[Tensor, dict[str, Tensor]]) -> None:
         """A kernel that is wrong for 32 rows in what it writes, and for 64 in what it adds to."""
-        rows = tiles.product_tile("", 0, 0, 0, 0, 0).rows
+        assert chooser.chosen is not None
+        rows = chooser.chosen.rows
         out.copy_(x * (1.1 if rows == 32 else 1.0 + 1e-4))
         more[1]["sums"].add_(2.0 if rows == 64 else 1.0)
 
     out, x, sums = torch.zeros(4), torch.tensor([1.0, -2.0, torch.nan, 0.5]).bfloat16(), torch.ones(3)
-    calls = [partial(launch, out, x, more=(x, dict(sums=sums))) for _ in range(2)]
+    chooser = Chooser()
+    calls = [Recorded(chooser, launch, out, x, more=(x, dict(sums=sums))) for _ in range(2)]
     present, good, *bad = (tiles.Tile(rows, 32, 64, 4, 3) for rows in (16, 128, 32, 64))
     assert agrees(calls, good, present) and not any(agrees(calls, tile, present) for tile in bad)
     assert not out.any() and torch.equal(sums, torch.ones(3)), "what launches did is taken back"
