@@ -1,0 +1,28 @@
+"""What CONTRIBUTING.md says of files is true of them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+ROW = re.compile(r"^\| ([^|`]+) \| `([^`]+)` \| `([^`]+)` \|$", re.MULTILINE)
+WHERE = ROW.findall(TEXT)
+
+
+@pytest.mark.parametrize(("question", "word", "file"), WHERE, ids=[question.strip() for question, _, _ in WHERE])
+def test_the_word_is_in_the_file(question: str, word: str, file: str) -> None:
+    assert word in (ROOT / file).read_text(), f"{question}: {file} does not have {word!r}"
+
+
+def test_there_is_a_row_for_each_question() -> None:
+    assert len(WHERE) == 17 and len({question for question, _, _ in WHERE}) == 17
+
+
+def test_paths_exist() -> None:
+    paths = re.findall(r"`((?:fastgan|csrc|kernels|benchmarks|tests|docs)/[\w/.-]+)`", TEXT)
+    missing = [path for path in paths if not (ROOT / path).exists()]
+    assert paths and not missing
