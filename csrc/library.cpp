@@ -41,12 +41,12 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("load_output_bf16_(Tensor gradient, Tensor output, int activation, Tensor(a!) values, Tensor(b!) panels) -> ()");
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
-  // loss: csrc/cpu/loss.cpp lists the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like
+  // loss: csrc/logit_loss.h names the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like
   // the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is None where the objective looks
   // at fake logits alone; its gradient is then undefined (None), its statistics 0.
   // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
-#define FASTGAN_FORM "int form, float fake_target=0.0, float real_target=1.0, float scale=1.0"
+#define FASTGAN_FORM "str form, float fake_target=0.0, float real_target=1.0, float scale=1.0"
 #define FASTGAN_OBJECTIVE FASTGAN_FORM ", bool mean=True"
   m.def("loss(Tensor? real, Tensor fake, " FASTGAN_OBJECTIVE ") -> Tensor");
   m.def("loss_backward(Tensor upstream, Tensor? real, Tensor fake, bool want_real, " FASTGAN_OBJECTIVE

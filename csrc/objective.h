@@ -1,5 +1,7 @@
-// What every operator of loss is told, and how it checks that, on any device; cpu/loss.cpp says what the forms mean.
+// What every operator of loss is told, and how it checks that, on any device.
 #pragma once
+
+#include "logit_loss.h"
 
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
@@ -7,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <string_view>
 
 // In an anonymous namespace, as both devices' loss_pass.h are; no file of them needs all of this.
 namespace {
@@ -17,10 +20,8 @@ using Two = std::array<double, 2>;  // one number for each side
 
 constexpr int kReal = 0, kFake = 1;  // the sides
 
-enum Form : int64_t { kBce, kSquare, kHinge, kLinear, kPaired, kAverage };
-
 struct Objective {
-  int64_t form;
+  std::string_view form;
   Two target;
   double scale;
   bool mean;
@@ -38,7 +39,6 @@ struct Objective {
 
 [[maybe_unused]] void check(const Objective& objective, const Tensor& real, const Tensor& fake) {
   const bool compares = objective.form == kPaired || objective.form == kAverage;
-  TORCH_CHECK(objective.form >= kBce && objective.form <= kAverage, "unknown form ", objective.form);
   TORCH_CHECK(real.defined() || !compares, "this form compares fake with real logits");
   TORCH_CHECK(!real.defined() || real.scalar_type() == fake.scalar_type(), "real and fake differ in dtype");
   TORCH_CHECK(objective.form != kPaired || real.numel() == fake.numel(), "real and fake differ in number");

@@ -1,7 +1,7 @@
 """loss: a logit's loss and its gradient, and one program that evaluates all logits of an update.
 
 The program runs beside the tiles of an adjoint product, which do not wait for it: adjoints start from one for every row, and
-dLoss/dlogit enters a weight gradient as the row's coefficient. csrc/cpu/loss.cpp lists the forms.
+dLoss/dlogit enters a weight gradient as the row's coefficient. csrc/logit_loss.h explains the forms.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import triton
 import triton.language as tl
 
 from .launch import wait_for_predecessor
-
-BCE, SQUARE, HINGE, LINEAR, PAIRED, AVERAGE = (tl.constexpr(form) for form in range(6))
 
 
 @triton.jit
@@ -41,16 +39,17 @@ def bce_gradient(x, target):
 @triton.jit
 def logit_loss(x, target, FORM: tl.constexpr):
     """A logit's loss, and its gradient dLoss/dlogit."""
-    if FORM == SQUARE:
+    if FORM == "square":
         return (x - target) * (x - target), 2.0 * (x - target)
-    elif FORM == HINGE:
+    elif FORM == "hinge":
         sign = 1.0 - 2.0 * target
         loss = 1.0 + sign * x
         return tl.where(loss <= 0.0, 0.0, loss), tl.where(loss <= 0.0, 0.0, sign + 0.0 * x)
-    elif FORM == LINEAR:
+    elif FORM == "linear":
         sign = 1.0 - 2.0 * target
         return sign * x, sign + 0.0 * x
     else:
+        tl.static_assert(FORM == "bce" or FORM == "average", "unknown form")
         return bce_value(x, target), bce_gradient(x, target)
 
 
@@ -108,7 +107,7 @@ def loss_and_gradients(loss, FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.c
     fake_first = rows if REAL else 0
     weight = scale / rows
     real_shift, fake_shift, real_offset, fake_offset = 0.0, 0.0, 0.0, 0.0
-    if FORM == AVERAGE:
+    if FORM == "average":
         # the other side's mean logit shifts every logit, and carries its gradients back through the mean
         fake_shift = side_sum(partials, parts, all_rows, bias, 0, rows, 0.0, 0.0, "logits", BLOCK) / rows
         real_shift = side_sum(partials, parts, all_rows, bias, fake_first, rows, 0.0, 0.0, "logits", BLOCK) / rows
@@ -129,8 +128,8 @@ def loss_and_gradients(loss, FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.c
         if REAL:
             r = logits_of(partials, parts, all_rows, row, inside, bias)
             real_total += tl.where(inside, r, 0.0)
-        if FORM == PAIRED:
-            terms, gradient = logit_loss(f - r, fake_target, BCE)
+        if FORM == "paired":
+            terms, gradient = logit_loss(f - r, fake_target, "bce")
             write_gradient(coefficient, all_rows, row, inside, -weight * gradient, real_penalized)
         else:
             terms, gradient = logit_loss(f - fake_shift, fake_target, FORM)

@@ -1,17 +1,7 @@
 // loss: logits -> an objective's value and its gradient per logit, each in one pass over memory.
+// logit_loss.h says what the forms mean.
 //
-// An objective is a form and a target for each side: a target of 1 pulls logits up, 0 pushes them down.
-//
-//   form      loss of a logit x with target t                           objectives
-//   bce       t softplus(-x) + (1 - t) softplus(x)                      minimax (scale -1 for G), nonsaturating
-//   square    (x - t)^2                                                 lsgan
-//   hinge     relu(1 + (1 - 2t) x)                                      hinge
-//   linear    (1 - 2t) x                                                wgan
-//   paired    bce of fake - real, row by row, with fake's target        relativistic
-//   average   bce of x - mean of the other side                         relativistic-average
-//
-// Value = scale * (sum of real's losses / real's count + the same of fake), or without the division for sums. Sums are in
-// fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
+// Sums are in fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
 
 #include "../objective.h"
 #include "loss_pass.h"
@@ -23,6 +13,7 @@
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <tuple>
 #include <vector>
 
@@ -98,18 +89,15 @@ std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weig
 
 template <int wanted, class scalar>
 std::array<Sums, 2> evaluate(const Batch<scalar>& batch, const Objective& objective, Two weight) {
-  using T = wide_t<scalar>;
-  const Two target = objective.target;
-  switch (objective.form) {
-    case kSquare: return run_singles<wanted, Square<T>>(batch, target, {}, weight, {});
-    case kHinge: return run_singles<wanted, Hinge<T>>(batch, target, {}, weight, {});
-    case kLinear: return run_singles<wanted, Linear<T>>(batch, target, {}, weight, {});
-    case kAverage: return run_average<wanted>(batch, target, weight);
-    case kPaired:
-      return batch.gradients[kReal] ? run_pairs<wanted, true>(batch, target[kFake], weight[kReal])
-                                    : run_pairs<wanted, false>(batch, target[kFake], weight[kReal]);
-    default: return run_singles<wanted, Bce<T>>(batch, target, {}, weight, {});
+  if (objective.form == kAverage) return run_average<wanted>(batch, objective.target, weight);
+  if (objective.form == kPaired) {
+    return batch.gradients[kReal] ? run_pairs<wanted, true>(batch, objective.target[kFake], weight[kReal])
+                                  : run_pairs<wanted, false>(batch, objective.target[kFake], weight[kReal]);
   }
+  return visit_form(objective.form, [&](auto form) {
+    using LogitLoss = typename decltype(form)::template Loss<wide_t<scalar>>;
+    return run_singles<wanted, LogitLoss>(batch, objective.target, {}, weight, {});
+  });
 }
 
 template <class scalar>
@@ -133,8 +121,8 @@ double total(const std::array<Sums, 2>& sums, const Two& weight) {
   return real + weight[kFake] * sums[kFake].value;
 }
 
-Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target, double real_target,
-            double scale, bool mean) {
+Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, std::string_view form, double fake_target,
+            double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -147,8 +135,8 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
 }
 
 std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                         bool want_real, int64_t form, double fake_target, double real_target, double scale,
-                                         bool mean) {
+                                         bool want_real, std::string_view form, double fake_target, double real_target,
+                                         double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -164,7 +152,7 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
 
 // The mean logits of real and of fake, and the mean signs of both; 0 for real where there is none.
 template <class scalar>
-Tensor statistics_of(const Batch<scalar>& batch, const std::array<Sums, 2>& sums, int64_t form, const Tensor& like) {
+Tensor statistics_of(const Batch<scalar>& batch, const std::array<Sums, 2>& sums, std::string_view form, const Tensor& like) {
   using T = wide_t<scalar>;
   Tensor statistics = at::empty({4}, like.options());
   T* const out = statistics.data_ptr<T>();
@@ -179,7 +167,7 @@ Tensor statistics_of(const Batch<scalar>& batch, const std::array<Sums, 2>& sums
   return statistics;
 }
 
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, std::string_view form,
                                            double fake_target, double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
@@ -195,8 +183,9 @@ std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, co
 }
 
 std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
+                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient,
+                                           std::string_view form, double fake_target, double real_target, double scale,
+                                           bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -256,18 +245,19 @@ Tensor dense_like(const OptionalTensor& logits, bool wanted) {
   return wanted && logits.has_value() && logits->defined() ? dense_like(*logits) : Tensor();
 }
 
-Tensor loss(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
+Tensor loss(const OptionalTensor&, const Tensor& fake, std::string_view, double, double, double, bool) {
   return scalar_like(fake);
 }
-std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, bool want_real, int64_t,
-                                         double, double, double, bool) {
+std::tuple<Tensor, Tensor> loss_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, bool want_real,
+                                         std::string_view, double, double, double, bool) {
   return {dense_like(real, want_real), dense_like(fake)};
 }
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double, bool) {
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor&, const Tensor& fake, std::string_view, double, double, double,
+                                           bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
 std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor&, const Tensor& fake, const OptionalTensor&, const Tensor&,
-                                           int64_t, double, double, double, bool) {
+                                           std::string_view, double, double, double, bool) {
   return {scalar_like(fake), at::empty({4}, fake.options().dtype(wide_type(fake)))};
 }
 Tensor bce(const Tensor& x, const Tensor&, bool) {

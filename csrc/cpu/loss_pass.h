@@ -1,17 +1,15 @@
-// A logit's loss in each form of objective, its gradient dLoss/dlogit, and one pass over many logits.
+// One pass over many logits: it sums their losses, or writes their gradients.
 #pragma once
 
+#include "../logit_loss.h"
 #include "vector_math.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstdint>
 
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
 namespace {
 
-using fastgan::exp_negative;
-using fastgan::log1p_unit;
 using fastgan::narrow;
 using fastgan::wide_t;
 
@@ -26,70 +24,20 @@ constexpr bool asks(int wanted, int what) {
   return (wanted & what) != 0;
 }
 
-// One logit's loss and gradient; made from a target and a shift, which `average` subtracts from the logit.
-
+// Elements that one thread takes at a time: fewer where each takes an exponential.
+template <class LogitLoss>
+constexpr int64_t kChunk = 64 * 1024;
 template <class T>
-struct Bce {
-  static constexpr int64_t chunk = 16 * 1024;  // elements that one thread takes at a time
-  T up, down, shift;                           // the slope towards +inf, and minus the slope towards -inf
-  template <class Number>
-  Bce(Number target, Number shift) : up(1 - target), down(target), shift(shift) {}
-
-  T value(T x) const {
-    x -= shift;
-    const T magnitude = std::fabs(x);
-    const T slope = x > T(0) ? up : down;
-    // not 0 * inf: an infinite logit on its right side has no loss
-    return log1p_unit(exp_negative(magnitude)) + (slope == T(0) ? T(0) : slope * magnitude);
-  }
-  // (1 - t) sigmoid(x) - t sigmoid(-x), without cancellation where it is small
-  T gradient(T x) const {
-    x -= shift;
-    const T e = exp_negative(std::fabs(x));
-    return (x > T(0) ? up - down * e : up * e - down) / (T(1) + e);
-  }
-};
-
+constexpr int64_t kChunk<Bce<T>> = 16 * 1024;
 template <class T>
-struct Square {
-  static constexpr int64_t chunk = 64 * 1024;
-  T target;
-  Square(double target, double) : target(target) {}
-  T value(T x) const { return (x - target) * (x - target); }
-  T gradient(T x) const { return T(2) * (x - target); }
-};
-
-template <class T>
-struct Hinge {
-  static constexpr int64_t chunk = 64 * 1024;
-  T sign;
-  Hinge(double target, double) : sign(1 - 2 * target) {}
-  T value(T x) const { return T(1) + sign * x <= T(0) ? T(0) : T(1) + sign * x; }
-  T gradient(T x) const { return T(1) + sign * x <= T(0) ? T(0) : sign; }
-};
-
-template <class T>
-struct Linear {
-  static constexpr int64_t chunk = 64 * 1024;
-  T sign;
-  Linear(double target, double) : sign(1 - 2 * target) {}
-  T value(T x) const { return sign * x; }
-  T gradient(T) const { return sign; }
-};
-
-// Bce whose value is its gradient, to sum gradients.
-template <class T>
-struct BceGradient : Bce<T> {
-  using Bce<T>::Bce;
-  T value(T x) const { return Bce<T>::gradient(x); }
-};
+constexpr int64_t kChunk<BceGradient<T>> = 16 * 1024;
 
 // What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
 
 template <class scalar, class LogitLoss>
 struct Single {
   using T = wide_t<scalar>;
-  static constexpr int64_t chunk = LogitLoss::chunk;
+  static constexpr int64_t chunk = kChunk<LogitLoss>;
   const scalar* logits;
   scalar* gradient;
   LogitLoss logit_loss;
@@ -103,7 +51,7 @@ struct Single {
 template <class scalar, bool write_real>
 struct Pairs {
   using T = wide_t<scalar>;
-  static constexpr int64_t chunk = Bce<T>::chunk;
+  static constexpr int64_t chunk = kChunk<Bce<T>>;
   const scalar *real, *fake;
   scalar *real_gradient, *fake_gradient;
   Bce<T> logit_loss;
@@ -121,7 +69,7 @@ struct Pairs {
 template <class scalar>
 struct Labelled {
   using T = wide_t<scalar>;
-  static constexpr int64_t chunk = Bce<T>::chunk;
+  static constexpr int64_t chunk = kChunk<Bce<T>>;
   const scalar *logits, *labels;
   scalar* gradient;
   T weight;

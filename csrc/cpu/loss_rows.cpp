@@ -1,4 +1,4 @@
-// loss without a reduction: a value for each row, and gradients that a gradient for each row multiplies. loss.cpp lists the forms.
+// loss without a reduction: a value for each row, and gradients that a gradient for each row multiplies.
 
 #include "../objective.h"
 #include "loss_pass.h"
@@ -9,6 +9,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <string_view>
 #include <tuple>
 
 namespace {
@@ -118,14 +119,11 @@ void visit_pairs(const Rows<scalar>& rows, const Objective& objective) {
 
 template <class scalar>
 void visit_rows(const Rows<scalar>& rows, const Objective& objective) {
-  using T = wide_t<scalar>;
-  switch (objective.form) {
-    case kSquare: return visit_sides<Square<T>>(rows, objective);
-    case kHinge: return visit_sides<Hinge<T>>(rows, objective);
-    case kLinear: return visit_sides<Linear<T>>(rows, objective);
-    case kPaired: return rows.real_gradient ? visit_pairs<true>(rows, objective) : visit_pairs<false>(rows, objective);
-    default: return visit_sides<Bce<T>>(rows, objective);
+  if (objective.form == kPaired) {
+    return rows.real_gradient ? visit_pairs<true>(rows, objective) : visit_pairs<false>(rows, objective);
   }
+  visit_form(objective.form,
+             [&](auto form) { visit_sides<typename decltype(form)::template Loss<wide_t<scalar>>>(rows, objective); });
 }
 
 void check_rows(const Objective& objective, const Tensor& real, const Tensor& fake) {
@@ -153,7 +151,7 @@ Tensor empty_values(const Tensor& logits) {
   return at::empty(logits.sizes(), logits.options().dtype(wide_type(logits)));
 }
 
-Tensor loss_rows(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target,
+Tensor loss_rows(const OptionalTensor& real_logits, const Tensor& fake_logits, std::string_view form, double fake_target,
                  double real_target, double scale) {
   const Objective objective{form, {real_target, fake_target}, scale, false};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous(), values = empty_values(fake);
@@ -170,8 +168,8 @@ Tensor loss_rows(const OptionalTensor& real_logits, const Tensor& fake_logits, i
 }
 
 std::tuple<Tensor, Tensor> loss_rows_backward(const Tensor& upstream, const OptionalTensor& real_logits,
-                                              const Tensor& fake_logits, bool want_real, int64_t form, double fake_target,
-                                              double real_target, double scale) {
+                                              const Tensor& fake_logits, bool want_real, std::string_view form,
+                                              double fake_target, double real_target, double scale) {
   const Objective objective{form, {real_target, fake_target}, scale, false};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check_rows(objective, real, fake);
@@ -220,11 +218,11 @@ namespace meta {
 Tensor dense_like(const Tensor& logits) {
   return at::empty_like(logits, logits.options(), at::MemoryFormat::Contiguous);
 }
-Tensor loss_rows(const OptionalTensor&, const Tensor& fake, int64_t, double, double, double) {
+Tensor loss_rows(const OptionalTensor&, const Tensor& fake, std::string_view, double, double, double) {
   return empty_values(fake);
 }
 std::tuple<Tensor, Tensor> loss_rows_backward(const Tensor&, const OptionalTensor& real, const Tensor& fake, bool want_real,
-                                              int64_t, double, double, double) {
+                                              std::string_view, double, double, double) {
   return {want_real && real.has_value() && real->defined() ? dense_like(*real) : Tensor(), dense_like(fake)};
 }
 Tensor bce_rows(const Tensor& x, const Tensor&) {

@@ -1,4 +1,4 @@
-// loss: logits -> an objective's value and its gradient per logit. csrc/cpu/loss.cpp says what the forms mean.
+// loss: logits -> an objective's value and its gradient per logit. logit_loss.h says what the forms mean.
 //
 // A few logits are the work of one block in one launch. More are spread over the device: a launch for each phase, in which
 // every block leaves its sums, in an order of its own, for the next launch to add up in the blocks' order. So the result
@@ -11,6 +11,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <string_view>
 #include <tuple>
 
 namespace {
@@ -123,16 +124,16 @@ void launch_average(Task<scalar> task, const Tensor& like) {
   launch<wanted, Sides<Bce>>(task, like);
 }
 
+template <int wanted, template <class> class LogitLoss, class scalar>
+void launch_sides(Form<LogitLoss>, const Task<scalar>& task, const Tensor& like) {
+  launch<wanted, Sides<LogitLoss>>(task, like);
+}
+
 template <int wanted, class scalar>
-void evaluate(const Task<scalar>& task, int64_t form, const Tensor& like) {
-  switch (form) {
-    case kSquare: return launch<wanted, Sides<Square>>(task, like);
-    case kHinge: return launch<wanted, Sides<Hinge>>(task, like);
-    case kLinear: return launch<wanted, Sides<Linear>>(task, like);
-    case kPaired: return launch<wanted, Both<Pairs>>(task, like);
-    case kAverage: return launch_average<wanted>(task, like);
-    default: return launch<wanted, Sides<Bce>>(task, like);
-  }
+void evaluate(const Task<scalar>& task, std::string_view form, const Tensor& like) {
+  if (form == kPaired) return launch<wanted, Both<Pairs>>(task, like);
+  if (form == kAverage) return launch_average<wanted>(task, like);
+  visit_form(form, [&](auto sides) { launch_sides<wanted>(sides, task, like); });
 }
 
 template <class scalar>
@@ -162,8 +163,8 @@ Task<scalar> task_of(const Tensor& real, const Tensor& fake, const Tensor& real_
   return task;
 }
 
-Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form, double fake_target, double real_target,
-            double scale, bool mean) {
+Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, std::string_view form, double fake_target,
+            double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -178,8 +179,8 @@ Tensor loss(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_
 }
 
 std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                         bool want_real, int64_t form, double fake_target, double real_target, double scale,
-                                         bool mean) {
+                                         bool want_real, std::string_view form, double fake_target, double real_target,
+                                         double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);
@@ -195,7 +196,7 @@ std::tuple<Tensor, Tensor> loss_backward(const Tensor& upstream, const OptionalT
   return {real_gradient, fake_gradient};
 }
 
-std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, int64_t form,
+std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, const Tensor& fake_logits, std::string_view form,
                                            double fake_target, double real_target, double scale, bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
@@ -213,8 +214,9 @@ std::tuple<Tensor, Tensor> loss_statistics(const OptionalTensor& real_logits, co
 }
 
 std::tuple<Tensor, Tensor> loss_gradients_(const OptionalTensor& real_logits, const Tensor& fake_logits,
-                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient, int64_t form,
-                                           double fake_target, double real_target, double scale, bool mean) {
+                                           const OptionalTensor& real_gradients, const Tensor& fake_gradient,
+                                           std::string_view form, double fake_target, double real_target, double scale,
+                                           bool mean) {
   const Objective objective{form, {real_target, fake_target}, scale, mean};
   const Tensor real = dense(real_logits), fake = fake_logits.contiguous();
   check(objective, real, fake);

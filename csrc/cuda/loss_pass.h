@@ -1,8 +1,8 @@
 // What one launch does with many logits: it sums their losses, and writes their gradients.
 #pragma once
 
+#include "../logit_loss.h"
 #include "../objective.h"
-#include "logit_loss.h"
 #include "reduce.h"
 
 namespace {
@@ -21,7 +21,7 @@ struct Single {
   static constexpr int inputs = 1;
   LogitLoss logit_loss;
   T weight, offset;
-  __device__ void accumulate(T a, T, LossSum<T>& loss_sum) const { logit_loss.accumulate(a, loss_sum); }
+  __device__ void accumulate(T a, T, LossSum<T>& loss_sum) const { add_loss(logit_loss, a, loss_sum); }
   __device__ T gradient(T a, T) const { return weight * logit_loss.gradient(a) + offset; }
 };
 
@@ -31,7 +31,7 @@ struct Pairs {  // fake and real logits
   Bce<T> logit_loss;
   T weight;
   __device__ Pairs(double target, double weight) : logit_loss(target, 0.0), weight(weight) {}
-  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { logit_loss.accumulate(a - b, loss_sum); }
+  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { add_loss(logit_loss, a - b, loss_sum); }
   __device__ T gradient(T a, T b) const { return weight * logit_loss.gradient(a - b); }
 };
 
@@ -40,7 +40,7 @@ struct Labelled {  // logits and labels
   static constexpr int inputs = 2;
   T weight;
   __device__ Labelled(double, double weight) : weight(weight) {}
-  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { Bce<T>(b, T(0)).accumulate(a, loss_sum); }
+  __device__ void accumulate(T a, T b, LossSum<T>& loss_sum) const { add_loss(Bce<T>(b, T(0)), a, loss_sum); }
   __device__ T gradient(T a, T b) const { return weight * Bce<T>(b, T(0)).gradient(a); }
 };
 

@@ -16,7 +16,7 @@ from ..ops.sample import MaskCounter
 WIDEST = 2**24  # of layers: 128 rows of an operand, as many as a block of a kernel has, are counted through in 32 bits
 MOST_ROWS = 2**30  # of operands: more than memory holds of the narrowest, so that kernels may add two numbers of rows
 INPUT_PRECISION = {"fp32": "ieee", "tf32": "tf32", "bf16": "ieee"}
-NO_LOSS = dict(loss=None, FORM=0, REAL=False, LOSS_BLOCK=16)
+NO_LOSS = dict(loss=None, FORM="", REAL=False, LOSS_BLOCK=16)
 
 
 class Product(NamedTuple):
@@ -51,7 +51,7 @@ class LossArgs(NamedTuple):
     scale: float
     real_penalized: int
     fake_penalized: int
-    form: Any  # of ops.objective.FORMS
+    form: str  # of ops.objective.Terms
     real: bool
     block: int
 

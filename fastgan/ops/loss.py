@@ -15,10 +15,11 @@ from torch import Tensor
 
 from . import reference
 from .backend import check_name, implementation, resolve
-from .objective import AVERAGE, BCE, HINGE, LINEAR, PAIRED, SQUARE, Objective, d_objective, g_objective  # noqa: F401
+from .objective import Objective, d_objective, g_objective  # noqa: F401
 
-KINDS, PAIRED_KINDS = reference.KINDS, reference.PAIRED_KINDS
-RELATIVISTIC_KINDS, SMOOTHED_KINDS = reference.RELATIVISTIC_KINDS, reference.SMOOTHED_KINDS
+KINDS, ALIASES = reference.KINDS, reference.ALIASES
+PAIRED_KINDS, RELATIVISTIC_KINDS = reference.PAIRED_KINDS, reference.RELATIVISTIC_KINDS
+SMOOTHED_KINDS, LOGIT_KINDS = reference.SMOOTHED_KINDS, reference.LOGIT_KINDS
 
 REDUCTIONS = ("mean", "sum", "none")
 

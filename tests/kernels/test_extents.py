@@ -18,7 +18,6 @@ from fastgan.chain.triton_tiles import LossArgs
 from fastgan.engines.closed_form.fused_update import FusedUpdate
 from fastgan.ops import reference
 from fastgan.ops.linear import Layer
-from fastgan.ops.objective import LINEAR
 from fastgan.ops.sample import MaskCounter, Role, stream
 from fastgan.ops.triton import sample as sample_triton
 from fastgan.ops.triton import update as update_triton
@@ -186,7 +185,7 @@ def test_logits_of_many_parts(memory: VirtualMemory, monkeypatch: pytest.MonkeyP
     coefficient, record = memory.buffer(3, all_rows), torch.zeros(4)
     logits = record, coefficient[0], partials[0], parts, all_rows, torch.zeros(1), 2
     made = products(memory, monkeypatch, SMALL, (3, 5), (1, 3))
-    made.loss_and_gradients(LossArgs(*logits, 0.0, 1.0, 1.0, 0, 0, form=LINEAR, real=False, block=16))
+    made.loss_and_gradients(LossArgs(*logits, 0.0, 1.0, 1.0, 0, 0, form="linear", real=False, block=16))
     assert record[3] == 0.5
     assert sorted(memory.stores(coefficient)) == [kind * all_rows + row for kind in range(3) for row in range(2)]
 

@@ -6,7 +6,9 @@ exists. Written to be read: no fusion, nothing in place but what an operator is 
 
 from .linear import SATURATING, activate, activation_slope, adjoint, encode_activation, linear, output_activation_slope, tangent
 from .loss import (
+    ALIASES,
     KINDS,
+    LOGIT_KINDS,
     PAIRED_KINDS,
     RELATIVISTIC_KINDS,
     SMOOTHED_KINDS,

@@ -8,10 +8,24 @@ from torch.nn import functional as F
 
 from .precision import wide
 
-KINDS = ("minimax", "nonsaturating", "lsgan", "wgan", "hinge", "relativistic", "relativistic-average")
+ALIASES = {  # of each kind, as papers and libraries have them
+    "minimax": ("mm", "saturating"),
+    "nonsaturating": ("ns", "nsgan", "non-saturating", "modified", "vanilla", "gan", "logistic", "dcgan", "standard"),
+    "lsgan": ("ls", "least-squares", "least-square", "mse"),
+    "wgan": ("w", "wasserstein"),
+    "hinge": ("wasserstein-hinge", "geometric"),
+    "relativistic": ("rpgan", "rsgan", "relativistic-paired"),
+    "relativistic-average": ("ragan",),
+}
+KINDS = tuple(ALIASES)
 PAIRED_KINDS = ("relativistic",)  # row i of real belongs to row i of fake
 RELATIVISTIC_KINDS = ("relativistic", "relativistic-average")  # the generator's loss needs real logits
 SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # one-sided label smoothing is defined
+LOGIT_KINDS = (
+    "minimax",
+    "nonsaturating",
+    "relativistic",
+)  # a probability enters only as the logit before the sigmoid that made it
 
 
 def softplus(x: Tensor) -> Tensor:
