@@ -34,7 +34,7 @@ class Train:
     data_root: Path | None = None
     """folder of IDX files, plain or gzip; without it mnist, fashion and kmnist are downloaded to ./data"""
     loss: str = "nonsaturating"
-    """minimax, nonsaturating, lsgan, wgan, wgan-gp, hinge, relativistic or relativistic-average"""
+    """the objective, such as nonsaturating, hinge or wgan-gp; an unknown name lists them all"""
     penalty: str | None = None
     """NAME[:AMOUNT[:EVERY]],... with gp, lp, r1, r2, dragan or clip; none; by default the loss's own"""
     epochs: int | None = None

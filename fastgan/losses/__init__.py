@@ -16,24 +16,17 @@ Lim and Ye 2017 (hinge), Jolicoeur-Martineau 2018 (both relativistic kinds; the 
 """
 
 from .bce import BCEWithLogitsLoss, binary_cross_entropy_with_logits
-from .by_kind import (
-    hinge_d_loss,
-    hinge_g_loss,
-    lsgan_d_loss,
-    lsgan_g_loss,
-    minimax_d_loss,
-    minimax_g_loss,
-    nonsaturating_d_loss,
-    nonsaturating_g_loss,
-    relativistic_average_d_loss,
-    relativistic_average_g_loss,
-    relativistic_d_loss,
-    relativistic_g_loss,
-    wgan_d_loss,
-    wgan_g_loss,
-)
+from .by_kind import pair as _pair
 from .module import GANLoss
 from .objectives import KINDS, Statistics, d_loss, d_loss_with_statistics, g_loss, resolve_kind
+
+minimax_d_loss, minimax_g_loss = _pair("minimax", 1.2233, -1.0032)
+nonsaturating_d_loss, nonsaturating_g_loss = _pair("nonsaturating", 1.2233, 0.5032)
+lsgan_d_loss, lsgan_g_loss = _pair("lsgan", 1.0, 0.5)
+wgan_d_loss, wgan_g_loss = _pair("wgan", -1.0, -0.5)
+hinge_d_loss, hinge_g_loss = _pair("hinge", 1.5, -0.5)
+relativistic_d_loss, relativistic_g_loss = _pair("relativistic", 0.3133, 1.3133)
+relativistic_average_d_loss, relativistic_average_g_loss = _pair("relativistic-average", 0.6755, 2.6755)
 
 __all__ = [
     "KINDS",

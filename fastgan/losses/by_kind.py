@@ -1,4 +1,4 @@
-"""Each objective's two losses as functions of their own."""
+"""A kind's two losses as functions of their own."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ Example:
 """
 
 
-def _pair(kind: str, *examples: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """One objective's losses as functions of their own; `examples` are the values that their examples show."""
+def pair(kind: str, *examples: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """One kind's losses as functions of the package; `examples` are the values that their examples show."""
 
     def d(real: Tensor, fake: Tensor, *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
         smoothing = label_smoothing
@@ -63,15 +63,7 @@ def _pair(kind: str, *examples: float) -> tuple[Callable[..., Tensor], Callable[
         return g_loss(fake, real, kind, scale=scale, reduction=reduction, backend=backend)
 
     for function, role, text, value in zip((d, g), "dg", (D_TEXT, G_TEXT), examples, strict=True):
+        function.__module__ = __package__
         function.__name__ = function.__qualname__ = name = f"{kind.replace('-', '_')}_{role}_loss"
         function.__doc__ = text.format(kind=kind, name=name, value=value)
     return d, g
-
-
-minimax_d_loss, minimax_g_loss = _pair("minimax", 1.2233, -1.0032)
-nonsaturating_d_loss, nonsaturating_g_loss = _pair("nonsaturating", 1.2233, 0.5032)
-lsgan_d_loss, lsgan_g_loss = _pair("lsgan", 1.0, 0.5)
-wgan_d_loss, wgan_g_loss = _pair("wgan", -1.0, -0.5)
-hinge_d_loss, hinge_g_loss = _pair("hinge", 1.5, -0.5)
-relativistic_d_loss, relativistic_g_loss = _pair("relativistic", 0.3133, 1.3133)
-relativistic_average_d_loss, relativistic_average_g_loss = _pair("relativistic-average", 0.6755, 2.6755)

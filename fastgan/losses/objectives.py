@@ -10,17 +10,7 @@ from torch import Tensor
 from ..ops import loss as ops
 
 KINDS = ops.KINDS
-
-_ALIASES = {
-    "minimax": ("mm", "saturating"),
-    "nonsaturating": ("ns", "nsgan", "non-saturating", "modified", "vanilla", "gan", "logistic", "dcgan", "standard"),
-    "lsgan": ("ls", "least-squares", "least-square", "mse"),
-    "wgan": ("w", "wasserstein"),
-    "hinge": ("wasserstein-hinge", "geometric"),
-    "relativistic": ("rpgan", "rsgan", "relativistic-paired"),
-    "relativistic-average": ("ragan",),
-}
-_NAMES = {name: kind for kind, aliases in _ALIASES.items() for name in (kind, *aliases)}
+_NAMES = {name: kind for kind, aliases in ops.ALIASES.items() for name in (kind, *aliases)}
 
 
 def resolve_kind(kind: str) -> str:

@@ -17,13 +17,12 @@ from ..engines.engine import Engine
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..models import Network
+from ..ops.loss import LOGIT_KINDS
 from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
 
 log = logging.getLogger("fastgan")
 
-# kinds in which a probability p enters only as the logit before the sigmoid that made it
-LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
 ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
 

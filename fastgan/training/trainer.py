@@ -15,6 +15,7 @@ from ..data import ImageSet, as_image_set
 from ..engines.cuda_graph import Captured, Eager
 from ..engines.flat_network import FlatNetwork
 from ..ops import backend
+from ..ops.loss import LOGIT_KINDS
 from ..optim import Optimizer
 from ..penalties import Spec
 from ..runtime import distributed
@@ -24,7 +25,7 @@ from . import checkpoint, preview, run_state, setup
 from .checkpoint import Checkpoint
 from .fit import Fit, FitOptions
 from .presets import preset
-from .setup import LOGIT_KINDS, check, is_whole
+from .setup import check, is_whole
 
 log = logging.getLogger("fastgan")
 
