@@ -1,7 +1,6 @@
 """A kind's two losses as functions of their own."""
 
-from __future__ import annotations
-
+# annotations are types here, not text: these functions stand in another module, where the text would mean nothing
 from collections.abc import Callable
 
 from torch import Tensor
