@@ -147,3 +147,9 @@ def test_what_a_row_cannot_tell_alone_is_refused() -> None:
         torch.ops.fastgan.loss_rows(real[:2], fake, "bce")
     with pytest.raises(RuntimeError, match="upstream"):
         torch.ops.fastgan.loss_rows_backward(torch.ones(2), real, fake, True, "bce")
+
+
+@pytest.mark.parametrize("name", ["loss", "loss_statistics", "loss_rows"])
+def test_a_form_that_no_kernel_has_is_refused(name: str) -> None:
+    with pytest.raises(RuntimeError, match="unknown form huber"):
+        getattr(torch.ops.fastgan, name)(torch.zeros(3), torch.zeros(3), "huber")
