@@ -72,7 +72,7 @@ TORCH_LIBRARY(fastgan, m) {
 
   // update: one optimizer step in place over flat buffers, all fp32 or all fp64; see reference.update_. Returns the sum of the
   // finite gradients' squares and the number of the others, [2].
-  // rule: sgd, rmsprop or adam; options: its numbers, in the order of torch.optim's arguments after the learning rate.
+  // rule: one that csrc/cpu/optimizer.h has; options: its numbers, in the order of torch.optim's arguments after the learning rate.
 #define FASTGAN_RULE \
   "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? ema=None, float ema_decay=0.0"
   m.def("update_(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, " FASTGAN_RULE ") -> Tensor");

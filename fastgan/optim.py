@@ -243,8 +243,7 @@ class Adam(Optimizer):
         super().__post_init__()
 
 
-_TYPES: dict[str, type[Optimizer]] = {"sgd": SGD, "rmsprop": RMSprop, "adam": Adam}
-_DEFAULTS: dict[str, Optimizer] = {"sgd": SGD(), "rmsprop": RMSprop(), "adam": Adam()}
+_TYPES: dict[str, Callable[..., Optimizer]] = {spec.rule: spec for spec in (SGD, RMSprop, Adam)}
 
 
 def parse(text: str, base: Optimizer | None = None) -> Optimizer:
@@ -267,7 +266,7 @@ def parse(text: str, base: Optimizer | None = None) -> Optimizer:
     name, _, options = text.partition(":")
     if name.lower() not in _TYPES:
         raise ValueError(f"unknown optimizer {name!r}; choose one of {', '.join(_TYPES)}")
-    spec: Optimizer = base if base is not None and base.rule == name.lower() else _DEFAULTS[name.lower()]
+    spec: Optimizer = base if base is not None and base.rule == name.lower() else _TYPES[name.lower()]()
     fields = dict(vars(spec))
     for option in filter(None, options.split(",")):
         fields |= _read_option(spec, fields, *option.partition("=")[::2])
@@ -275,12 +274,12 @@ def parse(text: str, base: Optimizer | None = None) -> Optimizer:
 
 
 def _read_option(spec: Optimizer, fields: dict[str, Any], name: str, text: str) -> dict[str, Any]:
-    known = {"lr", *spec.options()}
-    if isinstance(spec, Adam):
+    known = set(fields)
+    if "betas" in fields:
         known = known - {"betas"} | {"beta1", "beta2"}
     if name not in known:
         raise ValueError(f"{spec.rule} has no option {name!r}; it has {', '.join(sorted(known))}")
-    if name in ("nesterov", "centered"):
+    if isinstance(fields.get(name), bool):
         return {name: _switch(name, text)}
     value: Any = parse_rate(text) if name == "lr" else _number(name, text)
     if name == "beta1":
@@ -372,5 +371,5 @@ def from_config(config: dict) -> Optimizer:
         fields["lr"] = Schedule(**fields["lr"])
     if "betas" in fields:
         fields["betas"] = tuple(fields["betas"])
-    build: Callable[..., Optimizer] = _TYPES[config["rule"]]
+    build = _TYPES[config["rule"]]
     return build(**fields)

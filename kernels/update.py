@@ -34,9 +34,8 @@ def one_minus_power(log, t):
 
 @triton.jit
 def optimizer_step(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl.constexpr):
-    """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers: see `rule_options`.
-
-    RULE: sgd, sgd-momentum, rmsprop, rmsprop-momentum, rmsprop-centered, rmsprop-centered-momentum or adam.
+    """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers and RULE: as
+    `fastgan.ops.triton.update` has them, which names each variant of a formula.
     """
     g += numbers[0] * w
     if RULE == "adam":

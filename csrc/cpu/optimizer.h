@@ -4,10 +4,13 @@
 #include "vector_math.h"
 
 #include <c10/macros/Macros.h>
+#include <c10/util/ArrayRef.h>
+#include <c10/util/Exception.h>
 
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <string_view>
 #include <type_traits>
 
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
@@ -39,8 +42,24 @@ struct IsFinite {
   }
 };
 
+// What the caller of a step gives of its rule. options: the rule's own numbers, in the order of torch.optim's arguments after
+// lr; state: its buffers; count: which update this is, from 1.
+template <class T>
+struct RuleArgs {
+  std::string_view rule;
+  c10::ArrayRef<double> options;
+  c10::ArrayRef<T*> state;
+  double lr, count;
+
+  void check(size_t numbers, size_t buffers) const {
+    TORCH_CHECK(options.size() == numbers, rule, " has ", numbers, " options, not ", options.size());
+    TORCH_CHECK(state.size() == buffers, "this rule keeps ", buffers, " buffers, not ", state.size());
+  }
+};
+
 // A rule holds a step's numbers and its state's pointers, and makes the new weight of element i. It is plain arithmetic: what
-// is switched off has the coefficient 0. `prefetch` asks for the state's cache lines at i.
+// is switched off has the coefficient 0. `prefetch` asks for the state's cache lines at i. with_<rule>(given, run) calls run with
+// the rule that a caller's numbers make.
 
 // torch.optim.SGD's formula: the step is along near * g + far * velocity.
 template <class T, bool has_momentum>
@@ -60,6 +79,17 @@ struct Sgd {
     if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, kCache);
   }
 };
+
+template <class T, class Run>
+void with_sgd(const RuleArgs<T>& given, const Run& run) {  // momentum, dampening, weight decay, nesterov
+  const auto& options = given.options;
+  given.check(4, options.empty() || options[0] == 0 ? 0 : 1);
+  const T momentum = options[0], dampening = options[1], weight_decay = options[2], nesterov = options[3];
+  if (!momentum) return run(Sgd<T, false>{T(given.lr), weight_decay});
+  const bool first = given.count == 1;  // the velocity begins as the gradient, whole
+  run(Sgd<T, true>{T(given.lr), weight_decay, first ? 0 : momentum, first ? 1 : 1 - dampening, nesterov,
+                   nesterov ? momentum : 1, given.state[0]});
+}
 
 // torch.optim.RMSprop's formula.
 template <class T, bool has_momentum, bool centered>
@@ -93,6 +123,23 @@ struct RmsProp {
   }
 };
 
+template <class T, class Run>
+void with_rmsprop(const RuleArgs<T>& given, const Run& run) {  // alpha, eps, weight decay, momentum, centered
+  const auto& options = given.options;
+  const bool moves = options.size() > 3 && options[3], centred = options.size() > 4 && options[4];
+  given.check(5, 1 + moves + centred);
+  const auto with = [&](auto has_momentum, auto centered) {
+    T* velocity = has_momentum ? given.state[1] : nullptr;
+    T* mean = centered ? given.state.back() : nullptr;
+    run(RmsProp<T, has_momentum, centered>{T(given.lr), T(options[2]), T(options[0]), T(1.0 - options[0]), T(options[1]),
+                                           T(options[3]), given.state[0], velocity, mean});
+  };
+  constexpr std::true_type yes;
+  constexpr std::false_type no;
+  if (moves) return centred ? with(yes, yes) : with(yes, no);
+  centred ? with(no, yes) : with(no, no);
+}
+
 // torch.optim.Adam's formula; step = lr / (1 - beta1^count) and scale = 1 / sqrt(1 - beta2^count) are made in fp64.
 template <class T>
 struct Adam {
@@ -114,6 +161,25 @@ struct Adam {
     __builtin_prefetch(square + i, 1, kCache);
   }
 };
+
+template <class T, class Run>
+void with_adam(const RuleArgs<T>& given, const Run& run) {  // beta1, beta2, eps, weight decay
+  const auto& options = given.options;
+  given.check(4, 2);
+  const double beta1 = options[0], beta2 = options[1];
+  const T rate = given.lr / (1.0 - std::pow(beta1, given.count)), scale = 1.0 / std::sqrt(1.0 - std::pow(beta2, given.count));
+  run(Adam<T>{rate, scale, T(options[3]), T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), T(options[2]), given.state[0],
+              given.state[1]});
+}
+
+// Calls run with the rule of this name.
+template <class T, class Run>
+void with_rule(const RuleArgs<T>& given, const Run& run) {
+  if (given.rule == "sgd") return with_sgd(given, run);
+  if (given.rule == "rmsprop") return with_rmsprop(given, run);
+  if (given.rule == "adam") return with_adam(given, run);
+  TORCH_CHECK(false, "unknown rule ", given.rule);
+}
 
 // A step that is withheld: its gradients count, and weights stay as they are.
 struct Keep {

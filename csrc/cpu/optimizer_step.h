@@ -5,20 +5,20 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <optional>
 #include <string_view>
-#include <type_traits>
 
 namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// What the caller of an operator gives. options: the rule's own numbers, in the order of torch.optim's arguments after lr.
+// What the caller of an operator gives; RuleArgs explains the options.
 struct Step {
   const Tensor& weight;
   at::TensorList state;
@@ -97,43 +97,12 @@ inline Tensor result_of(const Totals& totals, const Tensor& weight) {
   return at::tensor(at::ArrayRef<double>(numbers), weight.options());
 }
 
-// Calls run(rule) with the rule of a step.
+// Calls run(rule) with the rule that a step names; count: which update it is, from 1.
 template <class T, class Run>
 void with_rule(const Step& a, double lr, double count, const Run& run) {
-  const auto& options = a.options;
-  const auto given = [&](size_t numbers, size_t states) {
-    TORCH_CHECK(options.size() == numbers, a.rule, " has ", numbers, " options, not ", options.size());
-    TORCH_CHECK(a.state.size() == states, "this rule keeps ", states, " buffers, not ", a.state.size());
-  };
-  const auto buffer = [&](size_t index) { return a.state[index].template mutable_data_ptr<T>(); };
-  constexpr std::true_type yes;
-  constexpr std::false_type no;
-  if (a.rule == "sgd") {  // momentum, dampening, weight decay, nesterov
-    given(4, options.empty() || options[0] == 0 ? 0 : 1);
-    const T momentum = options[0], dampening = options[1], weight_decay = options[2], nesterov = options[3];
-    if (!momentum) return run(Sgd<T, false>{T(lr), weight_decay});
-    const bool first = count == 1;  // the velocity begins as the gradient, whole
-    run(Sgd<T, true>{T(lr), weight_decay, first ? 0 : momentum, first ? 1 : 1 - dampening, nesterov, nesterov ? momentum : 1,
-                     buffer(0)});
-  } else if (a.rule == "rmsprop") {  // alpha, eps, weight decay, momentum, centered
-    const bool moves = options.size() > 3 && options[3], centred = options.size() > 4 && options[4];
-    given(5, 1 + moves + centred);
-    const auto with = [&](auto has_momentum, auto centered) {
-      T* velocity = has_momentum ? buffer(1) : nullptr;
-      T* mean = centered ? buffer(a.state.size() - 1) : nullptr;
-      run(RmsProp<T, has_momentum, centered>{T(lr), T(options[2]), T(options[0]), T(1.0 - options[0]), T(options[1]),
-                                             T(options[3]), buffer(0), velocity, mean});
-    };
-    if (moves) return centred ? with(yes, yes) : with(yes, no);
-    centred ? with(no, yes) : with(no, no);
-  } else {  // beta1, beta2, eps, weight decay
-    TORCH_CHECK(a.rule == "adam", "unknown rule ", a.rule);
-    given(4, 2);
-    const double beta1 = options[0], beta2 = options[1];
-    const T rate = lr / (1.0 - std::pow(beta1, count)), scale = 1.0 / std::sqrt(1.0 - std::pow(beta2, count));
-    run(Adam<T>{rate, scale, T(options[3]), T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), T(options[2]), buffer(0),
-                buffer(1)});
-  }
+  c10::SmallVector<T*, 4> state;
+  for (const Tensor& buffer : a.state) state.push_back(buffer.mutable_data_ptr<T>());
+  with_rule(RuleArgs<T>{a.rule, a.options, state, lr, count}, run);
 }
 
 }  // namespace

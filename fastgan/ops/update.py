@@ -13,10 +13,7 @@ implementation("update.update_", "reference")(reference.update_)
 
 def state_size(rule: str, options: dict) -> int:
     """How many buffers of the weights' size an optimizer keeps."""
-    if rule == "adam":
-        return 2
-    momentum = options.get("momentum", 0.0) > 0
-    return int(momentum) if rule == "sgd" else 1 + momentum + options.get("centered", False)
+    return reference.RULES[rule].buffers(**options)
 
 
 def update_(

@@ -274,10 +274,13 @@ def test_what_does_not_fit_is_an_error_and_changes_nothing(change: dict, message
 def test_an_unknown_rule_or_option_is_an_error(backend: str) -> None:
     weight, gradient = numbers(8)
     for rule, options in (("lion", {}), ("sgd", dict(betas=(0.5, 0.9)))):
-        run = Run(weight, rule, options, backend=backend)
+        run = Run(weight, "sgd", {}, backend=backend)
+        run.rule, run.options = rule, options
         with pytest.raises((KeyError, TypeError, RuntimeError)):
             run.step(gradient)
         assert torch.equal(run.weight, weight)
+    with pytest.raises(KeyError, match="lion"):
+        state_size("lion", {})
 
 
 @pytest.mark.slow

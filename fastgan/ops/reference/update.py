@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -49,7 +50,18 @@ def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, cou
     return [w - step_size * (mean / denominator), mean, square]
 
 
-RULES: dict[str, Callable[..., list[Tensor]]] = {"sgd": sgd, "rmsprop": rmsprop, "adam": adam}
+class Rule(NamedTuple):
+    """An optimizer: its formula, and how many buffers of the weights' size it keeps, by the formula's own options."""
+
+    formula: Callable[..., list[Tensor]]
+    buffers: Callable[..., int]
+
+
+RULES = {
+    "sgd": Rule(sgd, lambda momentum=0.0, **_: int(momentum > 0)),
+    "rmsprop": Rule(rmsprop, lambda momentum=0.0, centered=False, **_: 1 + (momentum > 0) + centered),
+    "adam": Rule(adam, lambda **_: 2),
+}
 
 
 def is_withheld(withhold: Tensor) -> Tensor:
@@ -83,7 +95,7 @@ def update_(
     take = finite & ~withhold
     clean = torch.where(finite, gradient, 0.0)
     count += (~withhold).to(count.dtype)
-    new_weight, *new_state = RULES[rule](weight, clean, state, lr, count=count.double().clamp(min=1), **options)
+    new_weight, *new_state = RULES[rule].formula(weight, clean, state, lr, count=count.double().clamp(min=1), **options)
     if clip:
         new_weight = new_weight.clamp(-clip, clip)
     for old, new in zip([weight, *state], [new_weight, *new_state], strict=True):
