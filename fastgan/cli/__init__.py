@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 import tyro
 
 from .._version import __version__
-from .command import Job
+from .command import Command, Job
 from .doctor import Doctor
 from .sample import Sample
 from .train import Train, resumed
 
-COMMANDS: dict[str, Callable] = {"train": Train, "sample": Sample, "doctor": Doctor}
+COMMANDS: dict[str, Callable[..., Command]] = {"train": Train, "sample": Sample, "doctor": Doctor}
 ABOUT = "Train a GAN, draw its samples, see what runs here. --version prints the version."
 
 
-def parse(arguments: Sequence[str]) -> Train | Sample | Doctor:
+def parse(arguments: Sequence[str]) -> Command:
     """The command a line means; a resumed run starts from its saved configuration."""
     command = tyro.extras.subcommand_cli_from_dict(COMMANDS, prog="fastgan", description=ABOUT, args=arguments)
     if isinstance(command, Train) and command.resume:
@@ -48,7 +48,7 @@ def _refuse(error: Exception) -> int:
     return 2
 
 
-def _execute(command: Train | Sample | Doctor) -> int:
+def _execute(command: Command) -> int:
     from ..ops.backend import BackendUnavailable
     from ..runtime import distributed
 
