@@ -8,7 +8,6 @@ Kernels count rows, columns and programs in 32 bits, and multiply in 64: see `ch
 
 from __future__ import annotations
 
-import functools
 import math
 import os
 from contextlib import nullcontext
@@ -92,9 +91,3 @@ class Launcher:
         """Runs a kernel. arguments: all its parameters by their names; options: Triton's own."""
         with torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext():
             kernel[grid](**arguments, **options)
-
-
-@functools.cache
-def launcher(device: torch.device) -> Launcher:
-    """A device's launcher."""
-    return Launcher(device)

@@ -27,6 +27,7 @@ from benchmarks.harness.rows import ROOT, append, circumstances, machine
 from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.cuda_graph import Captured
+from fastgan.ops import backend
 
 STEPS, REPLAYS = 16, 12
 TIMES = ("time", "gap", "adds", "alone", "said")
@@ -130,27 +131,29 @@ def replayed(trainer: fastgan.Trainer) -> list[Phase]:
 
 def timed_by_events(case: str, batch: int) -> list[Phase]:
     """The kernels of an eager step, each between two events; what torch itself launches is missing, and gaps are."""
-    from fastgan.kernels import launch
+    from fastgan.kernels.launch import Launcher
 
-    trainer, run = trainer_of(case, batch, capture="off"), launch.Launcher.run
-    trainer.step(3)
-    overlap(trainer, False)
-    trainer.step(1)
-    pairs: list[tuple[str, Any, Any, Any]] = []
+    pairs: list[tuple[str, str, Any, Any]] = []
 
-    def between(self: Any, kernel: Any, grid: tuple[int, ...], *arguments: Any, **named: Any) -> None:
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run(self, kernel, grid, *arguments, **named)
-        end.record()
-        pairs.append((getattr(kernel, "__name__", "?"), "x".join(map(str, grid)), begin, end))
+    class Timed(Launcher):
+        def run(self, kernel: Any, grid: tuple[int, ...], arguments: dict[str, Any], options: dict[str, Any]) -> None:
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            super().run(kernel, grid, arguments, options)
+            end.record()
+            pairs.append((getattr(kernel, "__name__", "?"), "x".join(map(str, grid)), begin, end))
 
-    launch.Launcher.run = between
+    backend.launch_by(Timed)
     try:
+        trainer = trainer_of(case, batch, capture="off")
+        trainer.step(3)
+        overlap(trainer, False)
+        trainer.step(1)
+        pairs.clear()
         trainer.step(REPLAYS)
         torch.cuda.synchronize()
     finally:
-        launch.Launcher.run = run
+        backend.launch_by(None)
     size = len(pairs) // REPLAYS
     found = []
     for index in range(size):

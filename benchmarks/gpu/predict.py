@@ -19,10 +19,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.gpu.cards import CARDS, DEFAULT, Card, add_option
-from benchmarks.harness.offline_compile import launch_by
 from fastgan import Discriminator, Generator, Trainer
 from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.game import at
+from fastgan.ops import backend
 
 FIXED = 1.6  # us: 0.7 between two nodes that overlap, 0.6 for the first loads, 0.3 for epilogue and stores
 ITERATION = 0.1  # us: one block of depth in a pipeline that is full
@@ -82,7 +82,7 @@ def update(programs: int, given: dict[str, Any], shapes: list[tuple[int, int]], 
 def launches(case: str, batch: int, arch: int, card: Card = CARDS[DEFAULT]) -> list[Launch]:
     """The launches of one step, in their order."""
     notebook = Notebook(torch.device("cpu"), arch)
-    launch_by(lambda device: notebook)
+    backend.launch_by(lambda device: notebook)
     options: dict[str, Any] = dict(precision="bf16", device="cpu", engine="closed-form", capture="off", loss=case)
     trainer = Trainer(Generator(), Discriminator(), **options).attach(torch.zeros(100, 784, dtype=torch.uint8), batch)
     step = trainer._step

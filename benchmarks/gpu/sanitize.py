@@ -80,13 +80,8 @@ def play(game: str, precision: str, engine: str = "closed-form", seed: int = 0, 
 
 def exact(game: str) -> Metrics:
     """The same in fp64, by autograd over plain torch on a CPU: nothing of it is in a kernel, or in the closed form."""
-    forced, backend.FORCED = backend.FORCED, "reference"
-    backend._resolve.cache_clear()
-    try:
+    with backend.forced("reference"):
         return play(game, "fp64", engine="autograd", device="cpu")
-    finally:
-        backend.FORCED = forced
-        backend._resolve.cache_clear()
 
 
 def stored() -> dict[str, Metrics]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,6 @@ import triton
 from fastgan.kernels import launch
 
 from fastgan.ops import backend
-from fastgan.training import trainer
 
 CUOBJDUMP = "backends/nvidia/bin/cuobjdump"  # which Triton's package carries
 PARKED = 8  # bytes of stack
@@ -67,18 +65,9 @@ def spills(found: dict[str, int]) -> bool:
     return found["STACK"] > PARKED or found["LOCAL"] > 0
 
 
-def launch_by(launcher: Callable[[torch.device], launch.Launcher]) -> None:
-    """From now on this process takes Triton for every operator, in any precision, and this for its launches."""
-    launch.Launcher = launcher
-    launch.launcher.cache_clear()
-    backend.triton_problem = lambda device="cuda": None  # type: ignore[assignment]
-    backend.FORCED = "triton"
-    trainer.resolve_precision = lambda name, *_: name
-
-
 def compile_for(arch: int) -> None:
     """From now on this process compiles what it would launch, for an architecture."""
     from triton.runtime import driver
 
     driver.set_active(AbsentDriver(arch))
-    launch_by(lambda device: Compiler(device, arch))
+    backend.launch_by(lambda device: Compiler(device, arch))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..ops import reference, sample
+from ..ops import backend, reference, sample
 from ..ops.linear import Layer
 from ..ops.penalty import PenaltyForm
 from ..ops.sample import MaskCounter
@@ -67,14 +67,14 @@ class TritonProducts:
     """
 
     def __init__(self, layers: Sequence[Layer], precision: str) -> None:
-        from ..kernels import launch, linear, tiles
+        from ..kernels import linear, tiles
 
         if (widest := max(extent for layer in layers for extent in layer.weight.shape)) > WIDEST:
             raise ValueError(f"a layer is {widest:,} wide; kernels count up to {WIDEST:,}")
         self.layers, self.kernels, self.tiles, self.fill = layers, linear, tiles, linear.FILL
         self.shapes = [tuple(layer.weight.shape) for layer in layers]
         self.device = layers[0].weight.device
-        self.launch = launch.Launcher(self.device)
+        self.launch = backend.new_launcher(self.device)
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.precision = INPUT_PRECISION[precision]
         self.weights = [self._filled(*layer.weight.shape) for layer in layers]

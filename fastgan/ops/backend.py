@@ -11,7 +11,8 @@ import functools
 import importlib.util
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,8 @@ from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 PREFERENCE = ("triton", "cpp", "reference")
+
+MakeLauncher = Callable[[torch.device], Any]
 
 FORCED = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would cost more than all else that chooses
 
@@ -46,6 +49,7 @@ class Choice(NamedTuple):
     reason: str
 
 
+_make_launcher: MakeLauncher | None = None  # of a tool, see `launch_by`
 _implementations: dict[str, dict[str, dict[str, Callable]]] = {}  # operator -> backend -> device type -> function
 
 
@@ -88,6 +92,8 @@ def cuda_problem() -> str | None:
 @functools.cache
 def triton_problem(device: str = "cuda") -> str | None:
     """None when Triton kernels can run on a device type, otherwise why not. On the CPU its interpreter can, for tests."""
+    if is_launched_by_tool():
+        return None
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device == "cpu":
@@ -96,11 +102,34 @@ def triton_problem(device: str = "cuda") -> str | None:
     return None if torch.cuda.is_available() else "there is no CUDA device"
 
 
-def launcher(device: torch.device | str) -> Any:
-    """What launches Triton kernels on a device."""
+def new_launcher(device: torch.device) -> Any:
+    """What launches Triton kernels on a device, with settings of its own."""
     from ..kernels import launch
 
-    return launch.launcher(torch.device(device))
+    return (_make_launcher or launch.Launcher)(device)
+
+
+@functools.cache
+def launcher(device: torch.device) -> Any:
+    """The one that all operators on a device share."""
+    return new_launcher(device)
+
+
+def launch_by(make: MakeLauncher | None) -> None:
+    """From now on this process takes Triton for every operator, launched by what `make` returns for a device.
+
+    For tools that compile, count or time launches: whether the device can run them is their matter. None: as it was.
+    """
+    global _make_launcher, FORCED
+    _make_launcher = make
+    FORCED = os.environ.get("FASTGAN_BACKEND", "auto") if make is None else "triton"
+    for remembered in (launcher, triton_problem, _resolve):
+        remembered.cache_clear()
+
+
+def is_launched_by_tool() -> bool:
+    """Whether launches go to a tool, whatever the device of their tensors is."""
+    return _make_launcher is not None
 
 
 def _problem(backend: str, device: str) -> str | None:
@@ -141,6 +170,17 @@ def _resolve(operator: str, backend: str, device: str, explicit: bool) -> Callab
     function = _find(operator, chosen, device)
     assert function is not None
     return function
+
+
+@contextmanager
+def forced(backend: str) -> Iterator[None]:
+    """Inside, FASTGAN_BACKEND is this one."""
+    global FORCED
+    before, FORCED = FORCED, backend
+    try:
+        yield
+    finally:
+        FORCED = before
 
 
 def resolve(operator: str, device: str, backend: str = "auto") -> Callable:

@@ -7,6 +7,8 @@ from functools import cache
 
 import torch
 
+from ..ops.backend import is_launched_by_tool
+
 
 def resolve_device(name: str | torch.device) -> torch.device:
     """The device meant by "auto" (a GPU if there is one), "cpu", "cuda", "cuda:1", ...; ValueError if it is not there."""
@@ -42,3 +44,8 @@ def has_native_bf16(device: torch.device) -> bool:
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
     supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(supported and supported())
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Whether matrix products may be in tf32, as on GPUs; what a tool compiles on tensors of the CPU is for one, too."""
+    return device.type == "cuda" or is_launched_by_tool()

@@ -9,7 +9,7 @@ from functools import cache
 
 import torch
 
-from .device import has_native_bf16
+from .device import has_native_bf16, has_tf32
 
 log = logging.getLogger("fastgan")
 
@@ -26,7 +26,7 @@ def resolve_precision(name: str, device: torch.device, dtype: torch.dtype) -> st
     if name == "auto":
         native = "bf16" if has_native_bf16(device) else "fp32"
         return "fp64" if dtype == torch.float64 else native
-    if name == "tf32" and device.type != "cuda":
+    if name == "tf32" and not has_tf32(device):
         raise ValueError("precision 'tf32' exists on CUDA devices only; use fp32 or bf16")
     if dtype == torch.float64 and name != "fp64":
         raise ValueError(f"the networks are in fp64, which precision {name!r} would not use; use fp64 or auto")

@@ -20,6 +20,7 @@ from benchmarks.harness import offline_compile
 from benchmarks.micro import kernels
 from benchmarks.tune import search
 from benchmarks.tune.launches import Update
+from fastgan.ops import backend
 
 
 def tile_of(calls: list[Any]) -> tiles.Tile:
@@ -39,7 +40,7 @@ def clock(calls: list[Callable[[], None]], replays: int) -> float:
 
 def tune_on_paper(folder: Path) -> None:
     """Looks for tiles of a small batch with that clock, on launches that are only written down."""
-    offline_compile.launch_by(lambda device: predict.Notebook(torch.device("cpu"), 90))
+    backend.launch_by(lambda device: predict.Notebook(torch.device("cpu"), 90))
     table = folder / "tiles.json"
     table.write_text('{"90 forward 1x1x1 2": [16, 32, 64, 2, 4, 1]}\n')
     rows: list[dict[str, Any]] = []

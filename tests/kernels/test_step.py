@@ -23,14 +23,6 @@ from fastgan.ops.sample import Draws
 PIXELS, Z = 43, 5
 
 
-@pytest.fixture(autouse=True)
-def _any_backend() -> Iterator[None]:
-    """`FORCED` is changed here, so what was resolved is forgotten before and after."""
-    backend._resolve.cache_clear()
-    yield
-    backend._resolve.cache_clear()
-
-
 class Odd(penalties.R1):
     """A penalty with a derivative of its own, which no kernel knows."""
 
@@ -63,8 +55,7 @@ def data(dtype: torch.dtype) -> Tensor:
 def trainer_of(
     monkeypatch: pytest.MonkeyPatch, name: str, device: torch.device, precision: str, rows: int, options: dict, shape: dict
 ) -> Trainer:
-    monkeypatch.setattr(backend, "FORCED", name)
-    backend._resolve.cache_clear()
+    monkeypatch.setattr(backend, "FORCED", name)  # until the test ends: a trainer asks when it makes buffers, too
     given = options | dict(precision=precision, device=device, engine="closed-form", capture="off")
     return Trainer(*networks(**shape), **given).attach(data(options.get("dtype", torch.float32)), rows)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
 from fastgan import losses
-from fastgan.ops import backend, loss, penalty, reference, update  # noqa: F401
+from fastgan.ops import backend, loss, penalty, reference, sample, update  # noqa: F401
 from fastgan.ops.backend import BackendUnavailable, resolve
+from fastgan.runtime.precision import resolve_precision
 
 
 @pytest.fixture
@@ -23,18 +26,17 @@ def test_auto_takes_the_fastest_that_can_run(requires_extension: None, unwritten
     assert resolve("loss.d_loss", "meta") is reference.d_loss, "nothing faster for this device"
 
 
-def test_the_keyword_goes_before_the_environment(requires_extension: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    native = resolve("loss.d_loss", "cpu", "cpp")
-    monkeypatch.setattr(backend, "FORCED", "reference")
-    assert resolve("loss.d_loss", "cpu") is reference.d_loss
-    assert resolve("loss.d_loss", "cpu", "cpp") is native
+def test_the_keyword_goes_before_the_environment(requires_extension: None) -> None:
+    native, before = resolve("loss.d_loss", "cpu", "cpp"), resolve("loss.d_loss", "cpu")
+    with backend.forced("reference"):
+        assert resolve("loss.d_loss", "cpu") is reference.d_loss
+        assert resolve("loss.d_loss", "cpu", "cpp") is native
+    assert resolve("loss.d_loss", "cpu") is before
 
 
-def test_the_environment_leaves_operators_alone_that_it_does_not_have(
-    requires_extension: None, unwritten: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(backend, "FORCED", "cpp")
-    assert resolve(unwritten, "cpu") is reference.d_loss
+def test_the_environment_leaves_operators_alone_that_it_does_not_have(requires_extension: None, unwritten: str) -> None:
+    with backend.forced("cpp"):
+        assert resolve(unwritten, "cpu") is reference.d_loss
 
 
 def test_an_impossible_choice_says_why(unwritten: str) -> None:
@@ -48,10 +50,36 @@ def test_an_impossible_choice_says_why(unwritten: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_the_environment_cannot_ask_for_what_this_machine_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "FORCED", "triton")
-    with pytest.raises(BackendUnavailable, match=r"TRITON_INTERPRET|not installed"):
+def test_the_environment_cannot_ask_for_what_this_machine_lacks() -> None:
+    with backend.forced("triton"), pytest.raises(BackendUnavailable, match=r"TRITON_INTERPRET|not installed"):
         losses.d_loss(torch.zeros(4), torch.zeros(4))
+
+
+def test_a_tool_gets_the_launches_of_a_device_that_need_not_be_there() -> None:
+    pytest.importorskip("triton")
+    asked: list[str] = []
+
+    class Counting:
+        def __init__(self, device: torch.device) -> None:
+            self.device = device
+
+        def __call__(self, kernel: Any, grid: tuple[int, ...], **arguments: Any) -> None:
+            asked.append(kernel.__name__)
+
+    before, cpu = resolve("sample.gather_rows", "cpu"), torch.device("cpu")
+    with pytest.raises(ValueError, match="tf32"):
+        resolve_precision("tf32", cpu, torch.float32)
+    backend.launch_by(Counting)
+    try:
+        assert backend.launcher(cpu) is backend.launcher(cpu)
+        assert backend.new_launcher(cpu) is not backend.launcher(cpu), "a chain's settings are its own"
+        assert resolve_precision("tf32", cpu, torch.float32) == "tf32"
+        sample.gather_rows(torch.zeros(4, 6), torch.zeros(2, dtype=torch.int64))
+        assert asked == ["gather_kernel"]
+    finally:
+        backend.launch_by(None)
+    assert resolve("sample.gather_rows", "cpu") is before
+    assert not backend.is_launched_by_tool()
 
 
 def test_an_extension_without_cuda_kernels_is_not_chosen_for_cuda(
