@@ -50,7 +50,7 @@ class Stack(ABC, Generic[B]):
     def __init__(self, buffers: B, count: int, stride: int) -> None:
         self.buffers, self.stride = buffers, stride
         self._count, self._first = count, 0
-        self._root: Any = self
+        self._root: Any = self  # Self
         self._parts: dict[tuple[int, int], Self] = {}
 
     @abstractmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ..ops import backend, reference, sample
 from ..ops.linear import Layer
 from ..ops.penalty import PenaltyForm
 from ..ops.sample import MaskCounter
+
+if TYPE_CHECKING:
+    from ..kernels.tiles import Tile
 
 WIDEST = 2**24  # of layers: 128 rows of an operand, as many as a block of a kernel has, are counted through in 32 bits
 MOST_ROWS = 2**30  # of operands: more than memory holds of the narrowest, so that kernels may add two numbers of rows
@@ -126,7 +129,7 @@ class TritonProducts:
         workspace = self._split_k_workspace(count, tile) if tile.splits > 1 else None
         return Product(count, across, workspace, blocks | dict(warps=tile.warps, stages=tile.stages))
 
-    def _split_k_workspace(self, count: int, tile: Any) -> tuple[Tensor, Tensor]:
+    def _split_k_workspace(self, count: int, tile: Tile) -> tuple[Tensor, Tensor]:
         """Where the parts of products of `count` tiles are added; made once, so that a captured run finds it."""
         key = count, tile.rows, tile.columns, tile.splits
         if key not in self._workspaces:

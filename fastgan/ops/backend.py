@@ -13,15 +13,13 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch.autograd import forward_ad
 
 BACKENDS = ("auto", "reference", "cpp", "triton")
 PREFERENCE = ("triton", "cpp", "reference")
-
-MakeLauncher = Callable[[torch.device], Any]
 
 FORCED = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would cost more than all else that chooses
 
@@ -41,6 +39,17 @@ class BackendUnavailable(RuntimeError):
     """An implementation was asked for by name and cannot run; the message says why."""
 
 
+class Launch(Protocol):
+    """Launches Triton kernels on a device, as `kernels.launch.Launcher` does."""
+
+    device: torch.device
+    arch: int  # 90 for sm_90
+    pdl: bool  # whether programmatic dependent launch is used
+
+    def __call__(self, kernel: Any, grid: tuple[int, ...], *, warps: int = 4, stages: int = 1, **arguments: Any) -> None:
+        """Runs a kernel on a grid, all arguments by name."""
+
+
 class Choice(NamedTuple):
     """One line of `fastgan doctor`."""
 
@@ -49,7 +58,7 @@ class Choice(NamedTuple):
     reason: str
 
 
-_make_launcher: MakeLauncher | None = None  # of a tool, see `launch_by`
+_make_launcher: Callable[[torch.device], Launch] | None = None  # of a tool, see `launch_by`
 _implementations: dict[str, dict[str, dict[str, Callable]]] = {}  # operator -> backend -> device type -> function
 
 
@@ -102,20 +111,20 @@ def triton_problem(device: str = "cuda") -> str | None:
     return None if torch.cuda.is_available() else "there is no CUDA device"
 
 
-def new_launcher(device: torch.device) -> Any:
+def new_launcher(device: torch.device | str) -> Launch:
     """What launches Triton kernels on a device, with settings of its own."""
     from ..kernels import launch
 
-    return (_make_launcher or launch.Launcher)(device)
+    return (_make_launcher or launch.Launcher)(torch.device(device))
 
 
 @functools.cache
-def launcher(device: torch.device) -> Any:
+def launcher(device: torch.device | str) -> Launch:
     """The one that all operators on a device share."""
     return new_launcher(device)
 
 
-def launch_by(make: MakeLauncher | None) -> None:
+def launch_by(make: Callable[[torch.device], Launch] | None) -> None:
     """From now on this process takes Triton for every operator, launched by what `make` returns for a device.
 
     For tools that compile, count or time launches: whether the device can run them is their matter. None: as it was.

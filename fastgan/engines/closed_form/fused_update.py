@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from ...chain.triton_tiles import TritonProducts
 from ...ops.triton.update import OptimizerArgs, RecordLocation, programs, step_
 from ...runtime.distributed import sum_
 from .update_log import DeviceUpdateLog
+
+if TYPE_CHECKING:
+    from ...kernels.tiles import Tile
 
 
 class FusedUpdate:
@@ -26,7 +29,7 @@ class FusedUpdate:
         self._tables: dict[tuple[int, ...], Tensor] = {}
         self._parts = torch.empty(0)
 
-    def find_tile(self) -> Any:
+    def find_tile(self) -> Tile:
         """The tile of weight gradients over so many rows at most, by the table of tiles."""
         products = self.products
         return products.tiles.update_tile(tuple(products.shapes), self.rows, products.dtype.itemsize, products.launch.arch)
@@ -52,7 +55,7 @@ class FusedUpdate:
             first += -(-outputs // tile.rows) * across
         return torch.tensor(rows, dtype=torch.int64, device=products.device)
 
-    def use_tile(self, tile: Any) -> None:
+    def use_tile(self, tile: Tile) -> None:
         """Takes another tile from now on; logs must have a place for its programs."""
         self.tile = tile
         self._tables.clear()

@@ -19,7 +19,7 @@ from ...ops.penalty import PenaltyForm
 from ...ops.sample import MaskCounter
 from ...runtime.distributed import World, all_rows, sum_
 from .result import UpdateResult
-from .update_log import HostUpdateLog
+from .update_log import HostUpdateLog, UpdateLog
 
 
 class HasPenaltyGradient(Protocol):
@@ -33,12 +33,11 @@ class HasPenaltyGradient(Protocol):
 
 
 class TrainingPasses(Protocol):
-    """What a step asks of the passes over a network that it trains: `HostPasses`, or `FusedPasses` where launches cost.
+    """What a step asks of the passes over a network that it trains: `HostPasses`, or `FusedPasses` where launches cost."""
 
-    log: of the network whose update they are for.
-    """
-
-    log: Any  # an UpdateLog: of its own kind for each kind of passes
+    @property
+    def log(self) -> UpdateLog:
+        """Of the network whose update they are for."""
 
     def __len__(self) -> int: ...
 

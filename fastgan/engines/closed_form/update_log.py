@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from ...ops.backend import Launch
 from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, RESULTS, RecordLocation, flush_
 from ...runtime.distributed import ALONE, World
 from ..flat_network import FlatNetwork
@@ -50,7 +51,7 @@ class DeviceUpdateLog:
     kernel that ends an update.
     """
 
-    def __init__(self, launch: Any, network: FlatNetwork, world: World, penalty_values: int, programs: int) -> None:
+    def __init__(self, launch: Launch, network: FlatNetwork, world: World, penalty_values: int, programs: int) -> None:
         self.launch, self.network, self.world, self.programs = launch, network, world, programs
         self.statistics_at, self.device = PENALTY_VALUES + penalty_values, network.weight.device
         self.finite_checks = PENALTY_VALUES - FINITE_CHECK

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, launcher, transforms_active
+from ..backend import Launch, implementation, launcher, transforms_active
 from ..sample import Role, as_int64, check_counter, stream
 
 
@@ -31,17 +31,17 @@ def _numbers_triton(kind: str, rows: int, columns: int, device, probability: flo
 
 
 def _launch_numbers(
-    launch: Any, kind: str, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int,
-    probability: float = 0.0,
+    launch: Launch, kind: str, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor,
+    first_row: int, probability: float = 0.0,
 ) -> None:  # fmt: skip
     from ...kernels import sample as kernels
 
     rows = len(out)
-    counter = dict(seed=as_int64(int(seed)), step=step, streams=streams, first_row=first_row, pass_rows=pass_rows)
-    dropout = dict(threshold=round(probability * 65536), scale=1.0 / (1.0 - probability))
-    extents = dict(out=out, out_stride=out.stride(0), rows=rows, columns=columns)
+    given: dict[str, Any] = dict(out=out, out_stride=out.stride(0), rows=rows, columns=columns, pass_rows=pass_rows)
+    given |= dict(seed=as_int64(int(seed)), step=step, streams=streams, first_row=first_row)
+    given |= dict(threshold=round(probability * 65536), scale=1.0 / (1.0 - probability))
     grid = (-(-rows // 8) * -(-columns // 64),)
-    launch(kernels.numbers_kernel, grid, **extents, **counter, **dropout, KIND=kind, BLOCK_R=8, BLOCK_C=64)
+    launch(kernels.numbers_kernel, grid, **given, KIND=kind, BLOCK_R=8, BLOCK_C=64)
 
 
 for _name in ("normals", "uniforms"):
@@ -70,7 +70,7 @@ def _batch_indices_triton(rows: int, size: int, position: int | Tensor, *, seed,
     out = torch.empty(rows, dtype=torch.int64, device=device)
     # a position that is a tensor counts as the step of a stream that moves on by one each step
     first, step, moves = (0, position, 1) if isinstance(position, Tensor) else (position, out, 0)
-    counter = dict(position=first, step=step, per_step=moves, seed=as_int64(seed), batch_stream=stream)
+    counter: dict[str, Any] = dict(position=first, step=step, per_step=moves, seed=as_int64(seed), batch_stream=stream)
     grid = (-(-rows // 128),)
     launcher(device)(kernels.indices_kernel, grid, out=out, rows=rows, size=size, **counter, BLOCK_R=128, **_bits(size))
     return out
@@ -116,14 +116,14 @@ class BatchPosition(NamedTuple):
 
 
 def load_normals_(
-    launch: Any, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int
+    launch: Launch, out: Tensor, columns: int, pass_rows: int, seed: int, step: Tensor, streams: Tensor, first_row: int
 ) -> None:
     """Standard normals as an operand, stacked passes of pass_rows rows with a stream each."""
     check_counter(pass_rows, columns, first_row)
     _launch_numbers(launch, "normals", out, columns, pass_rows, seed, step, streams, first_row)
 
 
-def load_batches_(launch: Any, location: tuple[Tensor, int], updates: int, images: Tensor, position: BatchPosition) -> None:
+def load_batches_(launch: Launch, location: tuple[Tensor, int], updates: int, images: Tensor, position: BatchPosition) -> None:
     """The real rows of a step's updates as operands; location: the first update's, and how many rows on the next one's are."""
     from ...kernels import sample as kernels
 
@@ -132,7 +132,7 @@ def load_batches_(launch: Any, location: tuple[Tensor, int], updates: int, image
 
 
 def load_points_(
-    launch: Any,
+    launch: Launch,
     location: tuple[Tensor, int],
     updates: int,
     first: int,

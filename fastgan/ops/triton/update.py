@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, launcher
+from ..backend import Launch, implementation, launcher
 
 BLOCK = 1024  # weights of a program
 VALUE, SKIPPED, FINITE_CHECK, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/update.py
@@ -98,7 +98,7 @@ def programs(weights: int) -> int:
     return -(-weights // BLOCK)
 
 
-def step_(launch: Any, optimizer: OptimizerArgs, gradients: Tensor, location: RecordLocation) -> None:
+def step_(launch: Launch, optimizer: OptimizerArgs, gradients: Tensor, location: RecordLocation) -> None:
     """The optimizer's step on the sum of gradients [splits, weights]; location: of the update's record."""
     from ...kernels import update as kernels
 
@@ -107,7 +107,7 @@ def step_(launch: Any, optimizer: OptimizerArgs, gradients: Tensor, location: Re
     launch(kernels.flat_kernel, grid, **sums, **location.arguments(), **optimizer.arguments(), BLOCK=BLOCK)
 
 
-def flush_(launch: Any, location: RecordLocation, programs: int, count: Tensor, skips: Tensor, results: Tensor) -> None:
+def flush_(launch: Launch, location: RecordLocation, programs: int, count: Tensor, skips: Tensor, results: Tensor) -> None:
     """Counts the updates of the first records, as many as location's number, and gathers the last one's results [RESULTS].
 
     programs: of the kernel that ends an update.
