@@ -10,7 +10,7 @@ import torch
 from fastgan.kernels.tiles import Tile
 
 from benchmarks.harness.offline_compile import Compiler, compile_for, resources, spills
-from benchmarks.tune.launches import chosen, record, trainer_of
+from benchmarks.tune.launches import chosen, record
 
 CANONICAL = 1024  # rows of a batch beyond which kernels are the same
 
@@ -24,7 +24,7 @@ def prepare_worker(arch: int) -> None:
 
 @functools.cache
 def _recorded(case: str, batch: int, precision: str) -> list[list[Callable[[], None]]]:
-    return list(record(trainer_of(case, batch, precision, "cpu")).values())
+    return list(record(case, batch, precision, "cpu").values())
 
 
 def begin(cases: list[str], batch: int, precision: str) -> None:

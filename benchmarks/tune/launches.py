@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -14,12 +13,16 @@ from fastgan.kernels.tiles import Tile
 
 import fastgan
 from fastgan import optim
-from fastgan.engines.closed_form.fused_passes import FusedPasses
+from fastgan.chain.triton_tiles import TritonProducts
 from fastgan.engines.closed_form.fused_update import FusedUpdate
 from fastgan.engines.closed_form.step import ClosedFormStep
 from fastgan.engines.closed_form.update_log import DeviceUpdateLog
+from fastgan.engines.flat_network import FlatNetwork
+from fastgan.engines.game import at
+from fastgan.ops.linear import Layer
+from fastgan.training.presets import preset
+from fastgan.training.setup import make_game
 
-METHODS = ("hidden", "output", "adjoint", "input_gradient", "tangent")
 RESERVED = 16  # updates between two flushes, as in a graph of 16 steps
 
 
@@ -45,21 +48,18 @@ class Key(NamedTuple):
 class Update:
     """An optimizer's step on weight gradients, which can be repeated with other tiles. arguments: of `FusedUpdate.step`."""
 
-    def __init__(self, updates: FusedUpdate, step: Callable[..., None], log: DeviceUpdateLog, *arguments: Any) -> None:
-        self.updates, self.step, self.log, self.arguments = updates, step, log, arguments
+    def __init__(self, updates: FusedUpdate, log: DeviceUpdateLog, *arguments: Any) -> None:
+        self.updates, self.log, self.arguments = updates, log, arguments
         self.finite_checks = log.finite_checks
 
     def choose(self, tile: Tile) -> None:
         """Takes a tile, and a log with a place for its programs."""
-        log = self.log
         self.updates.use_tile(tile)
-        log.programs = self.updates.last_programs(log.network.weight.numel(), log.world.size)
-        log.records = torch.empty(0)
-        log.reserve(RESERVED)
+        self.log.resize(self.updates.last_programs(self.log.network.weight.numel(), self.log.world.size), RESERVED)
 
     def __call__(self) -> None:
-        self.log.used, self.log.finite_checks = 0, self.finite_checks
-        self.step(self.log, *self.arguments)
+        self.log.rewind(self.finite_checks)
+        self.updates.step(self.log, *self.arguments)
 
 
 Calls = dict[Key, list[Callable[[], None]]]
@@ -78,18 +78,6 @@ def update_key(updates: FusedUpdate) -> Key:
     sizes = " ".join(f"{outputs}x{inputs}" for outputs, inputs in shapes)
     text = f"{tiles.nearest(products.launch.arch)} update {sizes} {rows} {itemsize}"
     return Key(text, "update", rows, sum(outputs * inputs for outputs, inputs in shapes), rows, itemsize)
-
-
-def trainer_of(case: str, batch: int, precision: str, device: str) -> fastgan.Trainer:
-    """A trainer of the article's networks, whose updates change next to nothing however often they are repeated."""
-    images = torch.randint(0, 256, (10_000, 784), dtype=torch.uint8)
-    betas = (0.5, 0.999) if case == "standard" else (0.5, 0.9)
-    rates = dict(g_optimizer=optim.Adam(1e-12, betas=betas), d_optimizer=optim.Adam(1e-12, betas=betas))
-    given: dict[str, Any] = dict(
-        loss="nonsaturating" if case == "standard" else case, precision=precision, device=device, **rates
-    )
-    given |= dict(engine="closed-form", capture="off")
-    return fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), **given).attach(images, batch)
 
 
 class Chooser:
@@ -117,37 +105,76 @@ class Recorded:
         self.method(*self.arguments, **self.named)
 
 
-def record(trainer: fastgan.Trainer) -> Calls:
-    """Runs a step; its launches that have tiles, by their lines of the table, in the order of the step."""
-    calls: Calls = {}
-    chooser, engine = Chooser(), trainer._step
-    assert isinstance(engine, ClosedFormStep) and engine.fused is not None
-    trainer.step()  # makes the buffers
+class Recorder:
+    """Makes a step's products and updates such that what they launch with a tile is kept, while `keeps` is true."""
 
-    def keep(method: Callable[..., None], *arguments: Any, **named: Any) -> None:
+    def __init__(self) -> None:
+        self.chooser, self.keeps = Chooser(), False
+        self.calls: Calls = {}
+
+    def products(self, layers: Sequence[Layer], precision: str) -> TritonProducts:
+        """A chain's products, for a `ClosedFormStep`."""
+        return _Products(self, layers, precision)
+
+    def updates(self, products: TritonProducts, rows: int) -> FusedUpdate:
+        """A network's updates, for a `ClosedFormStep`."""
+        return _Updates(self, products, rows)
+
+    def keep(self, key: Key, call: Callable[[], None]) -> None:
+        """Puts a launch beside those of the same line."""
+        self.calls.setdefault(key, []).append(call)
+
+
+class _Updates(FusedUpdate):
+    def __init__(self, recorder: Recorder, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._recorder = recorder
+
+    def step(self, log: DeviceUpdateLog, *arguments: Any) -> None:
+        if self._recorder.keeps:
+            self._recorder.keep(update_key(self), Update(self, log, *arguments))
+        super().step(log, *arguments)
+
+
+def _recorded(name: str) -> Callable[..., None]:
+    def run(self: _Products, *arguments: Any, **named: Any) -> None:
+        recorder, method = self.recorder, functools.partial(getattr(TritonProducts, name), self)
         method(*arguments, **named)
-        calls.setdefault(chooser.asked[-1], []).append(Recorded(chooser, method, *arguments, **named))
+        if recorder.keeps:
+            recorder.keep(recorder.chooser.asked[-1], Recorded(recorder.chooser, method, *arguments, **named))
 
-    def keep_update(updates: FusedUpdate, step: Callable[..., None], *arguments: Any) -> None:
-        calls.setdefault(update_key(updates), []).append(Update(updates, step, *arguments))
-        step(*arguments)
+    return run
 
-    products = engine.fused
-    updates = [passes.updates for passes in (engine.generator, engine.critic) if isinstance(passes, FusedPasses)]
-    for each in products:
-        each.tiles = chooser
-        for name in METHODS:
-            setattr(each, name, functools.partial(keep, getattr(each, name)))
-    for update in updates:
-        update.step = functools.partial(keep_update, update, update.step)  # type: ignore[method-assign]
-    try:
-        trainer.step()
-    finally:
-        for each, name in itertools.product(products, METHODS):
-            delattr(each, name)
-        for update in updates:
-            del update.step
-    return calls
+
+class _Products(TritonProducts):
+    def __init__(self, recorder: Recorder, layers: Sequence[Layer], precision: str) -> None:
+        self.recorder = recorder
+        super().__init__(layers, precision, recorder.chooser)
+
+    hidden, output = _recorded("hidden"), _recorded("output")
+    adjoint, input_gradient, tangent = _recorded("adjoint"), _recorded("input_gradient"), _recorded("tangent")
+
+
+def record(case: str, batch: int, precision: str, device: str) -> Calls:
+    """Runs a step of the article's networks; its launches that have tiles, by their lines of the table, in the step's order.
+
+    Its updates change next to nothing, however often they are repeated.
+    """
+    chosen_for, betas = preset("nonsaturating" if case == "standard" else case), (0.5, 0.999 if case == "standard" else 0.9)
+    rate = optim.Adam(1e-12, betas=betas)
+    generator, discriminator = (network.to(device) for network in (fastgan.Generator(seed=0), fastgan.Discriminator(seed=0)))
+    networks = FlatNetwork(generator, rate), FlatNetwork(discriminator, rate)
+    game = make_game(
+        *networks, chosen_for.penalty, loss=chosen_for.loss, d_steps=chosen_for.d_steps, seed=0, precision=precision
+    )
+    recorder, images = Recorder(), torch.randint(0, 256, (10_000, 784), dtype=torch.uint8, device=device)
+    makers: dict[str, Any] = dict(make_products=recorder.products, make_update=recorder.updates)
+    step = ClosedFormStep(game, read_logits=False, **makers)
+    step(images, at(0), batch)  # makes the buffers
+    recorder.keeps = True
+    step(images, at(1), batch)
+    recorder.keeps = False
+    return recorder.calls
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from benchmarks.harness.cuda_graphs import in_a_row
 from benchmarks.harness.measurement import Measurement, rate
 from benchmarks.tune.candidates import SHARED, choices
 from benchmarks.tune.compile import begin, compile_tile, prepare_worker
-from benchmarks.tune.launches import Calls, Key, chosen, present, record, trainer_of
+from benchmarks.tune.launches import Calls, Key, chosen, present, record
 from benchmarks.tune.same_results import agrees
 
 LAUNCHES = 48  # of a graph, about
@@ -94,7 +94,7 @@ def products_of(cases: list[str], batch: int, precision: str, device: str) -> li
     """The lines of the table that steps of some batch size need, each once."""
     found: dict[str, Product] = {}
     for case in cases:
-        twins = [record(trainer_of(case, batch, precision, device)) for _ in range(2)]
+        twins = [record(case, batch, precision, device) for _ in range(2)]
         for index, (key, calls) in enumerate(in_turn(*twins)):
             found.setdefault(key.text, Product(key, case, batch, index, calls))
     return list(found.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -63,18 +63,30 @@ class LossArgs(NamedTuple):
         return dict(loss=tuple(self[:12]), FORM=self.form, REAL=self.real, LOSS_BLOCK=self.block)
 
 
+class Tiles(Protocol):
+    """Who chooses tiles: kernels.tiles, or a tool that tries others."""
+
+    def product_tile(self, kernel: str, rows: int, columns: int, depth: int, itemsize: int, arch: int) -> Tile:
+        """Of the product of [rows, depth] by [depth, columns]."""
+
+    def update_tile(self, shapes: tuple[tuple[int, ...], ...], rows: int, itemsize: int, arch: int) -> Tile:
+        """Of the weight gradients of layers [outputs, inputs] over so many rows."""
+
+
 class TritonProducts:
     """A chain's weights in the products' precision, and launches of its products on operands [rows, width filled up].
 
     Operands are views of larger matrices: a product may read FILL rows past the last one.
     """
 
-    def __init__(self, layers: Sequence[Layer], precision: str) -> None:
-        from ..kernels import linear, tiles
+    def __init__(self, layers: Sequence[Layer], precision: str, tiles: Tiles | None = None) -> None:
+        from ..kernels import linear
+        from ..kernels import tiles as measured
 
         if (widest := max(extent for layer in layers for extent in layer.weight.shape)) > WIDEST:
             raise ValueError(f"a layer is {widest:,} wide; kernels count up to {WIDEST:,}")
-        self.layers, self.kernels, self.tiles, self.fill = layers, linear, tiles, linear.FILL
+        self.layers, self.kernels, self.fill = layers, linear, linear.FILL
+        self.tiles: Tiles = tiles or measured
         self.shapes = [tuple(layer.weight.shape) for layer in layers]
         self.device = layers[0].weight.device
         self.launch = backend.new_launcher(self.device)

@@ -109,11 +109,19 @@ class FusedPasses(Stack[FusedBuffers]):
 
     @classmethod
     def allocate(
-        cls, products: TritonProducts, network: FlatNetwork, count: int, rows: int, world: World, *, is_critic: bool
+        cls,
+        products: TritonProducts,
+        network: FlatNetwork,
+        count: int,
+        rows: int,
+        world: World,
+        *,
+        is_critic: bool,
+        make_update: Callable[[TritonProducts, int], FusedUpdate] = FusedUpdate,
     ) -> Self:
         """`count` passes of so many rows each, on buffers of their own."""
         all_rows = count * rows
-        updates = FusedUpdate(products, all_rows if is_critic else rows)  # of a generator's passes one is its own update's
+        updates = make_update(products, all_rows if is_critic else rows)  # of a generator's passes one is its own update's
         programs = updates.last_programs(network.weight.numel(), world.size)
         log = DeviceUpdateLog(products.launch, network, world, all_rows if is_critic else 0, programs)
         buffers = FusedBuffers.allocate(products, all_rows, is_critic=is_critic)

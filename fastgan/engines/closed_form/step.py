@@ -13,7 +13,7 @@ A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
 from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, StepIndex
 from .fused_passes import FusedPasses
+from .fused_update import FusedUpdate
 from .inputs import FusedInputLoader, HostInputLoader, InputLoader
 from .result import UpdateResult
 from .update import HostPasses, TrainingPasses
@@ -51,13 +52,25 @@ def _chain(module: nn.Module) -> list[Layer]:
 
 
 class ClosedFormStep:
-    """d_steps discriminator updates, then one of the generator, on buffers that are made once."""
+    """d_steps discriminator updates, then one of the generator, on buffers that are made once.
+
+    read_logits: whether the logits before a critic's last Sigmoid are what its loss reads; make_products, make_update: of the
+    parts that launch kernels.
+    """
 
     name = "closed-form"
     foreign = False  # what it recognises draws by counters
 
-    def __init__(self, game: Game, *, read_logits: bool) -> None:
+    def __init__(
+        self,
+        game: Game,
+        *,
+        read_logits: bool,
+        make_products: Callable[[Sequence[Layer], str], TritonProducts | None] = fused_products,
+        make_update: Callable[[TritonProducts, int], FusedUpdate] = FusedUpdate,
+    ) -> None:
         self.game, self.read_logits = game, read_logits
+        self.make_products, self.make_update = make_products, make_update
         self.generation = 0
         self.networks = [game.generator, game.discriminator]
         self._check_game()
@@ -80,10 +93,10 @@ class ClosedFormStep:
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
         chains = (generator, critic)
-        fused = [products for layers in chains if (products := fused_products(layers, self.game.precision))]
+        fused = [products for layers in chains if (products := self.make_products(layers, self.game.precision))]
         self.fused = fused if len(fused) == len(chains) else None  # else one of them is a single layer
-        self.products: Sequence[Products[Any] | TritonProducts]
-        self.products = self.fused or [products_of(layers, self.game.precision) for layers in chains]
+        self.unfused = [] if self.fused else [products_of(layers, self.game.precision) for layers in chains]
+        self.products: Sequence[Products[Any] | TritonProducts] = self.fused or self.unfused
         self.versions = [network.version() for network in self.networks]
         self.rows = 0
         self.generation += 1
@@ -132,9 +145,9 @@ class ClosedFormStep:
         self.critic_passes: Sequence[TrainingPasses]
         self.inputs: InputLoader
         if self.fused:
-            (g_products, d_products), world = self.fused, game.world
-            generator = FusedPasses.allocate(g_products, game.generator, counts[0], rows, world, is_critic=False)
-            critic = FusedPasses.allocate(d_products, game.discriminator, counts[1], rows, world, is_critic=True)
+            (g_products, d_products), allocate = self.fused, partial(FusedPasses.allocate, make_update=self.make_update)
+            generator = allocate(g_products, game.generator, counts[0], rows, game.world, is_critic=False)
+            critic = allocate(d_products, game.discriminator, counts[1], rows, game.world, is_critic=True)
             fused_passes = critic.for_updates(game.d_steps, generator)
             self.inputs = FusedInputLoader(game, generator, fused_passes, rows)
             self.generator, self.critic, self.critic_passes = generator, critic, fused_passes
@@ -148,8 +161,7 @@ class ClosedFormStep:
         self.generation += 1
 
     def _host_passes(self, number: int, count: int, rows: int) -> HostPasses:
-        products: Any = self.products[number]
-        log = HostUpdateLog(self.networks[number], self.game.world)
+        products, log = self.unfused[number], HostUpdateLog(self.networks[number], self.game.world)
         return HostPasses(products, rows, HostPasses.allocate(products, count, rows), count, log)
 
     def reserve(self, steps: int) -> None:

@@ -67,12 +67,21 @@ class DeviceUpdateLog:
             self.records = torch.zeros(updates, -(-width // 4) * 4, device=self.device)
             self.flags = 1 << (updates - 1).bit_length()
 
+    def resize(self, programs: int, updates: int) -> None:
+        """Records for an update that so many programs end, and of so many updates."""
+        self.programs, self.records = programs, torch.empty(0)
+        self.reserve(updates)
+
     def begin(self) -> Tensor:
         """Opens the next update's record and returns it."""
         if self.used == 0:  # a tensor of their own: somebody may still hold the results before
             self.results = torch.zeros(RESULTS, device=self.device)
         self.finite_checks = PENALTY_VALUES - FINITE_CHECK
         return self.records[self.used]
+
+    def rewind(self, finite_checks: int) -> None:
+        """Opens the first record again as it was before the update was closed that had so many numbers to check."""
+        self.used, self.finite_checks = 0, finite_checks
 
     def penalty_values(self, count: int) -> Tensor:
         """Where a penalty's values go in the open record."""
