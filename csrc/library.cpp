@@ -42,7 +42,7 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
   // loss: csrc/logit_loss.h names the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like
-  // the logits, and a slope is the value's derivative by that logit. No autograd here. `real` is None where the objective looks
+  // the logits. No autograd here. `real` is None where the objective looks
   // at fake logits alone; its gradient is then undefined (None), its statistics 0.
   // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.

@@ -43,6 +43,13 @@ using fastgan::exp_negative;
 using fastgan::log1p_unit;
 #endif
 
+// What is asked of a pass over logits, added up.
+constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
+
+constexpr bool asks(int wanted, int what) {
+  return (wanted & what) != 0;
+}
+
 // One logit's loss and gradient; made from a target and a shift, which `average` subtracts from the logit.
 
 template <class T>

@@ -3,7 +3,7 @@
     from fastgan import losses, penalties          # drop-in pieces for your own loop
     trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
 
-Importing fastgan imports nothing else: torch comes with the first name that needs it.
+Importing fastgan imports nothing that takes time: torch comes with the first name that needs it.
 """
 
 from __future__ import annotations
@@ -68,9 +68,13 @@ _MODULES = frozenset(
 
 
 def _bridge_kernels() -> None:
-    """In a checkout that is not installed, make ../kernels importable as fastgan.kernels, as the installed package has it."""
+    """In a checkout, make its own ../kernels importable as fastgan.kernels, as the installed package has it.
+
+    An import of that name would find those of another checkout, where one is installed in place.
+    """
     folder = Path(__file__).resolve().parent.parent / "kernels"
-    if importlib.util.find_spec("fastgan.kernels") is None and (folder.parent / "pyproject.toml").is_file():
+    is_checkout = (folder.parent / "pyproject.toml").is_file() and (folder / "__init__.py").is_file()
+    if is_checkout and "fastgan.kernels" not in sys.modules:
         file, where = folder / "__init__.py", [str(folder)]
         spec = importlib.util.spec_from_file_location("fastgan.kernels", file, submodule_search_locations=where)
         assert spec is not None and spec.loader is not None

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from .launch import wait_for_predecessor
+from .record import FINITE_CHECK, VALUE
 
 
 @triton.jit
@@ -85,7 +86,7 @@ def write_gradient(coefficient, all_rows, row, inside, gradient, penalized):
 
 @triton.jit
 def loss_and_gradients(loss, FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.constexpr):
-    """The objective of all logits: its value goes to record[0], the mean logits to record[2:4], the gradients to `coefficient`.
+    """The objective of all logits: its value and the mean logits go into the record, the gradients to `coefficient`.
 
     loss: the arguments below. Real rows, if there are any (REAL), come first, then fake ones; rows: of each. coefficient:
     [3, all_rows].
@@ -139,9 +140,9 @@ def loss_and_gradients(loss, FORM: tl.constexpr, REAL: tl.constexpr, BLOCK: tl.c
                 write_gradient(coefficient, all_rows, row, inside, weight * real_gradient + real_offset, real_penalized)
         write_gradient(coefficient, all_rows, fake_first + row, inside, weight * gradient + fake_offset, fake_penalized)
         value += tl.where(inside, terms, 0.0)
-    tl.store(record, weight * tl.sum(value, 0))
-    tl.store(record + 2, tl.sum(real_total, 0) / rows)
-    tl.store(record + 3, tl.sum(fake_total, 0) / rows)
+    tl.store(record + VALUE, weight * tl.sum(value, 0))
+    tl.store(record + FINITE_CHECK, tl.sum(real_total, 0) / rows)
+    tl.store(record + FINITE_CHECK + 1, tl.sum(fake_total, 0) / rows)
 
 
 @triton.jit

@@ -2,7 +2,7 @@
 
 Nothing is searched when a program runs. A shape that the table does not name takes the largest tile of the ladder that still
 gives seven of ten multiprocessors one, and the smallest if none does: half the tile is twice the traffic for its operands.
-Smallest tiles that are still too few are split along the depth, where the walk is long enough to pay for the parts' meeting.
+Smallest tiles that are still too few are split along the depth, where the walk is long enough to be worth adding the parts.
 """
 
 from __future__ import annotations

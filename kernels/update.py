@@ -1,8 +1,6 @@
 """update: weight gradients -> optimizer -> weights, their shadow in the products' precision, their moving average.
 
-An update's record is fp32 [4 + penalties + 2 programs]: the objective's value, whether the update was skipped, the mean real
-and fake logits, the rows' penalties, then each program's sum of squared gradients and number of gradients that are not finite.
-The records of several updates are the rows of an update log; `flush_kernel` counts them once they are all done.
+The records (`record.py`) of several updates are the rows of an update log; `flush_kernel` counts them once they are all done.
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ import triton.language as tl
 
 from .launch import wait_for_predecessor
 from .linear import operand
+from .record import FINITE_CHECK, PENALTY_VALUES, SKIPPED, VALUE
 
-SKIPPED, FINITE_CHECK, PENALTY_VALUES = tl.constexpr(1), tl.constexpr(2), tl.constexpr(4)  # places in a record
 MOST_FLAGS = tl.constexpr(1024)  # of earlier updates that a program reads at a time
 FIELDS = 13  # of a layer in `update_kernel`'s table
 
@@ -37,30 +35,38 @@ def optimizer_step(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTE
     """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers and RULE: as
     `fastgan.ops.triton.update` has them, which names each variant of a formula.
     """
-    g += numbers[0] * w
     if RULE == "adam":
-        mean = numbers[1] * s0 + numbers[2] * g
-        square = numbers[3] * s1 + numbers[4] * g * g
-        root = tl.sqrt(square) / tl.sqrt(one_minus_power(numbers[7], t)) + numbers[5]
-        return w - rate / one_minus_power(numbers[6], t) * (mean / root), mean, square, s2
+        weight_decay, beta1, rest1, beta2, rest2, eps, log_beta1, log_beta2 = numbers
+        g += weight_decay * w
+        mean = beta1 * s0 + rest1 * g
+        square = beta2 * s1 + rest2 * g * g
+        root = tl.sqrt(square) / tl.sqrt(one_minus_power(log_beta2, t)) + eps
+        return w - rate / one_minus_power(log_beta1, t) * (mean / root), mean, square, s2
     elif RULE == "sgd":
-        return w - rate * g, s0, s1, s2
+        return w - rate * (g + numbers[0] * w), s0, s1, s2
     elif RULE == "sgd-momentum":
-        velocity = tl.where(t == 1, g, numbers[1] * s0 + numbers[2] * g)
-        direction = g + numbers[1] * velocity if NESTEROV else velocity
+        weight_decay, momentum, undamped = numbers
+        g += weight_decay * w
+        velocity = tl.where(t == 1, g, momentum * s0 + undamped * g)
+        direction = g + momentum * velocity if NESTEROV else velocity
         return w - rate * direction, velocity, s1, s2
     else:
-        square = numbers[1] * s0 + numbers[2] * g * g
+        CENTERED: tl.constexpr = RULE == "rmsprop-centered" or RULE == "rmsprop-centered-momentum"
+        MOMENTUM: tl.constexpr = RULE == "rmsprop-momentum" or RULE == "rmsprop-centered-momentum"
+        tl.static_assert(CENTERED or MOMENTUM or RULE == "rmsprop", "unknown rule")
+        weight_decay, alpha, rest, eps, momentum = numbers
+        g += weight_decay * w
+        square = alpha * s0 + rest * g * g
         spread, last = square, s1
-        if RULE == "rmsprop-centered":
-            last = numbers[1] * s1 + numbers[2] * g
-            spread = square - last * last
-        elif RULE == "rmsprop-centered-momentum":
-            s2 = numbers[1] * s2 + numbers[2] * g
+        if CENTERED and MOMENTUM:
+            s2 = alpha * s2 + rest * g
             spread = square - s2 * s2
-        direction = g / (tl.sqrt(spread) + numbers[3])
-        if RULE == "rmsprop-momentum" or RULE == "rmsprop-centered-momentum":
-            direction += numbers[4] * s1
+        elif CENTERED:
+            last = alpha * s1 + rest * g
+            spread = square - last * last
+        direction = g / (tl.sqrt(spread) + eps)
+        if MOMENTUM:
+            direction += momentum * s1
             last = direction
         return w - rate * direction, square, last, s2
 
@@ -98,7 +104,7 @@ def apply_update(
 
     Returns the new weights, the sum of squared gradients, and how many are not finite.
     """
-    w, s0, s1, s2, mean = old
+    w, s0, s1, s2, ema = old
     finite = is_finite(g)
     clean = tl.where(finite & inside, g, 0.0)
     new, n0, n1, n2 = optimizer_step(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
@@ -110,19 +116,19 @@ def apply_update(
     store_if(buffers[1], base, offsets, tl.where(applied, n0, s0), inside)
     store_if(buffers[2], base, offsets, tl.where(applied, n1, s1), inside)
     store_if(buffers[3], base, offsets, tl.where(applied, n2, s2), inside)
-    store_if(buffers[4], base, offsets, tl.where(skipped == 0, new + ema_decay * (mean - new), mean), inside)
+    store_if(buffers[4], base, offsets, tl.where(skipped == 0, new + ema_decay * (ema - new), ema), inside)
     return new, clean * clean, tl.where(finite | (inside == 0), 0.0, 1.0)
 
 
 @triton.jit
 def is_skipped(record, finite_checks, BLOCK: tl.constexpr):
     """Whether any of an update's mean logits and penalties is not finite: 0 or 1."""
-    wrong = tl.zeros((BLOCK,), tl.int32)
+    not_finite = tl.zeros((BLOCK,), tl.int32)
     for begin in range(0, finite_checks, BLOCK):
         offsets = begin + tl.arange(0, BLOCK)
         finite_check = tl.load(record + FINITE_CHECK + offsets, mask=offsets < finite_checks, other=0.0)
-        wrong |= tl.where(is_finite(finite_check), 0, 1)
-    return tl.max(wrong, 0)
+        not_finite |= tl.where(is_finite(finite_check), 0, 1)
+    return tl.max(not_finite, 0)
 
 
 @triton.jit
@@ -149,7 +155,7 @@ def number_of_update(count, update_log, record_size, index, FLAGS: tl.constexpr)
 @triton.jit(do_not_specialize=["index", "finite_checks"])
 def update_kernel(
     buffers, table, coefficient, all_rows, rows, update_log, record_size, index, finite_checks,
-    statistics_at, rates, count, numbers, clip, ema_decay, gradient, size, split_rows,
+    statistics_at, lr, count, numbers, clip, ema_decay, gradient, size, split_rows,
     LAYERS: tl.constexpr, FIELDS: tl.constexpr, RULE: tl.constexpr, NESTEROV: tl.constexpr, FUSED: tl.constexpr,
     DTYPE: tl.constexpr, PRECISION: tl.constexpr, FLAGS: tl.constexpr, ALIGNED: tl.constexpr,
     BLOCK_O: tl.constexpr, BLOCK_I: tl.constexpr, BLOCK_R: tl.constexpr, PDL: tl.constexpr,
@@ -209,25 +215,25 @@ def update_kernel(
         record = update_log + tl.cast(index, tl.int64) * record_size
         skipped = is_skipped(record, finite_checks, 128)
         t = number_of_update(count, update_log, record_size, index, FLAGS)
-        rate = tl.load(rates).to(tl.float32)
-        new, squares, bad = apply_update(
+        rate = tl.load(lr).to(tl.float32)
+        new, squares, not_finite = apply_update(
             buffers, old, weight_at, offsets, inside, g, rate, t, skipped, numbers, clip, ema_decay, RULE, NESTEROV
         )  # fmt: skip
         shadow = tl.multiple_of(tl.load(entry + 10).to(tl.pointer_type(DTYPE)), 16)
         shadow_stride = tl.multiple_of(tl.load(entry + 11), 128)
         tl.store(shadow + output[:, None] * shadow_stride + input_[None, :], new.to(DTYPE), mask=inside)
-        squares_sum, bad_sum = tl.sum(squares), tl.sum(bad)
+        squares_sum, not_finite_sum = tl.sum(squares), tl.sum(not_finite)
         if first:
             old_bias = load_all(buffers, bias_at, output, bias_inside)
-            new_bias, bias_squares, bias_bad = apply_update(  # noqa: RUF059
+            new_bias, bias_squares, bias_not_finite = apply_update(  # noqa: RUF059
                 buffers, old_bias, bias_at, output, bias_inside, bias_gradient, rate, t, skipped, numbers, clip, ema_decay,
                 RULE, NESTEROV,
             )  # fmt: skip
             squares_sum += tl.sum(bias_squares, 0)
-            bad_sum += tl.sum(bias_bad, 0)
+            not_finite_sum += tl.sum(bias_not_finite, 0)
         statistics = record + statistics_at + tile
         tl.store(statistics, squares_sum)
-        tl.store(statistics + tl.num_programs(0), bad_sum)
+        tl.store(statistics + tl.num_programs(0), not_finite_sum)
         if tile == 0:
             tl.store(record + SKIPPED, skipped.to(tl.float32))
     else:
@@ -238,7 +244,7 @@ def update_kernel(
 
 @triton.jit(do_not_specialize=["index", "finite_checks"])
 def flat_kernel(
-    buffers, gradient, splits, size, update_log, record_size, index, finite_checks, statistics_at, rates, count,
+    buffers, gradient, splits, size, update_log, record_size, index, finite_checks, statistics_at, lr, count,
     numbers, clip, ema_decay,
     RULE: tl.constexpr, NESTEROV: tl.constexpr, FLAGS: tl.constexpr, BLOCK: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
@@ -253,13 +259,13 @@ def flat_kernel(
     record = update_log + tl.cast(index, tl.int64) * record_size
     skipped = is_skipped(record, finite_checks, 128)
     t = number_of_update(count, update_log, record_size, index, FLAGS)
-    rate = tl.load(rates).to(tl.float32)
-    new, squares, bad = apply_update(  # noqa: RUF059
+    rate = tl.load(lr).to(tl.float32)
+    new, squares, not_finite = apply_update(  # noqa: RUF059
         buffers, old, base, offsets, inside, g, rate, t, skipped, numbers, clip, ema_decay, RULE, NESTEROV
     )  # fmt: skip
     statistics = record + statistics_at + tl.program_id(0)
     tl.store(statistics, tl.sum(squares, 0))
-    tl.store(statistics + tl.num_programs(0), tl.sum(bad, 0))
+    tl.store(statistics + tl.num_programs(0), tl.sum(not_finite, 0))
     if tl.program_id(0) == 0:
         tl.store(record + SKIPPED, skipped.to(tl.float32))
 
@@ -278,23 +284,23 @@ def flush_kernel(
     update = tl.program_id(0)
     record = update_log + update.to(tl.int64) * record_size
     squares = tl.zeros((BLOCK,), tl.float32)
-    bad = tl.zeros((BLOCK,), tl.float32)
+    counts = tl.zeros((BLOCK,), tl.float32)
     for begin in range(0, programs, BLOCK):
         offsets = begin + tl.arange(0, BLOCK)
         statistics = record + statistics_at + offsets
         squares += tl.load(statistics, mask=offsets < programs, other=0.0)
-        bad += tl.load(statistics + programs, mask=offsets < programs, other=0.0)
-    skipped, wrong = tl.load(record + SKIPPED).to(tl.int64), tl.sum(bad, 0)
+        counts += tl.load(statistics + programs, mask=offsets < programs, other=0.0)
+    skipped, not_finite = tl.load(record + SKIPPED).to(tl.int64), tl.sum(counts, 0)
     tl.atomic_add(count, 1 - skipped)
-    tl.atomic_add(skips, skipped + wrong.to(tl.int64))
+    tl.atomic_add(skips, skipped + not_finite.to(tl.int64))
     if update == updates - 1:
-        value = tl.zeros((BLOCK,), tl.float32)
-        for begin in range(2, finite_checks, BLOCK):
+        penalty = tl.zeros((BLOCK,), tl.float32)
+        for begin in range(PENALTY_VALUES - FINITE_CHECK, finite_checks, BLOCK):
             offsets = begin + tl.arange(0, BLOCK)
-            value += tl.load(record + FINITE_CHECK + offsets, mask=offsets < finite_checks, other=0.0)
-        tl.store(results, tl.load(record))
+            penalty += tl.load(record + FINITE_CHECK + offsets, mask=offsets < finite_checks, other=0.0)
+        tl.store(results, tl.load(record + VALUE))
         tl.store(results + 1, tl.load(record + FINITE_CHECK))
         tl.store(results + 2, tl.load(record + FINITE_CHECK + 1))
-        tl.store(results + 3, tl.sum(value, 0))
+        tl.store(results + 3, tl.sum(penalty, 0))
         tl.store(results + 4, tl.sum(squares, 0))
-        tl.store(results + 5, wrong)
+        tl.store(results + 5, not_finite)

@@ -24,7 +24,6 @@ from benchmarks.step.comparison import YARDSTICK
 
 FOLDER = ROOT / "runs" / "gpu-session"  # what lies here stays between the calls
 LOADING, PACKING = 8.0, 12.0  # seconds before the first command, and for the summary and the archive
-HEADLINE = 200.0  # seconds of the first call in which the step's time and its phases are measured
 BUILDERS, TESTERS, WORKERS = 4, 8, 12  # processes of the build, of the kernels' tests beside it, of all other tests
 PEERS = {
     "standard": ("graph bf16", "eager bf16", "jax bf16", "compile graph bf16"),

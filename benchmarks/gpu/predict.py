@@ -89,7 +89,7 @@ def launches(case: str, batch: int, arch: int, card: Card = CARDS[DEFAULT]) -> l
     assert isinstance(step, ClosedFormStep) and step.fused is not None
     trainer.step()  # makes the buffers
     notebook.asked.clear()
-    step(trainer._attached().images, at(1)._replace(last=False), batch)  # without what is settled once a graph
+    step(trainer._attached().images, at(1)._replace(last=False), batch)  # without the flush, which a graph has once
     chains = [products.shapes for products in step.fused]
     return [expect(*asked, chains, tiles.MULTIPROCESSORS[tiles.nearest(arch)], card) for asked in notebook.asked]
 

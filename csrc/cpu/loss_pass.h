@@ -17,13 +17,6 @@ constexpr int64_t kStreams = 4;   // places that a sum reads from at a time: mem
 constexpr int64_t kLanes = 32;    // sums side by side in a stream: a single one would wait for its own additions
 constexpr int64_t kWiden = 1024;  // elements of a stream summed in fp32, 32 to a lane
 
-// What is asked of a pass, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
 // Elements that one thread takes at a time: fewer where each takes an exponential.
 template <class LogitLoss>
 constexpr int64_t kChunk = 64 * 1024;

@@ -18,8 +18,8 @@ namespace {
 
 template <class Visit>
 constexpr int kInputs = 1;
-template <template <class> class Rule>
-constexpr int kInputs<Both<Rule>> = 2;
+template <template <class> class Item>
+constexpr int kInputs<Both<Item>> = 2;
 
 template <int wanted, class Visit, class scalar>
 __global__ void __launch_bounds__(kThreads, kBlocks<scalar>) run(const __grid_constant__ Task<scalar> task) {

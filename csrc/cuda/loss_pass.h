@@ -7,13 +7,6 @@
 
 namespace {
 
-// What is asked of a launch, added up.
-constexpr int kValue = 1, kGradient = 2, kStatistics = 4;
-
-constexpr bool asks(int wanted, int what) {
-  return (wanted & what) != 0;
-}
-
 // What a sweep does with numbers a and b that lie at the same place of its two inputs; b is 0 where there is one input.
 
 template <class T, class LogitLoss>
@@ -75,25 +68,25 @@ struct Part {
   }
 };
 
-template <int wanted, int n, class scalar, class Rule>
-__device__ void accumulate_group(const typename Group<scalar, n>::Words (&words)[Rule::inputs], scalar* out,
-                                 scalar* opposite_out, const Rule& rule, Part<wide_t<scalar>>& part) {
-  const Group<scalar, n> first(words[0]), second(words[Rule::inputs - 1]);
+template <int wanted, int n, class scalar, class Item>
+__device__ void accumulate_group(const typename Group<scalar, n>::Words (&words)[Item::inputs], scalar* out,
+                                 scalar* opposite_out, const Item& item, Part<wide_t<scalar>>& part) {
+  const Group<scalar, n> first(words[0]), second(words[Item::inputs - 1]);
   Group<scalar, n> gradients, opposite;
 #pragma unroll
   for (int k = 0; k < n; ++k) {
     using T = wide_t<scalar>;
-    const T a = first.at[k], b = Rule::inputs == 2 ? T(second.at[k]) : T(0);
-    if constexpr (asks(wanted, kValue)) rule.accumulate(a, b, part.loss_sum);
+    const T a = first.at[k], b = Item::inputs == 2 ? T(second.at[k]) : T(0);
+    if constexpr (asks(wanted, kValue)) item.accumulate(a, b, part.loss_sum);
     if constexpr (asks(wanted, kStatistics)) part.count(0, a), part.count(1, b);
     if constexpr (asks(wanted, kGradient)) {
-      const T loss_gradient = rule.gradient(a, b);
+      const T loss_gradient = item.gradient(a, b);
       gradients.at[k] = static_cast<scalar>(loss_gradient), opposite.at[k] = static_cast<scalar>(-loss_gradient);
     }
   }
   if constexpr (asks(wanted, kGradient)) {
     gradients.store(out);
-    if (Rule::inputs == 2 && opposite_out) opposite.store(opposite_out);
+    if (Item::inputs == 2 && opposite_out) opposite.store(opposite_out);
   }
 }
 
@@ -103,9 +96,9 @@ constexpr int together(bool with_gradient, int inputs) {
 }
 
 // Elements begin to end in groups of n: the tiles of block number `rank` of the grid.
-template <int wanted, int n, class scalar, class Rule>
-__device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t begin, int64_t end, int rank, Sums& sums) {
-  constexpr int inputs = Rule::inputs, flight = together(asks(wanted, kGradient), inputs);
+template <int wanted, int n, class scalar, class Item>
+__device__ void sweep(const Streams<scalar>& streams, const Item& item, int64_t begin, int64_t end, int rank, Sums& sums) {
+  constexpr int inputs = Item::inputs, flight = together(asks(wanted, kGradient), inputs);
   const int step = n * blockDim.x;
   const int64_t tile = flight * step;
   for (int64_t i = begin + rank * tile + n * threadIdx.x; i < end; i += gridDim.x * tile) {
@@ -124,20 +117,20 @@ __device__ void sweep(const Streams<scalar>& streams, const Rule& rule, int64_t 
     for (int u = 0; u < flight; ++u) {
       if (u * step >= left) break;
       scalar* const opposite = streams.out[1] ? streams.out[1] + i + u * step : nullptr;
-      accumulate_group<wanted, n>(words[u], streams.out[0] + i + u * step, opposite, rule, part);
+      accumulate_group<wanted, n>(words[u], streams.out[0] + i + u * step, opposite, item, part);
     }
     part.add_to(sums);
   }
 }
 
 // The sums are the thread's own.
-template <int wanted, class scalar, class Rule>
-__device__ Sums sweep(const Streams<scalar>& streams, const Rule& rule, int rank) {
+template <int wanted, class scalar, class Item>
+__device__ Sums sweep(const Streams<scalar>& streams, const Item& item, int rank) {
   constexpr int n = kGroup<scalar>;
   const int64_t whole = streams.aligned ? streams.count / n * n : 0;
   Sums sums;
-  sweep<wanted, n>(streams, rule, 0, whole, rank, sums);
-  sweep<wanted, 1>(streams, rule, whole, streams.count, rank, sums);
+  sweep<wanted, n>(streams, item, 0, whole, rank, sums);
+  sweep<wanted, 1>(streams, item, whole, streams.count, rank, sums);
   return sums;
 }
 
@@ -218,9 +211,9 @@ struct Sides {
     for (int side = kReal; side <= kFake; ++side) {
       const bool skipped = !asks(wanted, kValue) && !task.gradients[side];
       const Streams<scalar> streams{{task.logits[side]}, {task.gradients[side]}, skipped ? 0 : task.counts[side], task.aligned};
-      const Single<T, LogitLoss<T>> rule{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
+      const Single<T, LogitLoss<T>> item{{task.target[side], found.shift[side]}, T(found.weight[side]), T(found.offset[side])};
       const int rank = side == kReal ? blockIdx.x : gridDim.x - 1 - blockIdx.x;  // few tiles: other blocks for the other side
-      const Sums one = sweep<wanted>(streams, rule, rank);
+      const Sums one = sweep<wanted>(streams, item, rank);
       if constexpr (asks(wanted, kValue)) sums.give(side, one.value);
       if constexpr (asks(wanted, kStatistics)) sums.give(2 + side, one.inputs[0]), sums.give(4 + side, one.signs[0]);
     }
@@ -228,7 +221,7 @@ struct Sides {
 };
 
 // ... or fake logits together with what is in real's place.
-template <template <class> class Rule>
+template <template <class> class Item>
 struct Both {
   template <int wanted, int n, class scalar>
   __device__ static void visit(const Task<scalar>& task, const Found& found, BlockSums<n>& sums) {
@@ -237,7 +230,7 @@ struct Both {
                                   {task.gradients[kFake], task.gradients[kReal]},
                                   task.counts[kFake],
                                   task.aligned};
-    const Sums both = sweep<wanted>(streams, Rule<T>(task.target[kFake], found.weight[kFake]), blockIdx.x);
+    const Sums both = sweep<wanted>(streams, Item<T>(task.target[kFake], found.weight[kFake]), blockIdx.x);
     if constexpr (asks(wanted, kValue)) sums.give(kReal, 0.0), sums.give(kFake, both.value);
     if constexpr (asks(wanted, kStatistics)) {
       sums.give(2 + kReal, both.inputs[1]), sums.give(2 + kFake, both.inputs[0]);

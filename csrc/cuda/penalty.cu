@@ -1,7 +1,7 @@
 // penalty: input gradients -> the penalty's value and its derivative by them, a row's norm and derivative in one visit.
 //
 // A row belongs to a team: some neighbours of a warp, or a block where rows are long and few. Its second reading finds it in
-// a cache. What the rows pay is added up in a fixed order, in the same launch if the rows are the work of one block.
+// a cache. The rows' penalties are added up in a fixed order, in the same launch if the rows are the work of one block.
 
 #include "reduce.h"
 

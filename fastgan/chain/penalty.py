@@ -32,7 +32,7 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if torch.compiler.is_compiling() or is_transformed() or not isinstance(critic, nn.Module):
         return None
-    if not _pays(critic, points):
+    if not _is_faster(critic, points):
         return None
     mlp = _as_mlp(critic)
     if mlp is None or any(is_patched(module) or module.training != critic.training for module in critic.modules()):
@@ -43,7 +43,7 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
 
 
-def _pays(critic: nn.Module, points: Tensor) -> bool:
+def _is_faster(critic: nn.Module, points: Tensor) -> bool:
     """Whether the closed form is the faster way: in bf16 it rounds the weights anew, which costs more than few rows."""
     if points.dim() == 0 or len(points) >= 128 or product_dtype(points) != torch.bfloat16:
         return True

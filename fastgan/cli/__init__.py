@@ -73,5 +73,5 @@ def _run(job: Job) -> int:
         return 1
     except (ValueError, TypeError) as error:
         # past `prepare` these are faults of the program, which deserve their traceback
-        raise RuntimeError("training failed") from error
+        raise RuntimeError("the command failed") from error
     return 0

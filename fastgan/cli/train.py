@@ -49,10 +49,10 @@ class Train:
     """auto, cpu, cuda or cuda:N"""
     precision: str = "auto"
     """of matrix products: auto, fp32, tf32, bf16, fp16 or fp64"""
-    engine: str = "auto"
-    """auto or autograd"""
-    capture: str = "auto"
-    """auto or off: CUDA graphs"""
+    engine: Literal["auto", "closed-form", "autograd"] = "auto"
+    """auto takes the closed form where there is one"""
+    capture: Literal["auto", "off"] = "auto"
+    """of CUDA graphs"""
     out: Path | None = None
     """run folder, a new one; by default runs/DATA-LOSS-NUMBER"""
     resume: bool = False
@@ -88,9 +88,10 @@ class Train:
 
     def _load_data(self) -> ImageSet:
         from .. import data as datasets
+        from ..data.sources import TORCHVISION
         from ..runtime import distributed
 
-        download = self.data_root is None and self.data in ("mnist", "fashion", "kmnist")
+        download = self.data_root is None and self.data in TORCHVISION
         with distributed.first_process_first():
             return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
 

@@ -35,7 +35,7 @@ def binary_cross_entropy_with_logits(
         reduce: deprecated, as in torch.
         reduction: "mean", "sum" or "none".
         pos_weight: a factor for the positive term, in a shape that broadcasts to the input's.
-        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+        backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
     Returns:
         0-d, or the input's shape for reduction="none"; fp32 or wider, as torch does under autocast.

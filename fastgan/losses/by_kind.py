@@ -15,7 +15,7 @@ Args:
     label_smoothing: e in [0, 1): real targets are 1 - e; 0.0 where the kind is not minimax, nonsaturating or lsgan.
     scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
     reduction: "mean" of each side, "sum" or "none".
-    backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+    backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
 Returns:
     0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.
@@ -36,7 +36,7 @@ Args:
     real: logits of real samples, the same; needed by the relativistic kinds and ignored by the others.
     scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
     reduction: "mean" of each side, "sum" or "none".
-    backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+    backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
 Returns:
     0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.

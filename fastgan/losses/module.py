@@ -20,7 +20,7 @@ class GANLoss(nn.Module):
         label_smoothing: e in [0, 1): real targets are 1 - e (minimax, nonsaturating, lsgan).
         scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
         reduction: "mean" of each side, "sum" or "none".
-        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+        backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have.

@@ -89,7 +89,7 @@ def d_loss(
         label_smoothing: e in [0, 1): real targets are 1 - e (minimax, nonsaturating, lsgan).
         scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
         reduction: "mean" of each side, "sum" or "none".
-        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+        backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
     Returns:
         0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.
@@ -167,7 +167,7 @@ def d_loss_with_statistics(
         label_smoothing: e in [0, 1): real targets are 1 - e (minimax, nonsaturating, lsgan).
         scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
         reduction: "mean" of each side, "sum" or "none".
-        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+        backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
     Returns:
         The loss as `d_loss` returns it, and its `Statistics`.
@@ -208,7 +208,7 @@ def g_loss(
         kind: one of KINDS, or a name that `resolve_kind` knows.
         scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
         reduction: "mean" of each side, "sum" or "none".
-        backend: "auto", or the implementation that has to run: "reference", "cpp", "triton".
+        backend: "auto", "reference" (plain torch) or "cpp"; one that is named must be able to run on this device.
 
     Returns:
         0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.

@@ -1,8 +1,9 @@
-"""Decides which implementation of an operator runs, and says why. Nothing else decides.
+"""Decides which implementation of an operator is called, and says why.
 
 An operator has a reference (always) and may have a C++ and a Triton implementation. The keyword
 ``backend`` of a public operator chooses one, then the environment variable FASTGAN_BACKEND (as it is when this module is
 imported); "auto" takes the fastest that is available for the device. An explicit choice that is impossible raises.
+An implementation leaves to the reference what it does not take: tensors of other dtypes, subclasses, torch.func transforms.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from . import reference
 from .backend import check_name, implementation, resolve
-from .objective import Objective, d_objective, g_objective  # noqa: F401
+from .objective import Objective
 
 KINDS, ALIASES = reference.KINDS, reference.ALIASES
 PAIRED_KINDS, RELATIVISTIC_KINDS = reference.PAIRED_KINDS, reference.RELATIVISTIC_KINDS
@@ -72,7 +72,7 @@ def d_loss_with_statistics(
 def side_loss(
     logits: Tensor, *, kind: str, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto"
 ) -> Tensor:
-    """What the discriminator pays for one side alone, in the kinds that do not compare real with fake."""
+    """The discriminator's loss of one side alone, in the kinds that do not compare real with fake."""
     run = _choose("loss.side_loss", logits, backend)
     return run(logits, kind=kind, is_real=is_real, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 

@@ -11,21 +11,6 @@ from torch import Tensor
 from . import reference
 
 
-class Objective(NamedTuple):
-    """An objective as the kernels know it, beside what defines it.
-
-    arguments: (form, fake target, real target, scale, mean), without the trailing ones that have their default value. None
-    where no kernel is made for it.
-    rows: whether the kernel is the one that gives each row a value; cheap_in_torch: whether torch composes these of one or two
-    operations, which cost less than a kernel whose backward is Python's where there are few rows.
-    """
-
-    arguments: tuple | None
-    define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
-    rows: bool = False
-    cheap_in_torch: bool = False
-
-
 class Terms(NamedTuple):
     """What one network minimizes of all logits: a form that csrc/logit_loss.h explains, by the name that every kernel knows.
 
@@ -36,6 +21,22 @@ class Terms(NamedTuple):
     fake_target: float = 0.0
     real_target: float = 1.0
     scale: float = 1.0
+
+
+class Objective(NamedTuple):
+    """An objective as the kernels know it, beside what defines it.
+
+    arguments: (form, fake target, real target, scale, mean), without the trailing ones that have their default value. None
+    where no kernel is made for it.
+    rows: whether the kernel is the one that gives each row a value; cheap_in_torch: whether torch composes these of one or two
+    operations, which cost less than a kernel whose backward is Python's where there are few rows.
+    """
+
+    terms: Terms
+    arguments: tuple | None
+    define: Callable[[Any, Any], Tensor]  # (real, fake) -> value, differentiable to any order
+    rows: bool = False
+    cheap_in_torch: bool = False
 
 
 # of the discriminator, and of the generator
@@ -49,22 +50,28 @@ KIND_TERMS = {
     "relativistic-average": (Terms("average"), Terms("average", 1.0, 0.0)),
 }
 CHEAP_D_TERMS = ("linear", "paired")  # forms of which torch composes a discriminator's rows of one or two operations
-DEFAULTS = (0.0, 1.0, 1.0, True)  # of the kernels' arguments after the form
+DEFAULTS = (*(Terms._field_defaults[name] for name in Terms._fields[1:]), True)  # of the kernels' arguments after the form
 
 
 def _objective(
-    define: Callable[[Any, Any], Tensor], reduction: str, terms: Terms, scale: float = 1.0, *, cheap_in_torch: bool = False
+    define: Callable[[Any, Any], Tensor], reduction: str, terms: Terms, *, cheap_in_torch: bool = False
 ) -> Objective:
     rows = reduction == "none"
     if rows and terms.form == "average":
-        return Objective(None, define)  # a row depends on the others
-    values = (terms.fake_target, terms.real_target, scale * terms.scale, reduction != "sum")
+        return Objective(terms, None, define)  # a row depends on the others
+    values = (*terms[1:], reduction != "sum")
     used = max((i + 1 for i, (value, default) in enumerate(zip(values, DEFAULTS, strict=True)) if value != default), default=0)
-    return Objective((terms.form, *values[:used]), define, rows, cheap_in_torch)
+    return Objective(terms, (terms.form, *values[:used]), define, rows, cheap_in_torch)
 
 
-def _scale(kind: str, scale: float) -> float:
-    return scale if kind == "lsgan" else 1.0
+def _d_terms(kind: str, label_smoothing: float, scale: float) -> Terms:
+    terms = _scaled(kind, KIND_TERMS[kind][0], scale)
+    smoothed = label_smoothing if kind in reference.SMOOTHED_KINDS else 0.0
+    return terms._replace(real_target=terms.real_target - smoothed)
+
+
+def _scaled(kind: str, terms: Terms, scale: float) -> Terms:
+    return terms._replace(scale=scale * terms.scale) if kind == "lsgan" else terms
 
 
 @functools.lru_cache(maxsize=64)
@@ -74,10 +81,8 @@ def d_objective(kind: str, label_smoothing: float = 0.0, scale: float = 1.0, red
     def define(real: Tensor, fake: Tensor) -> Tensor:
         return reference.d_loss(real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction)
 
-    terms, _ = KIND_TERMS[kind]
-    if kind in reference.SMOOTHED_KINDS:
-        terms = terms._replace(real_target=terms.real_target - label_smoothing)
-    return _objective(define, reduction, terms, _scale(kind, scale), cheap_in_torch=terms.form in CHEAP_D_TERMS)
+    terms = _d_terms(kind, label_smoothing, scale)
+    return _objective(define, reduction, terms, cheap_in_torch=terms.form in CHEAP_D_TERMS)
 
 
 @functools.lru_cache(maxsize=64)
@@ -87,7 +92,7 @@ def g_objective(kind: str, scale: float = 1.0, reduction: str = "mean") -> Objec
     def define(real: Tensor | None, fake: Tensor) -> Tensor:
         return reference.g_loss(fake, real, kind=kind, scale=scale, reduction=reduction)
 
-    return _objective(define, reduction, KIND_TERMS[kind][1], _scale(kind, scale), cheap_in_torch=True)
+    return _objective(define, reduction, _scaled(kind, KIND_TERMS[kind][1], scale), cheap_in_torch=True)
 
 
 @functools.lru_cache(maxsize=64)
@@ -98,10 +103,9 @@ def side_objective(kind: str, is_real: bool, label_smoothing: float, scale: floa
     def define(real: None, fake: Tensor) -> Tensor:
         return reference.side_loss(fake, kind, is_real, *options)
 
-    terms, _ = KIND_TERMS[kind]
-    target = terms.real_target - label_smoothing if is_real else terms.fake_target
-    alone = Terms(terms.form, target, scale=terms.scale)
-    return _objective(define, reduction, alone, _scale(kind, scale), cheap_in_torch=not label_smoothing)
+    terms = _d_terms(kind, label_smoothing, scale)
+    alone = Terms(terms.form, terms.real_target if is_real else terms.fake_target, scale=terms.scale)
+    return _objective(define, reduction, alone, cheap_in_torch=not label_smoothing)
 
 
 @functools.lru_cache(maxsize=64)

@@ -46,7 +46,7 @@ class Formula:
 
 
 def d_terms(kind: str, real_label: float = 1.0, fake_label: float = 0.0, scale: float = 1.0) -> Terms:
-    """What the discriminator pays for logits (real, fake)."""
+    """The discriminator's loss of logits (real, fake), term by term."""
     logistic: Terms = lambda r, f: [cross_entropy(r, real_label), cross_entropy(f, fake_label)]  # noqa: E731
     return {
         "minimax": logistic,
@@ -60,7 +60,7 @@ def d_terms(kind: str, real_label: float = 1.0, fake_label: float = 0.0, scale: 
 
 
 def g_terms(kind: str, scale: float = 1.0) -> Terms:
-    """What the generator pays for logits (fake), or (fake, real) where the kind compares them."""
+    """The generator's loss of logits (fake), or (fake, real) where the kind compares them, term by term."""
     return {
         "minimax": lambda f, *_: [-softplus(f)],
         "nonsaturating": lambda f, *_: [softplus(-f)],
@@ -73,7 +73,7 @@ def g_terms(kind: str, scale: float = 1.0) -> Terms:
 
 
 def g_terms_of_the_fake_label(kind: str, scale: float) -> Terms | None:
-    """What the generator pays when it pulls its logits to the fake label; None where that is another mistake."""
+    """The loss of a generator that pulls its logits to the fake label; None where that is another mistake."""
     table: dict[str, Terms] = {
         "minimax": lambda f: [-softplus(-f)],
         "nonsaturating": lambda f: [softplus(f)],

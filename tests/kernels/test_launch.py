@@ -13,6 +13,7 @@ from torch import Tensor
 from fastgan.ops import reference, sample
 from fastgan.ops.linear import Layer
 from fastgan.ops.triton import sample as sample_triton
+from fastgan.ops.triton import update as update_triton
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 
@@ -178,3 +179,18 @@ def test_every_counter_of_a_barrier_has_its_word(blocks: int) -> None:
     assert f"kFan = {barriers.FAN};" in source and f"kStride = {barriers.STRIDE};" in source
     last = (1 + (blocks - 1) // barriers.FAN) * barriers.STRIDE
     assert last < barriers.state_words(blocks) <= last + barriers.STRIDE
+
+
+def test_host_and_kernels_agree_where_a_record_has_what() -> None:
+    from fastgan.kernels import record
+
+    places = {name: getattr(record, name).value for name in ("VALUE", "SKIPPED", "FINITE_CHECK", "PENALTY_VALUES")}
+    assert places == {name: getattr(update_triton, name) for name in places}
+
+
+def test_a_rule_that_no_kernel_has_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(reference.RULES, "other", reference.RULES["adam"])
+    weight = torch.zeros(4)
+    given = dict(options={}, clip=0.0, ema=None, ema_decay=0.0)
+    with pytest.raises(ValueError, match="no kernel has the rule 'other'"):
+        update_triton.optimizer_args(weight, [weight, weight], weight.sum(), weight.sum(), rule="other", **given)

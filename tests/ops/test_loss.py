@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan.ops import loss
+from fastgan.ops import loss, reference
+from fastgan.ops.objective import d_objective, g_objective
 
 Array = np.ndarray
 OBJECTIVES = [pytest.param(role, kind, id=f"{role}-{kind}") for role in "dg" for kind in loss.KINDS]
@@ -257,7 +258,7 @@ def test_results_do_not_depend_on_the_number_of_threads(
 @pytest.mark.parametrize("role, kind", OBJECTIVES)
 def test_one_pass_gives_value_slopes_and_statistics(requires_extension: None, role: str, kind: str, dtype: torch.dtype) -> None:
     real, fake = (logits(rows, 1, dtype=dtype).detach() for rows in rows_for(kind))
-    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    objective = d_objective(kind) if role == "d" else g_objective(kind)
     both = len(inputs(role, kind, real, fake)) == 2
     real_gradient, fake_gradient = (torch.empty_like(x) for x in (real, fake))
     arguments = (real, fake, real_gradient) if both else (None, fake, None)
@@ -280,7 +281,7 @@ def test_slopes_equal_the_references_autograd(backend: str, role: str, kind: str
     rows = rows_for(kind)
     real, fake = column[: rows[0]], column[-rows[1] :]
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
-    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    objective = d_objective(kind) if role == "d" else g_objective(kind)
     slopes = with_slopes(None if alone else real, fake, objective, backend)
     copies = [x.double().requires_grad_() for x in (real.clone(), fake.clone())]
     value = evaluate(role, kind, *copies, backend="reference")
@@ -355,7 +356,7 @@ def test_one_side_alone(backend: str, kind: str, reduction: str, is_real: bool) 
 @pytest.mark.parametrize("options", [dict(label_smoothing=0.125), dict(scale=0.5)], ids=str)
 def test_slopes_know_smoothing_and_scale(backend: str, options: dict) -> None:
     real, fake = logits(37, 1), logits(53, 1)
-    slopes = with_slopes(real.detach(), fake.detach(), loss.d_objective("lsgan", **options), backend)
+    slopes = with_slopes(real.detach(), fake.detach(), d_objective("lsgan", **options), backend)
     value = evaluate("d", "lsgan", real, fake, backend="reference", **options)
     check_slopes(slopes, value, torch.autograd.grad(value, (real, fake)), ULP[torch.float64])
 
@@ -365,6 +366,27 @@ def test_slopes_know_smoothing_and_scale(backend: str, options: dict) -> None:
 def test_a_logit_that_is_not_finite_shows_in_the_means(backend: str, role: str, kind: str, bad: float) -> None:
     """A step is withheld by the means, whatever the objective makes of an infinite logit."""
     real, fake = torch.randn(9, 1), torch.randn(9, 1).index_fill(0, torch.tensor(4), bad)
-    objective = loss.d_objective(kind) if role == "d" else loss.g_objective(kind)
+    objective = d_objective(kind) if role == "d" else g_objective(kind)
     alone = role == "g" and kind not in loss.RELATIVISTIC_KINDS
     assert not with_slopes(None if alone else real, fake, objective, backend).statistics[1].isfinite()
+
+
+@pytest.mark.parametrize("kind", ["wgan", "hinge"])
+@pytest.mark.parametrize("is_real", [True, False], ids=["real", "fake"])
+def test_labels_are_smoothed_only_where_that_is_defined(kind: str, is_real: bool, backend: str, device: torch.device) -> None:
+    x, options = torch.tensor([0.5, -0.3], device=device), dict(kind=kind, is_real=is_real, backend=backend)
+    plain = loss.side_loss(x, **options)
+    assert torch.equal(loss.side_loss(x, label_smoothing=0.1, **options), plain)
+    torch.testing.assert_close(plain, reference.side_loss(x, kind, is_real))
+
+
+def test_the_reference_refuses_a_kind_that_it_does_not_have() -> None:
+    x = torch.zeros(2)
+    for function in (reference.d_loss, reference.g_loss):
+        with pytest.raises(ValueError, match="other has no"):
+            function(x, x, kind="other")
+    for is_real in (True, False):
+        with pytest.raises(ValueError, match="other has no loss of"):
+            reference.side_loss(x, "other", is_real)
+        with pytest.raises(ValueError, match="relativistic has no loss of"):
+            reference.side_loss(x, "relativistic", is_real)

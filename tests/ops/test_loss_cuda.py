@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fastgan import losses
 from fastgan.ops import loss, penalty, reference
+from fastgan.ops.objective import d_objective
 
 Outputs = list[Tensor]
 
@@ -35,7 +36,7 @@ def logits(rows: int, dtype: torch.dtype = torch.float32, offset: int = 0) -> Te
 
 def evaluate(kind: str, real: Tensor, fake: Tensor) -> Outputs:
     """All that the kernels of an objective say: a value, gradients; and slopes, value and means in one pass."""
-    operators, arguments = torch.ops.fastgan, loss.d_objective(kind).arguments or ()
+    operators, arguments = torch.ops.fastgan, d_objective(kind).arguments or ()
     value = operators.loss(real, fake, *arguments)
     gradients = operators.loss_backward(torch.full_like(value, 1.5), real, fake, True, *arguments)
     slopes = torch.empty_like(real), torch.empty_like(fake)

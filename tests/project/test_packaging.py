@@ -103,6 +103,17 @@ def test_pickles_and_reloads_give_the_same_names() -> None:
     assert {name: getattr(fastgan, name) for name in fastgan.__all__} == before
 
 
+def test_a_checkout_takes_its_own_kernels(tmp_path: Path) -> None:
+    """Where another one is installed in place, an import of fastgan.kernels would find that one's."""
+    for name in ("fastgan", "kernels"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    script = "import fastgan, fastgan.kernels; print(fastgan.__file__, fastgan.kernels.__file__)"
+    done = run(sys.executable, "-c", script, folder=tmp_path, PYTHONPATH=str(tmp_path))
+    files = [str(tmp_path / name / "__init__.py") for name in ("fastgan", "kernels")]
+    assert done.returncode == 0 and done.stdout.split() == files
+
+
 def names_of_upgrading() -> Iterator[tuple[str, str, bool]]:
     """(cell, a dotted name in it written out, whether that is the new one) of the tables of docs/upgrading.md."""
     starts = {"ops.": "fastgan.ops.", "Penalty.": "fastgan.penalties.Penalty.", "python -m ": ""}
@@ -140,6 +151,15 @@ def test_what_the_upgrading_page_calls_old_is_gone(requires_extension: None) -> 
     assert left <= kept
 
 
+def test_dotted_names_in_docs_are_there(requires_extension: None) -> None:
+    pages = [page for page in (ROOT / "docs").glob("*.md") if page.name != "upgrading.md"]
+    pages += [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "NOTES.md"]
+    dotted = re.compile(r"`(?:python -m )?((?:fastgan|benchmarks)(?:\.\w+)+)")
+    names = [(page.name, name) for page in pages for name in dotted.findall(page.read_text())]
+    missing = [f"{page}: {name}" for page, name in names if not is_there(name)]
+    assert len(names) > 20 and not missing, "\n".join(missing)
+
+
 @pytest.mark.slow
 def test_the_api_reference_has_every_public_name(tmp_path: Path) -> None:
     pytest.importorskip("pdoc")
@@ -158,7 +178,8 @@ def test_the_api_reference_has_every_public_name(tmp_path: Path) -> None:
 def test_importing_the_package_imports_nothing_else() -> None:
     code = "import sys, fastgan; print(sorted(name for name in sys.modules if name.partition('.')[0] in sys.argv[1:]))"
     done = run(sys.executable, "-c", code, "fastgan", "torch", "triton", "numpy", folder=ROOT)
-    assert set(ast.literal_eval(done.stdout)) <= {"fastgan", "fastgan._version"}, done.stderr
+    # kernels, without any of its modules, because a checkout has them elsewhere
+    assert set(ast.literal_eval(done.stdout)) <= {"fastgan", "fastgan._version", "fastgan.kernels"}, done.stderr
 
 
 @pytest.mark.slow

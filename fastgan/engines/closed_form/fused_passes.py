@@ -18,15 +18,16 @@ from torch import Tensor
 
 from ...chain.passes import Stack
 from ...chain.triton_tiles import LossArgs, TritonProducts
-from ...ops.objective import DEFAULTS, Objective
+from ...ops.objective import Objective
 from ...ops.penalty import PenaltyForm
 from ...ops.sample import MaskCounter
-from ...ops.triton.update import VALUE, OptimizerArgs, optimizer_args
+from ...ops.triton.update import FINITE_CHECK, PENALTY_VALUES, VALUE, OptimizerArgs, optimizer_args
+from ...penalties import Penalty
 from ...runtime.distributed import World, sum_
 from ..flat_network import FlatNetwork
 from .fused_update import FusedUpdate
 from .result import UpdateResult
-from .update import HasPenaltyGradient, loss_and_gradients
+from .update import loss_and_gradients
 from .update_log import DeviceUpdateLog
 
 BIAS, INPUT, OTHERS = range(3)  # a row's coefficients, by what a weight gradient takes with them
@@ -189,9 +190,7 @@ class FusedPasses(Stack[FusedBuffers]):
         return self.log.result()
 
     def _loss(self, objective: Objective, record: Tensor, real: bool, flags: tuple[int, int]) -> LossArgs:
-        given = objective.arguments
-        assert given is not None, "the mean of every objective has a kernel"
-        form, fake_target, real_target, scale, _ = given + DEFAULTS[len(given) - 1 :]
+        form, fake_target, real_target, scale = objective.terms
         parts, bias = self.products.parts(len(self) * self.rows), self.products.biases[-1]
         logits = record, self.coefficient[BIAS], self.critic.partials[0], parts, self.all_rows, bias, self.rows
         block = min(1024, max(16, 1 << (self.rows - 1).bit_length()))
@@ -206,7 +205,7 @@ class FusedPasses(Stack[FusedBuffers]):
         real_logits, real_gradient = (logits[sides[0]], gradients[sides[0]]) if loss.real else (None, None)
         result = loss_and_gradients(real_logits, logits[fake], real_gradient, gradients[fake], objective, self.log.world)
         loss.record[VALUE].copy_(result.value)
-        loss.record[2:4].copy_(result.means)
+        loss.record[FINITE_CHECK:PENALTY_VALUES].copy_(result.means)
         for side, is_penalized in zip(sides, penalized if loss.real else penalized[1:], strict=True):
             for kind in (INPUT, OTHERS):
                 self.coefficient[kind][side].copy_(torch.ones_like(gradients[side]) if is_penalized else gradients[side])
@@ -224,7 +223,7 @@ class FusedPasses(Stack[FusedBuffers]):
         )
         self._descend(len(self.products.layers) - 2)
 
-    def add_penalties(self, penalties: Sequence[HasPenaltyGradient], result: UpdateResult) -> None:
+    def add_penalties(self, penalties: Sequence[Penalty], result: UpdateResult) -> None:
         """The tangents of penalties on this one pass's input gradient, and their values; see TrainingPasses."""
         processes = self.log.world.size
         forms = [penalty.form(penalty.every / processes) for penalty in penalties]
@@ -248,7 +247,7 @@ class FusedPasses(Stack[FusedBuffers]):
         self.products.input_gradient(gradient, self.adjoints[0], mode, x=x, coefficient=coefficient, factor=factor)
         self._tangents(gradient, first, values, form)
 
-    def _add_by_torch(self, penalties: Sequence[HasPenaltyGradient]) -> None:
+    def _add_by_torch(self, penalties: Sequence[Penalty]) -> None:
         """Penalties that are no kernel's: their own derivative, and what weight gradients take of the input, by torch."""
         buffer, processes = self.critic.gradient, self.log.world.size
         self.products.input_gradient(buffer, self.adjoints[0], mode="plain")

@@ -24,8 +24,8 @@ from ...chain.products import Products, fused_products
 from ...chain.products import products as products_of
 from ...chain.recognition import NotAnMLP, recognise
 from ...chain.triton_tiles import TritonProducts
-from ...ops import loss as loss_ops
 from ...ops.linear import Layer
+from ...ops.objective import d_objective, g_objective
 from ...ops.sample import masks
 from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
@@ -183,7 +183,7 @@ class ClosedFormStep:
         passes, penalized = self._arrange(index, d_step)
         critic = self.critic_passes[d_step][: len(passes)]
         critic.forward(partial(masks, [(self.draws[d_step], number) for number in passes]))
-        result = critic.loss_and_gradients(loss_ops.d_objective(self.game.loss), real=True, penalized=penalized)
+        result = critic.loss_and_gradients(d_objective(self.game.loss), real=True, penalized=penalized)
         for number, penalties in penalized.items():
             critic[number : number + 1].add_penalties(penalties, result)
         critic.update(result, index.counter)
@@ -206,7 +206,7 @@ class ClosedFormStep:
         passes = [(self.draws[last], REAL), (self.draws[last], GENERATOR)][first:]
         critic, fake = self.critic_passes[last][first:POINTS], slice(FAKE - first, POINTS - first)
         critic.forward(partial(masks, passes))
-        result = critic.loss_and_gradients(loss_ops.g_objective(game.loss), real=game.relativistic, of=fake)
+        result = critic.loss_and_gradients(g_objective(game.loss), real=game.relativistic, of=fake)
         generator = self.generator[last:]
         generator.adjoint_from(critic[fake])
         generator.update(result, index.counter)

@@ -15,21 +15,11 @@ from ...chain.products import Products
 from ...ops import loss as loss_ops
 from ...ops.cpp.update import update_with_gradients_
 from ...ops.objective import Objective
-from ...ops.penalty import PenaltyForm
 from ...ops.sample import MaskCounter
+from ...penalties import Penalty
 from ...runtime.distributed import World, all_rows, sum_
 from .result import UpdateResult
 from .update_log import HostUpdateLog, UpdateLog
-
-
-class HasPenaltyGradient(Protocol):
-    """What is asked of a penalty (penalties.Penalty)."""
-
-    every: int
-
-    def form(self, times: float = 1.0) -> PenaltyForm | None: ...
-
-    def penalty_gradient(self, gradient: Tensor, times: float = 1.0) -> tuple[Tensor, Tensor]: ...
 
 
 class TrainingPasses(Protocol):
@@ -62,7 +52,7 @@ class TrainingPasses(Protocol):
         for (penalized), U_L = 1 and A has the coefficient s, which is 0 at a penalty's own points; elsewhere s is the seed.
         """
 
-    def add_penalties(self, penalties: Sequence[HasPenaltyGradient], result: UpdateResult) -> None:
+    def add_penalties(self, penalties: Sequence[Penalty], result: UpdateResult) -> None:
         """Adds the penalties of this one pass's input gradient to the result; leaves their tangents in the activations."""
 
     def adjoint_from(self, critic: Self) -> None:
@@ -114,7 +104,7 @@ class HostPasses(Passes):
             root._constants = constants
         return [(self.coefficient if number in penalized else self.seed)[number] for number in range(count)]
 
-    def add_penalties(self, penalties: Sequence[HasPenaltyGradient], result: UpdateResult) -> None:
+    def add_penalties(self, penalties: Sequence[Penalty], result: UpdateResult) -> None:
         """Adds the penalties of this one pass's input gradient to the result; leaves their tangents in the activations."""
         gradient, processes = self.input_gradient()[0], self.log.world.size
         pairs = [penalty.penalty_gradient(gradient, penalty.every / processes) for penalty in penalties]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import implementation, is_transformed
-from ..objective import Objective, bce_objective, d_objective, g_objective, side_objective
+from ..objective import Objective, Terms, bce_objective, d_objective, g_objective, side_objective
 
 
 @functools.cache
@@ -32,7 +32,7 @@ def _differentiable_gradients(
 
 
 @implementation("loss.loss_gradients_", "cpp", "cpu", "cuda")
-def _slopes_in_one_pass(
+def _loss_gradients_cpp(
     real: Tensor | None, fake: Tensor, real_gradient: Tensor | None, fake_gradient: Tensor, objective: Objective
 ) -> tuple[Tensor, Tensor]:
     assert objective.arguments is not None and not objective.rows, "the mean of every objective has a kernel"
@@ -151,23 +151,25 @@ def _has_minimal_mean(logits: Tensor, reduction: str) -> bool:
     return small and logits.dtype in _WIDE and torch.is_grad_enabled()
 
 
-def _mean(logits: Tensor, sign: float) -> Tensor:
-    # torch's own mean is slower than its sum, forward and backward
-    return logits.sum() * (sign / logits.numel())
+def _mean(logits: Tensor, terms: Terms) -> Tensor:
+    """The mean of the linear form. torch's own mean is slower than its sum, forward and backward."""
+    return logits.sum() * (terms.scale * (1.0 - 2.0 * terms.fake_target) / logits.numel())
 
 
 @implementation("loss.g_loss", "cpp", "cpu", "cuda")
 def _cpp_g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor:
-    if kind in ("wgan", "hinge") and _has_minimal_mean(fake, reduction):
-        return _mean(fake, -1.0)
-    return _value(real if kind in reference.RELATIVISTIC_KINDS else None, fake, g_objective(kind, scale, reduction))
+    objective = g_objective(kind, scale, reduction)
+    if objective.terms.form == "linear" and _has_minimal_mean(fake, reduction):
+        return _mean(fake, objective.terms)
+    return _value(real if kind in reference.RELATIVISTIC_KINDS else None, fake, objective)
 
 
 @implementation("loss.side_loss", "cpp", "cpu", "cuda")
 def _cpp_side_loss(logits, *, kind, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
-    if kind == "wgan" and _has_minimal_mean(logits, reduction):
-        return _mean(logits, -1.0 if is_real else 1.0)
-    return _value(None, logits, side_objective(kind, is_real, label_smoothing, scale, reduction))
+    objective = side_objective(kind, is_real, label_smoothing, scale, reduction)
+    if objective.terms.form == "linear" and _has_minimal_mean(logits, reduction):
+        return _mean(logits, objective.terms)
+    return _value(None, logits, objective)
 
 
 @implementation("loss.bce_with_logits", "cpp", "cpu", "cuda")

@@ -59,10 +59,8 @@ def update_with_gradients_(
 
 def numbers(rule: str, options: dict[str, Any]) -> list[float]:
     """A rule's options as C++ takes them: in the order of torch.optim's arguments after the learning rate, betas as two."""
-    defaults: dict[str, Any] = getattr(reference.RULES[rule].formula, "__kwdefaults__")  # noqa: B009
-    return [
-        float(number) for value in (defaults | options).values() for number in (value if isinstance(value, tuple) else (value,))
-    ]
+    values = reference.RULES[rule].options(options).values()
+    return [float(number) for value in values for number in (value if isinstance(value, tuple) else (value,))]
 
 
 def _alike(buffers: list[Tensor]) -> bool:

@@ -34,22 +34,30 @@ def softplus(x: Tensor) -> Tensor:
 
 
 def real_term(r: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> Tensor:
-    """What the discriminator pays for each real logit; defined for the kinds that do not compare real with fake."""
+    """The discriminator's loss of each real logit; defined for the kinds that do not compare real with fake."""
     if kind in ("minimax", "nonsaturating"):
         # binary cross-entropy with target 1 - e: softplus(-r) + e r
         return softplus(-r) + label_smoothing * r if label_smoothing else softplus(-r)
     if kind == "lsgan":
         return scale * (r - (1.0 - label_smoothing)).square()
-    return -r if kind == "wgan" else F.relu(1.0 - r)
+    if kind == "wgan":
+        return -r
+    if kind == "hinge":
+        return F.relu(1.0 - r)
+    raise ValueError(f"{kind} has no loss of real logits alone")
 
 
 def fake_term(f: Tensor, kind: str, scale: float = 1.0) -> Tensor:
-    """What the discriminator pays for each fake logit; defined for the kinds that do not compare real with fake."""
+    """The discriminator's loss of each fake logit; defined for the kinds that do not compare real with fake."""
     if kind in ("minimax", "nonsaturating"):
         return softplus(f)
     if kind == "lsgan":
         return scale * f.square()
-    return f if kind == "wgan" else F.relu(1.0 + f)
+    if kind == "wgan":
+        return f
+    if kind == "hinge":
+        return F.relu(1.0 + f)
+    raise ValueError(f"{kind} has no loss of fake logits alone")
 
 
 def d_terms(real: Tensor, fake: Tensor, kind: str, label_smoothing: float = 0.0, scale: float = 1.0) -> list[Tensor]:
@@ -71,6 +79,8 @@ def g_terms(fake: Tensor, real: Tensor | None, kind: str, scale: float = 1.0) ->
         return [scale * (fake - 1.0).square()]
     if kind in ("wgan", "hinge"):
         return [-fake]
+    if kind not in RELATIVISTIC_KINDS:
+        raise ValueError(f"{kind} has no generator's loss")
     assert real is not None, f"{kind} compares fake with real logits"
     if kind == "relativistic":
         return [softplus(real - fake)]
@@ -96,7 +106,7 @@ def g_loss(fake, real=None, *, kind: str, scale=1.0, reduction="mean") -> Tensor
 
 
 def side_loss(logits, kind: str, is_real: bool, label_smoothing=0.0, scale=1.0, reduction="mean") -> Tensor:
-    """What the discriminator pays for one side alone; defined for the kinds that do not compare real with fake."""
+    """The discriminator's loss of one side alone; defined for the kinds that do not compare real with fake."""
     x = wide(logits)
     return reduce_terms([real_term(x, kind, label_smoothing, scale) if is_real else fake_term(x, kind, scale)], reduction)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,6 +55,11 @@ class Rule(NamedTuple):
 
     formula: Callable[..., list[Tensor]]
     buffers: Callable[..., int]
+
+    def options(self, given: dict[str, Any]) -> dict[str, Any]:
+        """All options of the formula, in the order of torch.optim's arguments; by their defaults where they are not given."""
+        defaults: dict[str, Any] = getattr(self.formula, "__kwdefaults__")  # noqa: B009
+        return defaults | given
 
 
 RULES = {

@@ -14,7 +14,7 @@ from .. import reference
 from ..backend import Launch, implementation, launcher
 
 BLOCK = 1024  # weights of a program
-VALUE, SKIPPED, FINITE_CHECK, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/update.py
+VALUE, SKIPPED, FINITE_CHECK, PENALTY_VALUES = 0, 1, 2, 4  # places in a record, see kernels/record.py
 RESULTS = 6  # numbers that a flush leaves
 
 
@@ -36,12 +36,12 @@ class OptimizerArgs:
 
     def arguments(self) -> dict[str, Any]:
         """What a launch takes of it."""
-        given = dict(buffers=self.buffers, rates=self.lr, count=self.count, numbers=self.numbers, clip=self.clip)
+        given = dict(buffers=self.buffers, lr=self.lr, count=self.count, numbers=self.numbers, clip=self.clip)
         return given | dict(ema_decay=self.ema_decay, RULE=self.rule, NESTEROV=self.nesterov)
 
 
 class RecordLocation(NamedTuple):
-    """Where an update's record stands in a log, records [updates, record_size]; see kernels/update.py.
+    """Where an update's record stands in a log, records [updates, record_size]; see kernels/record.py.
 
     number: of the update, or, of a whole log, how many there are; finite_checks: how many numbers of a record must be finite;
     statistics_at: where its statistics begin; flags: a power of two, more than any number.
@@ -78,19 +78,22 @@ def optimizer_args(
 
 
 def _formula(rule: str, options: dict[str, Any]) -> tuple[str, bool, tuple[float, ...]]:
-    weight_decay = float(options.get("weight_decay", 0.0))
+    """The variant of a rule that kernels have, whether it is Nesterov's, and the numbers that it unpacks."""
+    given = reference.RULES[rule].options(options)
+    weight_decay = float(given["weight_decay"])
     if rule == "adam":
-        beta1, beta2 = options.get("betas", (0.9, 0.999))
+        beta1, beta2 = given["betas"]
         logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
-        return rule, False, (weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, options.get("eps", 1e-8), *logs)
-    momentum = float(options.get("momentum", 0.0))
+        return rule, False, (weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, given["eps"], *logs)
     if rule == "sgd":
-        if not momentum:
+        if not given["momentum"]:
             return rule, False, (weight_decay,)
-        return "sgd-momentum", options.get("nesterov", False), (weight_decay, momentum, 1 - options.get("dampening", 0.0))
-    alpha = options.get("alpha", 0.99)
-    name = rule + ("-centered" if options.get("centered", False) else "") + ("-momentum" if momentum else "")
-    return name, False, (weight_decay, alpha, 1 - alpha, options.get("eps", 1e-8), momentum)
+        return "sgd-momentum", given["nesterov"], (weight_decay, float(given["momentum"]), 1 - given["dampening"])
+    if rule == "rmsprop":
+        alpha, momentum = given["alpha"], float(given["momentum"])
+        name = rule + ("-centered" if given["centered"] else "") + ("-momentum" if momentum else "")
+        return name, False, (weight_decay, alpha, 1 - alpha, given["eps"], momentum)
+    raise ValueError(f"no kernel has the rule {rule!r}")
 
 
 def programs(weights: int) -> int:
