@@ -150,7 +150,7 @@ def test_what_a_command_line_leaves_out_comes_from_the_preset_of_the_same_rule()
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("lion", "sgd, rmsprop, adam"),
+        ("no-such-rule", "sgd, rmsprop, adam"),
         ("", "sgd, rmsprop, adam"),
         ("adam:betas=0.5", "beta1, beta2"),
         ("sgd:beta1=0.5", "no option 'beta1'"),

@@ -39,6 +39,7 @@ CPU_ONLY = (  # tests that compute the same whatever device there is
     "tests/data/test_idx.py",
     "tests/engines/test_flat_network.py",
     "tests/golden/test_golden.py",
+    "tests/losses/test_arguments.py",
     "tests/losses/test_bce.py",
     "tests/losses/test_loss_forms.py",
     "tests/losses/test_losses.py",

@@ -62,7 +62,7 @@ class Train:
     ema: float | None = None
     """decay of the generator's weight average, such as 0.999"""
     g_optimizer: str | None = None
-    """adam, rmsprop or sgd, with options: adam:beta1=0.5,beta2=0.9; by default the loss's own"""
+    """NAME[:OPTION=VALUE,...], such as adam:beta1=0.5; an unknown name lists them all; by default the loss's own"""
     d_optimizer: str | None = None
     """the same for the discriminator"""
     g_lr: str | None = None

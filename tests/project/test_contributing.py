@@ -26,3 +26,19 @@ def test_paths_exist() -> None:
     paths = re.findall(r"`((?:fastgan|csrc|kernels|benchmarks|tests|docs)/[\w/.-]+)`", TEXT)
     missing = [path for path in paths if not (ROOT / path).exists()]
     assert paths and not missing
+
+
+RECIPES = re.findall(r"^### (.+) \((\d+)\)\n\n(.*?)(?=^##)", TEXT, re.MULTILINE | re.DOTALL)
+LIMITS = {"A kind of loss, of a form that the kernels have": 4, "A kind of loss of a new form": 7, "An optimizer": 5}
+
+
+def test_recipes_keep_their_limits() -> None:
+    counts = {name: int(count) for name, count, _ in RECIPES}
+    assert len(counts) == 9 and all(counts[name] <= limit for name, limit in LIMITS.items())
+
+
+@pytest.mark.parametrize("name", ["A kind of loss, of a form that the kernels have", "A penalty", "An optimizer", "A data set"])
+def test_a_recipe_counts_the_files_that_its_steps_name(name: str) -> None:
+    count, text = next((count, text) for recipe, count, text in RECIPES if recipe == name)
+    steps = re.findall(r"^\d\. .*(?:\n   .*)*", text, re.MULTILINE)
+    assert int(count) == len(steps) == len(set(re.findall(r"^\d\. `((?:fastgan|csrc|kernels)/[^`]+)`", text, re.MULTILINE)))
