@@ -28,7 +28,7 @@ def test_paths_exist() -> None:
     assert paths and not missing
 
 
-RECIPES = re.findall(r"^### (.+) \((\d+)\)\n\n(.*?)(?=^##)", TEXT, re.MULTILINE | re.DOTALL)
+RECIPES = re.findall(r"^### ([^\n]+) \((\d+)\)\n\n(.*?)(?=^##)", TEXT, re.MULTILINE | re.DOTALL)
 LIMITS = {"A kind of loss, of a form that the kernels have": 4, "A kind of loss of a new form": 7, "An optimizer": 5}
 
 
