@@ -48,8 +48,8 @@ class Key(NamedTuple):
 class Update:
     """An optimizer's step on weight gradients, which can be repeated with other tiles. arguments: of `FusedUpdate.step`."""
 
-    def __init__(self, updates: FusedUpdate, log: DeviceUpdateLog, *arguments: Any) -> None:
-        self.updates, self.log, self.arguments = updates, log, arguments
+    def __init__(self, updates: FusedUpdate, log: DeviceUpdateLog, *arguments: Any, **named: Any) -> None:
+        self.updates, self.log, self.arguments, self.named = updates, log, arguments, named
         self.finite_checks = log.finite_checks
 
     def choose(self, tile: Tile) -> None:
@@ -59,7 +59,7 @@ class Update:
 
     def __call__(self) -> None:
         self.log.rewind(self.finite_checks)
-        self.updates.step(self.log, *self.arguments)
+        self.updates.step(self.log, *self.arguments, **self.named)
 
 
 Calls = dict[Key, list[Callable[[], None]]]
@@ -130,10 +130,10 @@ class _Updates(FusedUpdate):
         super().__init__(*arguments)
         self._recorder = recorder
 
-    def step(self, log: DeviceUpdateLog, *arguments: Any) -> None:
+    def step(self, log: DeviceUpdateLog, *arguments: Any, **named: Any) -> None:
         if self._recorder.keeps:
-            self._recorder.keep(update_key(self), Update(self, log, *arguments))
-        super().step(log, *arguments)
+            self._recorder.keep(update_key(self), Update(self, log, *arguments, **named))
+        super().step(log, *arguments, **named)
 
 
 def _recorded(name: str) -> Callable[..., None]:

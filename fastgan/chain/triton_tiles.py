@@ -278,6 +278,7 @@ class TritonProducts:
         out: Tensor,
         x: Tensor,
         activations: Tensor,
+        *,
         coefficient: Tensor,
         all_rows: int,
         first: str = "",

@@ -18,7 +18,7 @@ from ..runtime.distributed import all_rows, sum_
 from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
 from .flat_network import FlatNetwork
-from .game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, StepIndex, mix
+from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex, mix
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -85,7 +85,7 @@ class AutogradStep:
             metrics |= self._update_generator(images, index, rows)
         if isinstance(index.counter, Tensor) and index.last:
             for network in (self.game.generator, self.game.discriminator):
-                network.add_up()
+                network.count_skipped()
         return metrics
 
     def _update_discriminator(self, images: Tensor, index: StepIndex, d_step: int, rows: int) -> dict[str, Tensor]:
@@ -93,7 +93,7 @@ class AutogradStep:
         with self._randomness(index, d_step):
             with self._arithmetic():
                 with torch.no_grad():
-                    fake = self._generate(game.latents(draws, rows), draws, MAKING)
+                    fake = self._generate(game.latents(draws, rows), draws, FOR_CRITIC)
                 real = game.real_rows(images, index, d_step, rows).view_as(fake)
                 real_logits = self._critic_logits(real, draws, REAL)
                 fake_logits = self._critic_logits(fake, draws, FAKE)
@@ -116,7 +116,7 @@ class AutogradStep:
         draws = game.draws(index, last, rows)
         with self._randomness(index, game.d_steps):
             with self._arithmetic():
-                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, LEARNING)
+                fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, OWN_UPDATE)
                 fake_logits = self._critic_logits(fake, draws, GENERATOR)
                 real_logits = None
                 if game.loss in loss_ops.RELATIVISTIC_KINDS:
@@ -169,7 +169,7 @@ class AutogradStep:
         else:
             overflow = torch.zeros_like(withhold)
         statistics = network.update(withhold | overflow, index.counter)
-        network.note(withhold, statistics)
+        network.record_update(withhold, statistics)
         return statistics[0].sqrt()
 
     def _arithmetic(self) -> AbstractContextManager:

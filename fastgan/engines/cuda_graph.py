@@ -159,7 +159,7 @@ class Captured(Eager):
         self.graphs.clear()
         self.engine.reserve(1)
         for network in (self.game.generator, self.game.discriminator):
-            network.forget_notes()
+            network.discard_records()
         if self.game.device.type == "cuda":
             # a capture that failed leaves torch's generator believing that it still goes on
             generator = torch.cuda.default_generators[torch.device(self.game.device).index or 0]
@@ -220,9 +220,9 @@ def preserved(game: Game, engine: Engine) -> Iterator[None]:
             yield
     finally:
         for network in networks:
-            network.add_up()
+            network.count_skipped()
         for tensor, before in kept:
             tensor.copy_(before)
         for network in networks:
-            network.touch()
+            network.mark_changed()
         engine.follow_networks()

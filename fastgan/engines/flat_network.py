@@ -120,7 +120,7 @@ class FlatNetwork:
         """The view of `gradient` that belongs to a parameter."""
         return next(view for own, view in zip(self.parameters, self.gradients, strict=True) if own is parameter)
 
-    def touch(self) -> None:
+    def mark_changed(self) -> None:
         """Says that the weights were changed through the flat buffer: copies of them are out of date."""
         self._adoptions += 1
 
@@ -154,27 +154,27 @@ class FlatNetwork:
             ema_decay=self.ema_decay or 0.0,
         )
 
-    def note(self, withhold: Tensor, statistics: Tensor) -> None:
-        """Keeps what an update was given and returned (`ops.update.update_`), to be added up later, many at once."""
+    def record_update(self, withhold: Tensor, statistics: Tensor) -> None:
+        """Keeps what an update was given and returned (`ops.update.update_`), to be counted later, many at once."""
         self._updates.append((withhold, statistics))
         if len(self._updates) == 256:
-            self.add_up()
+            self.count_skipped()
 
-    def add_up(self) -> None:
-        """Counts what the noted updates left alone."""
+    def count_skipped(self) -> None:
+        """Counts what the recorded updates left alone."""
         if self._updates:
             given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
             self.skips += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
             self._updates.clear()
 
-    def forget_notes(self) -> None:
-        """Drops what was noted and not added up: the updates of a capture that failed."""
+    def discard_records(self) -> None:
+        """Drops what was recorded and not counted: the updates of a capture that failed."""
         self._updates.clear()
 
     @property
     def skipped(self) -> Tensor:
         """0-d int64: updates withheld and weights left alone because something was not finite."""
-        self.add_up()
+        self.count_skipped()
         return self.skips
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -18,7 +18,7 @@ from .flat_network import FlatNetwork
 
 # passes over the critic and over the generator, each with dropout masks of its own; penalty k's own points are PENALTY + k
 REAL, FAKE, GENERATOR, PENALTY = range(4)
-LEARNING, MAKING = 14, 15  # the generator in its own update, and for the discriminator's
+OWN_UPDATE, FOR_CRITIC = 14, 15  # the generator in its own update, and for the discriminator's
 
 
 class Metrics(Mapping[str, Tensor]):

@@ -241,7 +241,8 @@ def test_weight_gradients(
     optimizer = update_triton.OptimizerArgs(states, torch.tensor(0.5), count, "sgd", False, (0.0,), 0.0, 0.0)
     place = update_log(memory, 999)
     memory.stored.clear()
-    updates.launch(optimizer, table, torch.ones(3, rows)[0], rows, rows, place, gradients)
+    operands = dict(table=table, coefficient=torch.ones(3, rows)[0], all_rows=rows, rows=rows)
+    updates.launch(optimizer, place, gradients, **operands)
     row, column = ends(outputs, inputs, tile.rows, tile.columns)
     assert sorted(memory.stores(weight if fused else gradients)) == (16 + row * inputs + column).flatten().tolist()
     # the operands are filled up, and so are the tiles that are read of them

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -262,18 +262,18 @@ class FusedPasses(Stack[FusedBuffers]):
         self._tangents(buffer, "tangent")
 
     def _tangents(self, x: Tensor, first: str, values: Tensor | None = None, form: PenaltyForm | None = None) -> None:
-        coefficient, activations = self.coefficient[BIAS], self.inputs[1:]
-        for index, (out, made) in enumerate(zip(self.critic.tangents, activations, strict=True)):
-            self.products.tangent(index, out, x, made, coefficient, self.all_rows, first, values, form)
-            x, first, values, form = out, "", None, None
+        rows: dict[str, Any] = dict(coefficient=self.coefficient[BIAS], all_rows=self.all_rows)
+        of_input: dict[str, Any] = dict(first=first, penalty_values=values, form=form)
+        for index, (out, made) in enumerate(zip(self.critic.tangents, self.inputs[1:], strict=True)):
+            self.products.tangent(index, out, x, made, **rows, **(of_input if index == 0 else {}))
+            x = out
 
     def update(self, result: UpdateResult, step: int | Tensor) -> None:
         """One optimizer step of the network whose layers these are."""
         network = self.log.network
         network.set_rate(step)
-        coefficient, rows = self.coefficient[BIAS], len(self) * self.rows
-        optimizer = _optimizer_args(network)
-        self.updates.step(self.log, optimizer, self.adjoints, self.inputs, coefficient, self.all_rows, rows)
+        rows: dict[str, Any] = dict(coefficient=self.coefficient[BIAS], all_rows=self.all_rows, rows=len(self) * self.rows)
+        self.updates.step(self.log, _optimizer_args(network), self.adjoints, self.inputs, **rows)
 
 
 def _optimizer_args(network: FlatNetwork) -> OptimizerArgs:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -66,6 +66,7 @@ class FusedUpdate:
         optimizer: OptimizerArgs,
         upstream: Sequence[Tensor],
         x: Sequence[Tensor],
+        *,
         coefficient: Tensor,
         all_rows: int,
         rows: int,
@@ -75,25 +76,26 @@ class FusedUpdate:
         key = tuple(operand.data_ptr() for operand in (*upstream, *x))
         if key not in self._tables:  # made once, so that a captured run finds it
             self._tables[key] = self.table(upstream, x, network.weight)
-        operands = self._tables[key], coefficient, all_rows, rows
+        operands: dict[str, Any] = dict(table=self._tables[key], coefficient=coefficient, all_rows=all_rows, rows=rows)
         if processes == 1 and self.tile.splits == 1:
-            self.launch(optimizer, *operands, log.close())
+            self.launch(optimizer, log.close(), **operands)
             return
         gradients = network.gradient.unsqueeze(0) if processes > 1 else self._in_parts(network.weight.numel())
         location = log.close()
-        self.launch(optimizer, *operands, location, gradients)
+        self.launch(optimizer, location, gradients, **operands)
         step_(self.products.launch, optimizer, sum_(gradients, processes), location)
         self.products.refresh()
 
     def launch(
         self,
         optimizer: OptimizerArgs,
+        location: RecordLocation,
+        gradients: Tensor | None = None,
+        *,
         table: Tensor,
         coefficient: Tensor,
         all_rows: int,
         rows: int,
-        location: RecordLocation,
-        gradients: Tensor | None = None,
     ) -> None:
         """Weight gradients over rows and the optimizer's step on them, or, given where they go, the gradients alone.
 

@@ -29,7 +29,7 @@ from ...ops.objective import d_objective, g_objective
 from ...ops.sample import masks
 from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
-from ..game import FAKE, GENERATOR, LEARNING, MAKING, REAL, Game, Metrics, StepIndex
+from ..game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, Metrics, StepIndex
 from .fused_passes import FusedPasses
 from .fused_update import FusedUpdate
 from .inputs import FusedInputLoader, HostInputLoader, InputLoader
@@ -175,7 +175,7 @@ class ClosedFormStep:
         self.draws = [game.draws(index, min(update, last - 1), self.rows) for update in range(last + 1)]
         self.inputs.latents(self.draws)
         self.inputs.real(images, index)
-        drawn = [(draws, LEARNING if update == last else MAKING) for update, draws in enumerate(self.draws)]
+        drawn = [(draws, OWN_UPDATE if update == last else FOR_CRITIC) for update, draws in enumerate(self.draws)]
         self.generator.forward(partial(masks, drawn), [passes[FAKE : FAKE + 1] for passes in self.critic_passes])
         self.inputs.points(images, self.draws, index)
 

@@ -131,7 +131,7 @@ class HostPasses(Passes):
             sum_(network.gradient, self.log.world.size)
             result.statistics = network.update(finite_check, step)
             products.refresh()
-        network.note(finite_check, result.statistics)
+        network.record_update(finite_check, result.statistics)
 
 
 def loss_and_gradients(

@@ -39,9 +39,9 @@ class HostUpdateLog:
         """Nothing to do."""
 
     def flush(self, counter: int | Tensor) -> None:
-        """Counts what updates left alone, before a captured run ends: what was noted is then gone."""
+        """Counts what updates left alone, before a captured run ends: what was recorded is then gone."""
         if isinstance(counter, Tensor):
-            self.network.add_up()
+            self.network.count_skipped()
 
 
 class DeviceUpdateLog:
