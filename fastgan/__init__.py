@@ -3,7 +3,7 @@
     from fastgan import losses, penalties          # drop-in pieces for your own loop
     trainer = fastgan.Trainer(fastgan.Generator(), fastgan.Discriminator(), loss="wgan-gp")
 
-Importing fastgan imports nothing that takes time: torch comes with the first name that needs it.
+Importing fastgan imports nothing else: torch comes with the first name that needs it.
 """
 
 from __future__ import annotations
@@ -67,23 +67,31 @@ _MODULES = frozenset(
 )
 
 
-def _bridge_kernels() -> None:
-    """In a checkout, make its own ../kernels importable as fastgan.kernels, as the installed package has it.
+class _KernelsBeside:
+    """Finds fastgan.kernels in a checkout's ../kernels when it is imported, as the installed package has it.
 
-    An import of that name would find those of another checkout, where one is installed in place.
+    First of all finders: where another checkout is installed in place, the others would find that one's.
     """
-    folder = Path(__file__).resolve().parent.parent / "kernels"
-    is_checkout = (folder.parent / "pyproject.toml").is_file() and (folder / "__init__.py").is_file()
-    if is_checkout and "fastgan.kernels" not in sys.modules:
-        file, where = folder / "__init__.py", [str(folder)]
-        spec = importlib.util.spec_from_file_location("fastgan.kernels", file, submodule_search_locations=where)
-        assert spec is not None and spec.loader is not None
-        sys.modules["fastgan.kernels"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        globals()["kernels"] = module
+
+    file = Path(__file__).resolve().parent.parent / "kernels" / "__init__.py"
+
+    @classmethod
+    def find_spec(cls, name: str, path: Any, target: Any = None) -> Any:
+        if name != "fastgan.kernels":
+            return None
+        return importlib.util.spec_from_file_location(name, cls.file, submodule_search_locations=[str(cls.file.parent)])
+
+    @classmethod
+    def is_needed(cls) -> bool:
+        """Whether this is a checkout whose kernels an import would not find; not where it is installed in place."""
+        if not (cls.file.is_file() and (cls.file.parent.parent / "pyproject.toml").is_file()):
+            return False
+        found = importlib.util.find_spec("fastgan.kernels")
+        return found is None or found.origin != str(cls.file)
 
 
-_bridge_kernels()
+if _KernelsBeside.is_needed():
+    sys.meta_path.insert(0, _KernelsBeside)
 
 
 def _find(name: str) -> Any:
