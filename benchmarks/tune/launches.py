@@ -106,19 +106,11 @@ class Recorded:
 
 
 class Recorder:
-    """Makes a step's products and updates such that what they launch with a tile is kept, while `keeps` is true."""
+    """What a step's products and updates launch with a tile, by the lines of the table, kept while `keeps` is true."""
 
     def __init__(self) -> None:
         self.chooser, self.keeps = Chooser(), False
         self.calls: Calls = {}
-
-    def products(self, layers: Sequence[Layer], precision: str) -> TritonProducts:
-        """A chain's products, for a `ClosedFormStep`."""
-        return _Products(self, layers, precision)
-
-    def updates(self, products: TritonProducts, rows: int) -> FusedUpdate:
-        """A network's updates, for a `ClosedFormStep`."""
-        return _Updates(self, products, rows)
 
     def keep(self, key: Key, call: Callable[[], None]) -> None:
         """Puts a launch beside those of the same line."""
@@ -160,16 +152,15 @@ def record(case: str, batch: int, precision: str, device: str) -> Calls:
 
     Its updates change next to nothing, however often they are repeated.
     """
-    chosen_for, betas = preset("nonsaturating" if case == "standard" else case), (0.5, 0.999 if case == "standard" else 0.9)
-    rate = optim.Adam(1e-12, betas=betas)
-    generator, discriminator = (network.to(device) for network in (fastgan.Generator(seed=0), fastgan.Discriminator(seed=0)))
-    networks = FlatNetwork(generator, rate), FlatNetwork(discriminator, rate)
-    game = make_game(
-        *networks, chosen_for.penalty, loss=chosen_for.loss, d_steps=chosen_for.d_steps, seed=0, precision=precision
-    )
-    recorder, images = Recorder(), torch.randint(0, 256, (10_000, 784), dtype=torch.uint8, device=device)
-    makers: dict[str, Any] = dict(make_products=recorder.products, make_update=recorder.updates)
-    step = ClosedFormStep(game, read_logits=False, **makers)
+    defaults = preset("nonsaturating" if case == "standard" else case)
+    still = optim.Adam(1e-12, betas=(0.5, 0.999 if case == "standard" else 0.9))
+    generator, discriminator = fastgan.Generator(seed=0).to(device), fastgan.Discriminator(seed=0).to(device)
+    networks = FlatNetwork(generator, still), FlatNetwork(discriminator, still)
+    rules: dict[str, Any] = dict(loss=defaults.loss, d_steps=defaults.d_steps, seed=0, precision=precision)
+    game, recorder = make_game(*networks, defaults.penalty, **rules), Recorder()
+    images = torch.randint(0, 256, (10_000, 784), dtype=torch.uint8, device=device)
+    products, updates = functools.partial(_Products, recorder), functools.partial(_Updates, recorder)
+    step = ClosedFormStep(game, read_logits=False, make_products=products, make_update=updates)
     step(images, at(0), batch)  # makes the buffers
     recorder.keeps = True
     step(images, at(1), batch)
