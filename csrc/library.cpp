@@ -42,9 +42,8 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("pack_bf16_(Tensor weight, Tensor(a!) forward, Tensor(b!) adjoint) -> ()");
 
   // loss: csrc/logit_loss.h names the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like
-  // the logits. No autograd here. `real` is None where the objective looks
-  // at fake logits alone; its gradient is then undefined (None), its statistics 0.
-  // statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
+  // the logits. No autograd here. `real` is None where the objective looks at fake logits alone; its gradient is then undefined
+  // (None), its statistics 0. statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
   // An argument costs a caller 0.2 us, so the defaults are those of a discriminator's mean.
 #define FASTGAN_FORM "str form, float fake_target=0.0, float real_target=1.0, float scale=1.0"
 #define FASTGAN_OBJECTIVE FASTGAN_FORM ", bool mean=True"
@@ -72,7 +71,7 @@ TORCH_LIBRARY(fastgan, m) {
 
   // update: one optimizer step in place over flat buffers, all fp32 or all fp64; see reference.update_. Returns the sum of the
   // finite gradients' squares and the number of the others, [2].
-  // rule: one that csrc/cpu/optimizer.h has; options: its numbers, in the order of torch.optim's arguments after the learning rate.
+  // rule and options: as csrc/cpu/optimizer.h explains them.
 #define FASTGAN_RULE \
   "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? ema=None, float ema_decay=0.0"
   m.def("update_(Tensor(a!) weight, Tensor gradient, Tensor(b!)[] state, " FASTGAN_RULE ") -> Tensor");

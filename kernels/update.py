@@ -32,8 +32,9 @@ def one_minus_power(log, t):
 
 @triton.jit
 def optimizer_step(w, g, s0, s1, s2, rate, t, numbers, RULE: tl.constexpr, NESTEROV: tl.constexpr):
-    """torch.optim's formulas: new weights and states. t: which update this is, from 1; numbers and RULE: as
-    `fastgan.ops.triton.update` has them, which names each variant of a formula.
+    """torch.optim's formulas: new weights and states. t: which update this is, from 1.
+
+    RULE, numbers: a variant of a formula and what it unpacks, as `fastgan.ops.triton.update` has them.
     """
     if RULE == "adam":
         weight_decay, beta1, rest1, beta2, rest2, eps, log_beta1, log_beta2 = numbers

@@ -22,7 +22,8 @@ from torch.autograd import forward_ad
 BACKENDS = ("auto", "reference", "cpp", "triton")
 PREFERENCE = ("triton", "cpp", "reference")
 
-FORCED = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would cost more than all else that chooses
+ENVIRONMENT = os.environ.get("FASTGAN_BACKEND", "auto")  # read once: a lookup would cost more than all else that chooses
+FORCED = ENVIRONMENT
 
 log = logging.getLogger("fastgan")
 
@@ -132,7 +133,7 @@ def launch_by(make: Callable[[torch.device], Launch] | None) -> None:
     """
     global _make_launcher, FORCED
     _make_launcher = make
-    FORCED = os.environ.get("FASTGAN_BACKEND", "auto") if make is None else "triton"
+    FORCED = ENVIRONMENT if make is None else "triton"
     for remembered in (launcher, triton_problem, _resolve):
         remembered.cache_clear()
 

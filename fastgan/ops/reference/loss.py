@@ -21,11 +21,8 @@ KINDS = tuple(ALIASES)
 PAIRED_KINDS = ("relativistic",)  # row i of real belongs to row i of fake
 RELATIVISTIC_KINDS = ("relativistic", "relativistic-average")  # the generator's loss needs real logits
 SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # one-sided label smoothing is defined
-LOGIT_KINDS = (
-    "minimax",
-    "nonsaturating",
-    "relativistic",
-)  # a probability enters only as the logit before the sigmoid that made it
+# a probability enters only as the logit before the sigmoid that made it
+LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
 
 
 def softplus(x: Tensor) -> Tensor:
