@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import weakref
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -10,13 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers import next_masks
-from ..mlp import MLP, PIECEWISE_LINEAR, is_patched
+from ..mlp import MLP
 from ..ops.backend import is_transformed
 from ..ops.linear import Dropout, Layer, linear_by_reference
 from ..ops.sample import MaskCounter
 from ..runtime.input_gradient import WITH_AUTOCAST, product_dtype
+from . import recognition
 from .passes import Passes, read_layers
 from .torch_mm import TorchProducts
+
+log = logging.getLogger("fastgan")
 
 
 class HasPenaltyGradient(Protocol):
@@ -28,50 +33,43 @@ class HasPenaltyGradient(Protocol):
 
 
 def read(critic: Any, points: Tensor) -> list[Layer] | None:
-    """The layers of a critic whose penalty at `points` has a closed form, an MLP or a Sequential like one; None for others."""
+    """The layers of a critic whose penalty at `points` has a closed form; None for others, which is logged once for each."""
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if torch.compiler.is_compiling() or is_transformed() or not isinstance(critic, nn.Module):
         return None
-    if not _is_faster(critic, points):
+    reading = recognition.read(critic)
+    if reading.chain is None:
+        _say_once(critic, reading.problem)
         return None
-    mlp = _as_mlp(critic)
-    if mlp is None or any(is_patched(module) or module.training != critic.training for module in critic.modules()):
-        return None
-    if not (_is_piecewise_linear(mlp) and _takes(mlp, points)):
-        return None
-    layers = read_layers(mlp.layers)
-    return layers if critic.training else [layer._replace(dropout=0.0) for layer in layers]
+    layers = read_layers(reading.chain.layers)
+    linear = layers[-1].output == "identity"  # recognition leaves no activation but piecewise linear ones before it
+    return layers if linear and _takes(reading.chain, points) and _is_faster(layers, points) else None
 
 
-def _is_faster(critic: nn.Module, points: Tensor) -> bool:
+_said: dict[int, weakref.ref[nn.Module]] = {}  # by the critic's id: a class may define another equality
+
+
+def _say_once(critic: nn.Module, problem: str) -> None:
+    key = id(critic)
+    if key not in _said:
+        _said[key] = weakref.ref(critic, lambda _: _said.pop(key, None))
+        log.info("penalties of this %s run by double backward: %s", type(critic).__name__, problem)
+
+
+def _is_faster(layers: list[Layer], points: Tensor) -> bool:
     """Whether the closed form is the faster way: in bf16 it rounds the weights anew, which costs more than few rows."""
-    if points.dim() == 0 or len(points) >= 128 or product_dtype(points) != torch.bfloat16:
+    if len(points) >= 128 or product_dtype(points) != torch.bfloat16:
         return True
-    dropouts = (getattr(module, "p", 0.0) or getattr(module, "dropout", 0.0) for module in critic.modules())
-    return len(points) >= 64 and critic.training and any(dropouts)
+    return len(points) >= 64 and any(layer.dropout for layer in layers)
 
 
-def _as_mlp(critic: nn.Module) -> MLP | None:
-    if isinstance(critic, nn.Sequential) and type(critic).forward is nn.Sequential.forward:
-        try:
-            return MLP.from_sequential(critic)
-        except ValueError:
-            return None
-    as_mlp = getattr(critic, "as_mlp", None)
-    return as_mlp() if as_mlp else None
-
-
-def _is_piecewise_linear(mlp: MLP) -> bool:
-    *hidden, last = mlp.layers
-    linear = all(layer.activation in PIECEWISE_LINEAR and layer.negative_slope >= 0 for layer in hidden)
-    return linear and last.activation == "identity" and not last.dropout
-
-
-def _takes(mlp: MLP, points: Tensor) -> bool:
-    """Whether the rows are the network's, and of its dtype, on its device."""
+def _takes(chain: MLP, points: Tensor) -> bool:
+    """Whether each row is one of the network's, of its dtype, on its device."""
     known = points.dtype in (torch.float32, torch.float64) and points.device.type in WITH_AUTOCAST
-    alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in mlp.parameters())
-    return known and alike and (mlp.flatten or points.dim() == 2)
+    alike = all((p.dtype, p.device) == (points.dtype, points.device) for p in chain.parameters())
+    # a critic that views its input may fold a row into several
+    whole = points.dim() > 0 and points.numel() == len(points) * chain.layers[0].weight.shape[1]
+    return known and alike and whole and (chain.flatten or points.dim() == 2)
 
 
 def penalty(layers: list[Layer], points: Tensor, spec: HasPenaltyGradient) -> Tensor:

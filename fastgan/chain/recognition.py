@@ -1,214 +1,138 @@
-"""Recognition: a person's own MLP, read by symbolic tracing as a chain of fused layers that share its parameters."""
+"""Recognition: which modules are chains of linear layers, and whether they still are; for trainers and penalties alike."""
 
 from __future__ import annotations
 
-import copy
 import math
-import operator
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+import weakref
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import _disable_current_modes
 
-from ..layers import FusedLinear
 from ..mlp import MLP
+from ..runtime.module_state import ModuleState, has_global_hooks
+from .tracing import NotAnMLP, label_of, trace, twin
 
 _ROWS = 3  # of the comparison
+_MOST_READINGS = 32  # of one module: what changes at every use costs more to read than the closed form spares
+_NOT_ITS_CLASS = "is compiled, or its forward was replaced: only the one of its class is read"
+_WRAPPERS = ("torch.nn.parallel", "torch.distributed", "torch._dynamo")
 
 
-class NotAnMLP(ValueError):
-    """The module is no chain of Linear, activation and Dropout; the message says what in it is not."""
+class Reading(NamedTuple):
+    """What a module was read as: its chain, or why it has none; `state` says whether that still holds."""
+
+    chain: MLP | None
+    problem: str = ""
+    state: ModuleState | None = None
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the module is as it was read."""
+        return self.state is None or self.state.holds(module)
+
+
+# by the module's id: a class may define another equality
+_readings: dict[int, tuple[weakref.ref[nn.Module], list[Reading]]] = {}
+
+
+def read(module: nn.Module) -> Reading:
+    """The chain of fused layers that `module` computes in the mode it is in, sharing its Parameter objects.
+
+    Read: Linear, ReLU, LeakyReLU, Identity and Dropout, as modules or functions, in classes and nested Sequentials; Tanh or
+    Sigmoid after the last Linear; views that flatten the input (then the chain has `flatten`) or shape the output (the chain's
+    own is [B, out]). Dropout that is switched off is left out.
+
+    The module is left as it is, torch's generators too. It is read anew when `ModuleState` sees it changed.
+    """
+    readings = _readings_of(module)
+    for reading in readings:
+        if reading.holds(module):
+            return reading
+    if len(readings) == _MOST_READINGS:
+        readings.append(Reading(None, f"{type(module).__name__} has changed {_MOST_READINGS} times since it was first read"))
+    else:
+        readings.append(_read(module))
+    return readings[-1]
+
+
+def _readings_of(module: nn.Module) -> list[Reading]:
+    key = id(module)
+    known = _readings.get(key)
+    if known is None or known[0]() is not module:
+        known = _readings[key] = weakref.ref(module, lambda _: _readings.pop(key, None)), []
+    return known[1]
 
 
 def recognise(module: nn.Module) -> MLP:
-    """The chain of fused layers that `module` computes in training mode, sharing its Parameter objects.
+    """The chain that `read` finds, for an optimizer that takes all of its parameters over; the MLP is the caller's own.
 
-    Read: Linear, ReLU, LeakyReLU, Identity and Dropout, as modules or functions; Tanh or Sigmoid after the last Linear; views
-    that flatten the input (then the chain has `flatten`) or shape the output (the chain's own is [B, out]). The module is
-    left as it is, torch's generators too. Raises NotAnMLP for everything else.
+    Raises NotAnMLP for what is no chain, is compiled, or has parameters that are shared, frozen, hooked or of several dtypes.
     """
+    for path, part in module.named_modules():
+        if part._compiled_call_impl is not None:
+            raise NotAnMLP(f"{label_of(part, path)} {_NOT_ITS_CLASS}")
+    reading = read(module)
+    if reading.chain is None:
+        raise NotAnMLP(reading.problem)
+    _check_trained(module, reading.chain)
+    return _own(reading.chain).train(module.training)
+
+
+def _own(chain: MLP) -> MLP:
+    copied = twin(chain)
+    assert isinstance(copied, MLP)
+    return copied
+
+
+def _read(module: nn.Module) -> Reading:
+    if any(isinstance(part, torch.jit.ScriptModule) for part in module.modules()):
+        return Reading(None, f"{type(module).__name__} is scripted")
+    state = ModuleState(module)
     devices = {parameter.device.index for parameter in module.parameters() if parameter.is_cuda}
-    with torch.inference_mode(False), torch.random.fork_rng(sorted(devices)):
-        _check_modules(module)
-        mlp = _fuse(module)
-        _check_layers(mlp)
-        _check_parameters(module, mlp)
-        _check_results(module, mlp)
-    return mlp.train(module.training)
-
-
-def _label(part: nn.Module, path: str) -> str:
-    return f"{type(part).__name__} '{path}'" if path else type(part).__name__
+    try:
+        with torch.inference_mode(False), _disable_current_modes(), torch.random.fork_rng(sorted(devices)):
+            _check_modules(module)
+            traced = trace(module)
+            chain = _fuse(traced.chain)
+            _check_layers(chain)
+            _check_parameters(module, chain)
+            _check_results(module, chain)
+    except NotAnMLP as problem:
+        return Reading(None, str(problem), state)
+    return Reading(chain, "", ModuleState(module, traced.left_behind) if traced.left_behind else state)
 
 
 def _check_modules(module: nn.Module) -> None:
+    """Refuses what a trace would not show, and what is not worth one."""
+    if has_global_hooks():
+        raise NotAnMLP("there are hooks of all modules, which a fused layer would not run")
     for path, part in module.named_modules():
-        label = _label(part, path)
+        name, kind = label_of(part, path), type(part)
         if nn.utils.parametrize.is_parametrized(part):
-            raise NotAnMLP(f"{label} is parametrized: its weight is computed from other tensors")
+            raise NotAnMLP(f"{name} is parametrized: its weight is computed from other tensors")
         if part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks:
-            raise NotAnMLP(f"{label} has hooks, which a fused layer would not run")
-        if "forward" in vars(part) or part._compiled_call_impl is not None:
-            raise NotAnMLP(f"{label} is compiled, or its forward was replaced: only the one of its class is read")
+            raise NotAnMLP(f"{name} has hooks, which a fused layer would not run")
+        if "forward" in vars(part):
+            raise NotAnMLP(f"{name} {_NOT_ITS_CLASS}")
+        if kind.__module__.startswith(_WRAPPERS) or (_has_numbers(part) and kind.__module__.startswith("torch.")):
+            raise NotAnMLP(f"{name} has no place in a chain of Linear, activation and Dropout")
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """A copy around the same parameters: what a forward does to its module does not reach the original."""
-    attributes = [value for part in module.modules() for value in vars(part).values()]
-    # deepcopy refuses results of a differentiable computation, such as features that the last forward left behind
-    memo = {id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor)}
-    return copy.deepcopy(module, memo | {id(parameter): parameter for parameter in module.parameters()})
+def _has_numbers(part: nn.Module) -> bool:
+    """Whether a layer that is no Linear has parameters or buffers."""
+    numbers = [*part._parameters.values(), *part._buffers.values()]
+    return not isinstance(part, (nn.Linear, nn.Sequential)) and any(number is not None for number in numbers)
 
 
-def _modes() -> tuple[bool, ...]:
-    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
-
-
-class _Tracer(fx.Tracer):
-    """Keeps Linear layers of every kind whole, and refuses the modes that a graph does not record."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.modes = _modes()
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
-
-    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if m not in (self.submodule_paths or {}):  # made on the spot, as in nn.ReLU()(x)
-            return forward(*args, **kwargs)
-        return super().call_module(m, forward, args, kwargs)
-
-    def create_node(self, kind: str, target: Any, *arguments: Any, **options: Any) -> fx.Node:
-        if _modes() != self.modes:
-            raise NotAnMLP(f"{target} runs under no_grad or autocast")
-        return super().create_node(kind, target, *arguments, **options)
-
-
-def _trace(module: nn.Module) -> tuple[nn.Module, fx.Graph]:
-    """A copy of the module, and the graph of its forward in training mode."""
-    tracer, twin = _Tracer(), _twin(module).train()
-    root = nn.Sequential(twin) if tracer.is_leaf_module(twin, "") else twin
-    return root, tracer.trace(root)
-
-
-def _fuse(module: nn.Module) -> MLP:
+def _fuse(chain: nn.Sequential) -> MLP:
     try:
-        return MLP.from_sequential(_chain(*_trace(module)))
-    except NotAnMLP:
-        raise
-    except Exception as error:  # a person's forward may raise anything
-        raise NotAnMLP(f"{type(module).__name__} cannot be read: {error}") from error
-
-
-_Step = nn.Module | str  # a module of the chain, or a view: "flatten" where it may flatten each row, else "reshape"
-
-
-def _dropout(input: Any, p: float, training: bool, inplace: bool = False) -> _Step:
-    return nn.Dropout(p) if training and p else nn.Identity()
-
-
-def _flatten(input: Any, start_dim: int = 0, end_dim: int = -1) -> _Step:
-    return "flatten" if (start_dim, end_dim) == (1, -1) else "reshape"
-
-
-def _view(input: Any, *sizes: Any, shape: Sequence[Any] = ()) -> _Step:
-    rows = [*sizes, *shape][0]
-    rows = rows[0] if isinstance(rows, (tuple, list)) else rows
-    if isinstance(rows, int) and rows != -1:
-        raise NotAnMLP(f"a view fixes the number of rows at {rows}: write -1 or x.size(0)")
-    return "flatten"
-
-
-def _reshape(*arguments: Any, **options: Any) -> _Step:
-    return "reshape"
-
-
-# what a module (by type, called with it), a function or a method (by name, called with the node's arguments) stands for
-_MEANINGS: dict[Any, Callable[..., _Step]] = {
-    **dict.fromkeys((nn.Linear, FusedLinear, nn.Identity, nn.ReLU, nn.LeakyReLU, nn.Tanh, nn.Sigmoid), lambda module: module),
-    nn.Dropout: lambda module: _dropout(None, module.p, module.training),
-    nn.Flatten: lambda module: _flatten(None, module.start_dim, module.end_dim),
-    **dict.fromkeys((F.relu, torch.relu, torch.relu_, "relu", "relu_"), lambda input, inplace=False: nn.ReLU()),
-    **dict.fromkeys(
-        (F.leaky_relu, F.leaky_relu_), lambda input, negative_slope=0.01, inplace=False: nn.LeakyReLU(negative_slope)
-    ),
-    **dict.fromkeys((torch.tanh, torch.tanh_, "tanh", "tanh_"), lambda input: nn.Tanh()),
-    **dict.fromkeys((torch.sigmoid, torch.sigmoid_, "sigmoid", "sigmoid_"), lambda input: nn.Sigmoid()),
-    F.dropout: _dropout,
-    **dict.fromkeys((torch.flatten, "flatten"), _flatten),
-    **dict.fromkeys((torch.reshape, "reshape", "view"), _view),
-    **dict.fromkeys((nn.Unflatten, torch.squeeze, "squeeze", torch.unsqueeze, "unsqueeze", "unflatten"), _reshape),
-}
-
-
-def _meaning(node: fx.Node, root: nn.Module) -> tuple[str, _Step]:
-    """A node's name for a person, and what it stands for."""
-    key: Any = node.target
-    label, arguments, options = f"{getattr(key, '__name__', key)}()", tuple[Any, ...](node.args), node.kwargs
-    if node.op == "call_module":
-        part = root.get_submodule(key)
-        key, label, arguments, options = type(part), _label(part, key), (part,), {}
-    elif node.op == "get_attr":
-        key, label = None, f"the tensor '{key}'"
-    if key not in _MEANINGS:
-        raise NotAnMLP(f"{label} has no place in a chain of Linear, activation and Dropout")
-    return label, _MEANINGS[key](*arguments, **options)
-
-
-def _reads_shape(node: fx.Node, shapes: set[fx.Node]) -> bool:
-    """Whether the node asks for a size, or computes with sizes."""
-    if node.op == "call_method":
-        return node.target in ("size", "numel")
-    if node.target in (operator.getitem, operator.mul, operator.floordiv):
-        return shapes.issuperset(node.all_input_nodes)
-    return node.target is getattr and "shape" in node.args
-
-
-def _steps(root: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, _Step]]:
-    """The graph's steps in order, each on the result of the one before it."""
-    value: fx.Node | None = None
-    shapes: set[fx.Node] = set()
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            optional = bool(node.args) or str(node.target).startswith("*")
-            if value and (node.users or not optional):
-                raise NotAnMLP(f"forward takes another argument, {node.target}")
-            value = value or node
-        elif node.op == "output":
-            if node.args != (value,):
-                raise NotAnMLP("forward returns something else than the result of its last step")
-        elif _reads_shape(node, shapes):
-            shapes.add(node)
-        else:
-            label, step = _meaning(node, root)
-            sizes = shapes if isinstance(step, str) else set()
-            if [source for source in node.all_input_nodes if source not in sizes] != [value]:
-                raise NotAnMLP(f"{label} takes an earlier result: in a chain each is used once, by the next step")
-            value = node
-            yield label, step
-
-
-def _chain(root: nn.Module, graph: fx.Graph) -> nn.Sequential:
-    """The graph's steps without its views, after an nn.Flatten if one of them flattens the input."""
-    chain: list[nn.Module] = []
-    linears, flatten, reshaped = 0, False, ""
-    for label, step in _steps(root, graph):
-        if isinstance(step, nn.Module):
-            chain.append(step)
-            linears += isinstance(step, nn.Linear)
-        elif linears:
-            reshaped = label
-        elif step == "flatten":
-            flatten = True
-        else:
-            raise NotAnMLP(f"{label} before the first Linear does not flatten each row")
-        if reshaped and isinstance(step, nn.Linear):
-            raise NotAnMLP(f"{reshaped} stands between two Linear layers")
-    return nn.Sequential(*[nn.Flatten()] * flatten, *chain)
+        return MLP.from_sequential(chain)
+    except ValueError as error:
+        raise NotAnMLP(str(error)) from error
 
 
 def _check_layers(mlp: MLP) -> None:
@@ -224,20 +148,26 @@ def _check_layers(mlp: MLP) -> None:
 
 
 def _check_parameters(module: nn.Module, mlp: MLP) -> None:
-    """The chain has every parameter of the module once, and all of them are trained, alike and without hooks."""
-    used = [parameter for layer in mlp.layers for parameter in (layer.weight, layer.bias) if parameter is not None]
-    if len({id(parameter) for parameter in used}) < len(used):
-        raise NotAnMLP("two Linear layers share a parameter, or one is used twice")
+    """The chain has every parameter of the module, and nothing else has numbers."""
     for name, _ in module.named_buffers():
         raise NotAnMLP(f"the buffer '{name}' is not used by the chain")
     for name, parameter in module.named_parameters():
-        if not any(parameter is other for other in used):
+        if not any(parameter is other for other in mlp.parameters()):
             raise NotAnMLP(f"the parameter '{name}' is not used by the chain")
+
+
+def _check_trained(module: nn.Module, mlp: MLP) -> None:
+    """All parameters are trained, each in one layer, alike and without hooks."""
+    used = [parameter for layer in mlp.layers for parameter in (layer.weight, layer.bias) if parameter is not None]
+    if len({id(parameter) for parameter in used}) < len(used):
+        raise NotAnMLP("two Linear layers share a parameter, or one is used twice")
+    first = used[0]
+    for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             raise NotAnMLP(f"the parameter '{name}' is frozen")
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise NotAnMLP(f"the parameter '{name}' has hooks")
-        if not parameter.is_floating_point() or (parameter.dtype, parameter.device) != (used[0].dtype, used[0].device):
+        if not parameter.is_floating_point() or (parameter.dtype, parameter.device) != (first.dtype, first.device):
             raise NotAnMLP(f"the parameter '{name}' is {parameter.dtype} on {parameter.device}: all must be one kind of float")
 
 
@@ -263,7 +193,7 @@ def _result_for_rows(module: nn.Module, values: dict[int, Tensor], rows: Tensor)
     problem = None
     for shape in [rows.shape, (_ROWS, 1, side, side)][: 1 + (side**2 == rows.shape[1])]:
         try:
-            return _result(_twin(module).eval(), values, rows.view(shape))
+            return _result(twin(module).eval(), values, rows.view(shape))
         except Exception as error:
             problem = problem or error
     raise NotAnMLP(f"{type(module).__name__} does not run on rows {list(rows.shape)}: {problem}") from problem
@@ -282,7 +212,9 @@ def _check_results(module: nn.Module, mlp: MLP) -> None:
 
     values = {id(parameter): uniform(parameter.shape) for parameter in mlp.parameters()}
     rows = uniform((_ROWS, mlp.layers[0].in_features))
-    for ours, theirs in zip(_result(mlp.eval(), values, rows), _result_for_rows(module, values, rows), strict=True):
+    ours_in_turn = _result(mlp.eval(), values, rows)
+    mlp.train()
+    for ours, theirs in zip(ours_in_turn, _result_for_rows(module, values, rows), strict=True):
         if theirs.shape[:1] != (_ROWS,) or theirs.numel() != ours.numel():
             raise NotAnMLP(f"{_ROWS} rows give {list(theirs.shape)}: views of the output do not keep the rows")
         if not torch.allclose(ours.reshape(-1), theirs.reshape(-1), rtol=1e-6, atol=1e-9):
