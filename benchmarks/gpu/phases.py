@@ -108,8 +108,8 @@ def trainer_of(case: str, batch: int, **options: Any) -> fastgan.Trainer:
 
 def overlap(trainer: fastgan.Trainer, allowed: bool) -> None:
     """Whether a step's launches may begin before the ones before them end, where the device has that."""
-    assert isinstance(trainer._step, ClosedFormStep)
-    for products in trainer._step.products:
+    assert isinstance(trainer._runner.engine, ClosedFormStep)
+    for products in trainer._runner.engine.products:
         if isinstance(products, TritonProducts):
             products.launch.pdl = allowed and products.launch.arch >= 90
 
@@ -117,7 +117,7 @@ def overlap(trainer: fastgan.Trainer, allowed: bool) -> None:
 def replayed(trainer: fastgan.Trainer) -> list[Phase]:
     """The phases of a captured step; [] where the profiler does not see them."""
     trainer.step(4 * STEPS)
-    player = trainer._player
+    player = trainer._runner.player
     assert isinstance(player, Captured)
     if player.problem or not player.graphs:
         print("steps are not captured:", player.problem)
@@ -180,7 +180,7 @@ def host_and_device(trainer: fastgan.Trainer) -> str:
     middle = {name: statistics.median(values) for name, values in times.items()}
     line = f"{middle['device']:.2f} us of a step on the device; host: {middle['call']:.1f} us for step({STEPS}), "
     line += f"{middle['call'] / STEPS:.2f} a step, {middle['one']:.1f} for step(1)"
-    graphs = getattr(trainer._player, "graphs", {})
+    graphs = getattr(trainer._runner.player, "graphs", {})
     replays = {key[4]: statistics.median(_host(graph.replay) for _ in range(15)) for key, graph in graphs.items()}
     return line + "".join(f", {host:.1f} for a replay of {steps}" for steps, host in sorted(replays.items()))
 

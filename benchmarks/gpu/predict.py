@@ -85,7 +85,7 @@ def launches(case: str, batch: int, arch: int, card: Card = CARDS[DEFAULT]) -> l
     backend.launch_by(lambda device: notebook)
     options: dict[str, Any] = dict(precision="bf16", device="cpu", engine="closed-form", capture="off", loss=case)
     trainer = Trainer(Generator(), Discriminator(), **options).attach(torch.zeros(100, 784, dtype=torch.uint8), batch)
-    step = trainer._step
+    step = trainer._runner.engine
     assert isinstance(step, ClosedFormStep) and step.fused is not None
     trainer.step()  # makes the buffers
     notebook.asked.clear()

@@ -73,7 +73,7 @@ def play(game: str, precision: str, engine: str = "closed-form", seed: int = 0, 
     if engine == "closed-form":
         from fastgan.engines.closed_form.fused_passes import FusedPasses
 
-        critic = getattr(trainer._step, "critic", None)
+        critic = getattr(trainer._runner.engine, "critic", None)
         assert isinstance(critic, FusedPasses), "the closed form runs without its kernels here"
     return metrics | dict(margin=metrics["d_real"] - metrics["d_fake"])
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import losses
 from ..layers import drawing
@@ -17,8 +18,12 @@ from ..ops.sample import Draws, Role
 from ..runtime.distributed import all_rows, sum_
 from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
+from .buffers import KeptBuffers
+from .ends import SIGMOID, TANH, End, look
 from .flat_network import FlatNetwork
 from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex, mix
+
+log = logging.getLogger("fastgan")
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -40,21 +45,8 @@ class LossScale:
         return overflow
 
 
-def _module_at_end(network: nn.Module, kind: type[nn.Module], rows: Tensor) -> nn.Module | None:
-    """The module of a kind whose output, perhaps as a view, is the network's output on `rows`, if there is one."""
-    outputs: list[tuple[nn.Module, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
-        for module in network.modules()
-        if isinstance(module, kind)
-    ]
-    try:
-        with torch.no_grad():
-            result = network(rows)
-        return next((module for module, output in outputs if output.data_ptr() == result.data_ptr()), None)
-    finally:
-        for hook in hooks:
-            hook.remove()
+def _are_probabilities(output: object) -> bool:
+    return isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all())
 
 
 class AutogradStep:
@@ -69,16 +61,14 @@ class AutogradStep:
         self.game = game
         self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
         self.generation = 0
-        self.sigmoid: nn.Module | None = None
-        self.tanh: nn.Module | None = None
+        self.sigmoid: End | None = None
+        self.tanh: End | None = None
         half = game.precision == "fp16"
         self.scales = [LossScale(game.device, game.dtype) for _ in range(2)] if half else None
 
     def __call__(self, images: Tensor, index: StepIndex, rows: int) -> dict[str, Tensor]:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
-        for network in (self.game.generator, self.game.discriminator):
-            network.module.train()
-        with self._ends(), matmul_precision(self.game.precision):
+        with self.game.training_mode(), self._ends(), matmul_precision(self.game.precision):
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, index, d_step, rows)
@@ -89,7 +79,7 @@ class AutogradStep:
         return metrics
 
     def _update_discriminator(self, images: Tensor, index: StepIndex, d_step: int, rows: int) -> dict[str, Tensor]:
-        game, draws = self.game, self.game.draws(index, d_step, rows)
+        game, draws, buffers = self.game, self.game.draws(index, d_step, rows), self._kept_buffers()
         with self._randomness(index, d_step):
             with self._arithmetic():
                 with torch.no_grad():
@@ -102,6 +92,7 @@ class AutogradStep:
             gradients = self._gradients(loss + penalty, game.discriminator, 0)
         penalty = sum_(penalty.detach().clone(), game.world.size)
         finite = real_logits.isfinite().all() & fake_logits.isfinite().all() & penalty.isfinite()
+        buffers.restore(~finite)
         norm = self._apply(game.discriminator, gradients, ~finite, index, 0)
         return {
             "d_loss": loss.detach() + penalty,
@@ -113,7 +104,7 @@ class AutogradStep:
 
     def _update_generator(self, images: Tensor, index: StepIndex, rows: int) -> dict[str, Tensor]:
         game, last = self.game, self.game.d_steps - 1
-        draws = game.draws(index, last, rows)
+        draws, buffers = game.draws(index, last, rows), self._kept_buffers()
         with self._randomness(index, game.d_steps):
             with self._arithmetic():
                 fake = self._generate(game.latents(draws, rows, Role.GENERATOR_LATENT), draws, OWN_UPDATE)
@@ -127,19 +118,42 @@ class AutogradStep:
         finite = fake_logits.isfinite().all()
         if real_logits is not None:
             finite = finite & real_logits.isfinite().all()
+        buffers.restore(~finite)
         norm = self._apply(game.generator, gradients, ~finite, index, 1)
         return {"g_loss": loss.detach(), "g_grad_norm": norm}
 
+    def _kept_buffers(self) -> KeptBuffers:
+        return KeptBuffers([self.game.generator, self.game.discriminator])
+
     def _generate(self, latents: Tensor, draws: Draws, pass_: int) -> Tensor:
         with drawing(draws, pass_):
-            fake = self.game.generator.module(latents)
+            fake = self._samples(latents)
         # images stay fp32 for the critic's input gradient and for the penalties' points
         return fake.to(self.game.dtype)
+
+    def _samples(self, latents: Tensor) -> Tensor:
+        """What the generator makes; a tanh that it calls last runs in fp32."""
+        generator = self.game.generator.module
+        if self.tanh is None or self.tanh.module:
+            return generator(latents)
+        with self.tanh.replaced(lambda x: torch.tanh(x.to(self.game.dtype))):
+            return generator(latents)
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        """What the critic returns without a sigmoid that it calls last."""
+        assert self.sigmoid is not None
+        with self.sigmoid.replaced(lambda x: x):
+            return self.game.discriminator.module(rows)
+
+    @property
+    def _critic(self) -> Callable[[Tensor], Tensor]:
+        """The network, but for a function at its end; while steps run, a module at its end passes logits on."""
+        return self._logits if self.sigmoid and not self.sigmoid.module else self.game.discriminator.module
 
     def _critic_logits(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
         """The logits of all processes' rows."""
         with drawing(draws, pass_):
-            logits = self.game.discriminator.module(rows)
+            logits = self._critic(rows)
         return all_rows(logits, self.game.world)
 
     def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, index: StepIndex, d_step: int) -> Tensor:
@@ -147,7 +161,7 @@ class AutogradStep:
         for number, spec in self.game.due_penalties(index, d_step):
             points = spec.points(real, fake, draws, number)
             with self._arithmetic(), drawing(draws, self.game.pass_of(number, spec)):
-                gradient = input_gradient(self.game.discriminator.module, points)
+                gradient = input_gradient(self._critic, points)
             total = total + spec.every * spec.value(gradient)
         return total
 
@@ -193,8 +207,19 @@ class AutogradStep:
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
         """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""
-        self.tanh = _module_at_end(self.game.generator.module, nn.Tanh, latents)
-        self.sigmoid = _module_at_end(self.game.discriminator.module, nn.Sigmoid, samples) if read_logits else None
+        # a tanh in bf16 rounds to 1 beyond 3, its slope to 0: a picture's background would never learn again
+        half = self.game.precision in HALF
+        self.tanh = look(self.game.generator.module, TANH, latents).end if half else None
+        self.sigmoid = None
+        if read_logits:
+            seen = look(self.game.discriminator.module, SIGMOID, samples)
+            self.sigmoid = seen.end
+            if seen.end is None and seen.ran and _are_probabilities(seen.result):
+                log.warning(
+                    "the discriminator returns numbers in [0, 1] and calls a sigmoid, though not last: %s takes them for "
+                    "logits; end it before the sigmoid",
+                    self.game.loss,
+                )
         self.generation += 1
         return self.sigmoid is not None
 
@@ -207,11 +232,11 @@ class AutogradStep:
     @contextmanager
     def _ends(self) -> Iterator[None]:
         hooks = []
-        if self.sigmoid is not None:
-            hooks.append(self.sigmoid.register_forward_hook(lambda module, inputs, output: inputs[0]))
-        if self.tanh is not None and self.game.precision in HALF:
-            # a tanh in bf16 rounds to 1 beyond 3, its slope to 0: a picture's background would never learn again
-            hooks.append(self.tanh.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(self.game.dtype),)))
+        if self.sigmoid and self.sigmoid.module:
+            hooks.append(self.sigmoid.module.register_forward_hook(lambda module, inputs, output: inputs[0]))
+        if self.tanh and self.tanh.module:
+            cast = self.tanh.module.register_forward_pre_hook(lambda module, inputs: (inputs[0].to(self.game.dtype),))
+            hooks.append(cast)
         try:
             yield
         finally:

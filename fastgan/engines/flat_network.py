@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..ops.reference import is_withheld
 from ..ops.update import state_size, update_
 from ..optim import Optimizer, Schedule
+from ..runtime.module_state import ModuleTree, modes_kept
 
 ALIGNMENT = 16  # elements: each parameter starts on a cache line
 
@@ -27,6 +28,7 @@ class FlatNetwork:
         self.module, self.spec, self.clip, self.ema_decay = module, spec, clip, ema_decay
         self.parameters = self._trainable()
         self._remember_tree()
+        self._evaluated: list[nn.Module] = []
         self._check_alike()
         first = self.parameters[0]
         offsets, end = [], 0
@@ -52,22 +54,32 @@ class FlatNetwork:
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
     def _remember_tree(self) -> None:
-        modules = list(self.module.modules())
-        places = {id(p): (module._parameters, name) for module in modules for name, p in module._parameters.items()}
-        self._homes = [places[id(parameter)] for parameter in self.parameters]
-        self._dictionaries = [d for module in modules for d in (module._parameters, module._modules)]
-        self._entries = self._count_entries()
+        self._tree, self._parts = ModuleTree(self.module), list(self.module.modules())
 
     def _in_place(self) -> bool:
         """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
         base, size = self.weight.data_ptr(), self.weight.element_size()
         where = [parameter.data_ptr() - base for parameter in self.parameters]
-        there = [home.get(name) for home, name in self._homes]
-        alike = all(map(operator.is_, there, self.parameters)) and all([p.requires_grad for p in self.parameters])
-        return alike and where == [size * offset for offset in self.offsets] and self._count_entries() == self._entries
+        wanted = all([parameter.requires_grad for parameter in self.parameters])
+        return self._tree.holds() and wanted and where == [size * offset for offset in self.offsets]
 
-    def _count_entries(self) -> int:
-        return sum(map(len, self._dictionaries))
+    @contextmanager
+    def in_training_mode(self) -> Iterator[None]:
+        """Inside, modules are in training mode, but for those whose owner has put them alone into evaluation mode."""
+        if self.module.training:
+            self._evaluated = [part for part in self._parts if not part.training]
+            yield
+            return
+        with modes_kept(self.module):
+            self.module.train()
+            for part in self._evaluated:
+                part.training = False
+            yield
+
+    def buffers(self) -> list[Tensor]:
+        """The module's buffers, one that several parts share only once."""
+        tensors = (tensor for part in self._parts for tensor in part._buffers.values() if tensor is not None)
+        return list({id(tensor): tensor for tensor in tensors}.values())
 
     def _check_alike(self) -> None:
         name = type(self.module).__name__
@@ -102,7 +114,7 @@ class FlatNetwork:
         if not alike:
             raise RuntimeError(
                 f"{type(self.module).__name__} changed its dtype, device or parameters after the trainer took it; "
-                "move it before creating the Trainer"
+                "do so before creating the Trainer, or create another one"
             )
         self.parameters = current
         self._remember_tree()

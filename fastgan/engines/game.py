@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,6 +87,12 @@ class Game:
     def __post_init__(self) -> None:
         self.device = self.generator.weight.device
         self.dtype = self.generator.weight.dtype
+
+    @contextmanager
+    def training_mode(self) -> Iterator[None]:
+        """Inside, both networks are in the mode in which they are trained; afterwards in the one that they were in."""
+        with self.generator.in_training_mode(), self.discriminator.in_training_mode():
+            yield
 
     @property
     def relativistic(self) -> bool:

@@ -42,7 +42,7 @@ def input_gradient(critic: Critic, points: Tensor, select: Select | None = None)
         with _precision(points):
             return torch.func.grad(total)(points.detach())
     with ExitStack() as contexts:
-        for context in (torch.inference_mode(False), torch.enable_grad(), _as_written(), _precision(points)):
+        for context in (torch.inference_mode(False), torch.enable_grad(), as_written(), _precision(points)):
             contexts.enter_context(context)
         points = (points.clone() if points.is_inference() else points.detach()).requires_grad_()
         return _differentiate(total(points), points)
@@ -99,7 +99,7 @@ _stance_lock, _stance_users, _stance = threading.Lock(), 0, ExitStack()
 
 
 @contextmanager
-def _as_written() -> Iterator[None]:
+def as_written() -> Iterator[None]:
     """Runs what torch.compile has compiled without what it made of it.
 
     The stance is the process's, and threads that overlap share it: the first one sets it, the last one restores it.

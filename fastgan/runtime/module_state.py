@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import operator
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -24,6 +25,17 @@ _PLAIN = (
 )
 _DEPTH = 3  # how far into attributes of attributes the check looks
 _MOST = 64  # entries of a container that are looked at
+
+
+@contextmanager
+def modes_kept(*modules: nn.Module) -> Iterator[None]:
+    """Afterwards every part of the modules is in the mode, training or evaluation, that it was in."""
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 def has_global_hooks() -> bool:

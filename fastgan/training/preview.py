@@ -13,20 +13,17 @@ from ..data import ImageSet
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
+from ..runtime.module_state import modes_kept
 from .setup import check
 
 
 @contextmanager
 def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Inside, networks are in evaluation mode; afterwards in the mode that they were in."""
-    modes = [(network, network.training) for network in networks]
-    try:
+    """Inside, networks are in evaluation mode; afterwards each module is in the mode that it was in."""
+    with modes_kept(*networks):
         for network in networks:
             network.eval()
         yield
-    finally:
-        for network, training in modes:
-            network.train(training)
 
 
 def preview_latents(game: Game, n: int, seed: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -11,17 +10,12 @@ import torch
 from torch import nn
 
 from .. import models
-from ..engines.autograd import AutogradStep
-from ..engines.closed_form.step import ClosedFormStep, NoClosedForm
-from ..engines.engine import Engine
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..models import Network
-from ..ops.loss import LOGIT_KINDS
 from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
-
-log = logging.getLogger("fastgan")
+from ..runtime.input_gradient import HALVES
 
 ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
@@ -53,11 +47,23 @@ def place(networks: tuple[nn.Module, nn.Module], seed: int, device: torch.device
     generator, discriminator = networks
     shared = {id(p) for p in generator.parameters()} & {id(p) for p in discriminator.parameters()}
     check(not shared, "the generator and the discriminator share parameters")
-    for network in networks:
+    for role, network in zip(("generator", "discriminator"), networks, strict=True):
+        _check_weights(role, network, precision)
         if isinstance(network, Network) and network.is_untouched():
             network.reset_parameters(seed)
         network.to(device, torch.float64 if precision == "fp64" else None)
-    return next(iter(generator.parameters()), torch.empty(0)).dtype
+    dtypes = [next((p.dtype for p in network.parameters() if p.requires_grad), torch.float32) for network in networks]
+    check(dtypes[0] == dtypes[1], f"the generator's weights are {dtypes[0]}, the discriminator's {dtypes[1]}: make them alike")
+    return dtypes[0]
+
+
+def _check_weights(role: str, network: nn.Module, precision: str) -> None:
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad and parameter.dtype in HALVES and precision != "fp64":
+            raise ValueError(
+                f"the {role}'s parameter '{name}' is {parameter.dtype}, and weights are trained in fp32: give the trainer "
+                f'{role}.float(), and precision="bf16" or "fp16" for products in half precision'
+            )
 
 
 def clip_bound(specs: Iterable[Spec]) -> float:
@@ -78,15 +84,3 @@ def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterabl
         for tensor in (network.weight, *network.module.buffers()):
             distributed.broadcast_(tensor, game.world.size)
     return game
-
-
-def make_step(game: Game, engine: str) -> Engine:
-    """The engine that was asked for; for "auto" the closed form where the game has one."""
-    if engine != "autograd":
-        try:
-            return ClosedFormStep(game, read_logits=game.loss in LOGIT_KINDS)
-        except NoClosedForm as reason:
-            if engine == "closed-form":
-                raise
-            log.info("the autograd engine runs: %s", reason)
-    return AutogradStep(game)

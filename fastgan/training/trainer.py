@@ -12,10 +12,7 @@ from torch import Tensor, nn
 
 from .. import penalties
 from ..data import ImageSet, as_image_set
-from ..engines.cuda_graph import Captured, Eager
 from ..engines.flat_network import FlatNetwork
-from ..ops import backend
-from ..ops.loss import LOGIT_KINDS
 from ..optim import Optimizer
 from ..penalties import Spec
 from ..runtime import distributed
@@ -25,6 +22,7 @@ from . import checkpoint, preview, run_state, setup
 from .checkpoint import Checkpoint
 from .fit import Fit, FitOptions
 from .presets import preset
+from .runner import Runner
 from .setup import check, is_whole
 
 log = logging.getLogger("fastgan")
@@ -103,7 +101,6 @@ class Trainer:
         self.step_count = 0
         self._data: ImageSet | None = None
         self._trained_on: dict[str, Any] = {}
-        self._reads_logits = False
         clip = setup.clip_bound(self.penalties)
         self._game = setup.make_game(
             FlatNetwork(generator, g_optimizer or chosen.g_optimizer, ema_decay=ema),
@@ -115,19 +112,17 @@ class Trainer:
             precision=self.precision,
             world=self.world,
         )
-        self._step = setup.make_step(self._game, engine)
-        captures = capture == "auto" and self.device.type == "cuda" and not backend.triton_problem()
-        self._player = Captured(self._step, self._game, steps_per_graph) if captures else Eager(self._step)
+        self._runner = Runner(self._game, engine, capture, steps_per_graph)
 
     @property
     def engine(self) -> str:
         """Which step runs: "closed-form" or "autograd"."""
-        return self._step.name
+        return self._runner.engine.name
 
     @property
     def stride(self) -> int:
         """How many steps run best in one call of `step`: those of a graph."""
-        return self._player.stride
+        return self._runner.player.stride
 
     @property
     def skips(self) -> Tensor:
@@ -167,10 +162,7 @@ class Trainer:
     def _try_networks(self, images: ImageSet) -> None:
         with preview.evaluating(self.generator, self.discriminator):
             latents, fake = preview.try_generator(self._game, images)
-            reads = self._step.find_ends(latents, fake, read_logits=self._game.loss in LOGIT_KINDS)
-        if reads and not self._reads_logits:
-            log.warning("the discriminator ends in a Sigmoid: %s is computed on the logits before it", self._game.loss)
-        self._reads_logits = reads
+            self._runner.look_at(latents, fake)
 
     def steps_per_epoch(self) -> int:
         """Steps in which D sees the data once.
@@ -209,7 +201,7 @@ class Trainer:
         metrics: Mapping[str, Tensor] = {}
         left = n
         while left:
-            done, metrics = self._player.play(images, self.step_count, left, self._rows)
+            done, metrics = self._runner.play(images, self.step_count, left, self._rows)
             self.step_count += done
             left -= done
         return metrics
@@ -311,7 +303,7 @@ class Trainer:
         Returns:
             Tensors and plain data.
         """
-        return run_state.network_states(self._game) | run_state.progress(self._game, self._player, self.step_count)
+        return run_state.network_states(self._game) | run_state.progress(self._game, self._runner.player, self.step_count)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over a saved state, in place.
@@ -324,7 +316,7 @@ class Trainer:
             ValueError: it does not fit the optimizers.
         """
         run_state.check_state(self._game, state)
-        self.step_count = run_state.take_over(self._game, self._player, state)
+        self.step_count = run_state.take_over(self._game, self._runner.player, state)
 
     def save(self, folder: str | Path) -> None:
         """Writes a checkpoint, whole or not at all; of several processes the first one writes.
@@ -337,7 +329,7 @@ class Trainer:
         weights = run_state.network_states(self._game)
         if self.ema is not None:
             weights["average"] = preview.ema_weights(self._game.generator)
-        progress = run_state.progress(self._game, self._player, self.step_count)
+        progress = run_state.progress(self._game, self._runner.player, self.step_count)
         checkpoint.save(Path(folder), Checkpoint(weights, progress, self.config()))
 
     def restore(self, folder: str | Path) -> None:

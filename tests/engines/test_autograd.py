@@ -304,7 +304,7 @@ def test_half_precisions_stay_near_fp32(precision):
         generator, discriminator = networks()
         options = dict(loss="wgan-gp", d_steps=1, precision=name, device="cpu", engine="autograd")
         trainer = Trainer(generator, discriminator, **options).attach(data(), ROWS)
-        for scale in trainer._step.scales or ():
+        for scale in trainer._runner.engine.scales or ():
             scale.scale.fill_(128.0)  # the first guess, 65536, overflows here and is lowered, as it should be
         trainer.step()
         gradients[name] = trainer._game.discriminator.gradient.clone()
@@ -329,11 +329,11 @@ def test_an_update_with_a_logit_that_is_not_finite_is_withheld():
 def test_fp16_overflow_lowers_the_loss_scale_and_is_no_fault():
     generator, discriminator = networks()
     trainer = Trainer(generator, discriminator, precision="fp16", device="cpu").attach(data() * 1.0, ROWS)
-    trainer._step.scales[0].scale.fill_(2.0**40)
+    trainer._runner.engine.scales[0].scale.fill_(2.0**40)
     weights = [p.clone() for p in discriminator.parameters()]
     trainer.step()
     assert all(torch.equal(a, b) for a, b in zip(weights, discriminator.parameters(), strict=True))
-    assert trainer._step.scales[0].scale == 2.0**39 and trainer.skipped == 0
+    assert trainer._runner.engine.scales[0].scale == 2.0**39 and trainer.skipped == 0
 
 
 def test_the_real_rows_are_one_endless_shuffled_stream():

@@ -84,7 +84,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, captured: bool, strides: list[int],
     given = options.pop("networks", networks)()
     trainer = Trainer(*given, precision="fp64", device="cpu", **options)
     if captured:
-        trainer._player = Captured(trainer._step, trainer._game, 4)
+        trainer._runner.player = Captured(trainer._runner.engine, trainer._game, 4)
     trainer.attach(data(), ROWS)
     return trainer, [{name: float(value) for name, value in trainer.step(n).items()} for n in strides]
 
@@ -111,7 +111,7 @@ GAMES = [
 def test_replayed_steps_are_the_eager_ones(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     strides = [1, 9, 4, 2]  # graphs of four steps, and of one
     (one, expected), (other, found) = (trained(monkeypatch, captured, strides, **options) for captured in (False, True))
-    assert other._player.graphs and other._player.problem is None
+    assert other._runner.player.graphs and other._runner.player.problem is None
     assert other.step_count == one.step_count == sum(strides)
     states, others = one.state_dict(), other.state_dict()
     for part in ("generator", "discriminator", "g_optimizer", "d_optimizer"):
@@ -119,7 +119,7 @@ def test_replayed_steps_are_the_eager_ones(options: dict[str, Any], monkeypatch:
             assert torch.equal(others[part][name], value), f"{part} {name}"
     assert found == expected
     assert other.skipped == one.skipped == 0
-    assert other._player.counter == 16
+    assert other._runner.player.counter == 16
 
 
 def test_what_is_not_finite_is_counted_by_replays_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,7 +135,7 @@ def test_capturing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(generator, critic, precision="fp64", device="cpu", ema=0.5).attach(data(), ROWS)
     before = {name: value.clone() for name, value in trainer.state_dict()["generator"].items()}
     state = torch.get_rng_state()
-    player = Captured(trainer._step, trainer._game, 4)
+    player = Captured(trainer._runner.engine, trainer._game, 4)
     monkeypatch.setattr(cuda_graph, "record", rerun)
     player._graph(trainer._data.images, 0, 4, ROWS)
     after = trainer.state_dict()
@@ -147,7 +147,7 @@ def test_capturing_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_lazy_penalty_has_a_graph_for_each_phase(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trained(monkeypatch, True, [1] * 6, penalty=penalties.R1(1.0, every=3))
-    assert len(trainer._player.graphs) == 3
+    assert len(trainer._runner.player.graphs) == 3
 
 
 def test_another_batch_size_or_data_set_is_captured_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,10 +163,10 @@ def test_graphs_of_buffers_that_are_gone_are_not_replayed(monkeypatch: pytest.Mo
     trainer, _ = trained(monkeypatch, True, [4])
     images = trainer._data.images
     for rows in (4, ROWS):
-        before = dict(trainer._player.graphs)
+        before = dict(trainer._runner.player.graphs)
         trainer.attach(images, rows).step(4)
         assert trainer._data.images.data_ptr() == images.data_ptr()
-        assert not any(graph is old for graph in trainer._player.graphs.values() for old in before.values())
+        assert not any(graph is old for graph in trainer._runner.player.graphs.values() for old in before.values())
 
 
 def test_weights_loaded_between_replays_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -192,7 +192,7 @@ def test_steps_that_cannot_be_captured_run_eagerly(monkeypatch: pytest.MonkeyPat
     trainer, _ = trained(monkeypatch, True, [])
     monkeypatch.setattr(cuda_graph, "record", refuse)
     trainer.step(5)
-    assert trainer._player.problem == "RuntimeError: operation not permitted when stream is capturing"
+    assert trainer._runner.player.problem == "RuntimeError: operation not permitted when stream is capturing"
     assert sum("could not be captured" in record.message for record in caplog.records) == 1
     assert trainer.stride == 1 and trainer.step_count == 5
     assert torch.equal(trainer._game.generator.count, whole._game.generator.count)

@@ -98,13 +98,17 @@ def test_replay_equals_eager_bit_for_bit(networks: Any, options: dict) -> None:
     eager, captured = (trainer_of(networks, capture, **options) for capture in ("off", "auto"))
     count = 3 * STEPS + 3  # three graphs of sixteen, and single ones
     expected, found = eager.step(count), captured.step(count)
-    assert isinstance(captured._player, Captured) and captured._player.problem is None and captured._player.graphs
+    assert (
+        isinstance(captured._runner.player, Captured)
+        and captured._runner.player.problem is None
+        and captured._runner.player.graphs
+    )
     same(eager, captured)
     for name, value in expected.items():
         assert torch.equal(found[name].double(), value.double()), name
     assert captured.skipped == eager.skipped == 0
     if networks is mlps and options.get("engine") != "autograd" and options.get("precision") != "fp64":
-        assert all(isinstance(products, TritonProducts) for products in captured._step.products)
+        assert all(isinstance(products, TritonProducts) for products in captured._runner.engine.products)
 
 
 @pytest.mark.parametrize("capture", ["off", "auto"])
@@ -168,7 +172,7 @@ def test_batch_sizes_that_come_and_go_are_captured_again(engine: str) -> None:
     for rows in (ROWS, 8, ROWS):
         for trainer in (eager, captured):
             trainer.attach(images, rows).step(STEPS + 1)
-        assert captured._player.problem is None and captured._player.graphs
+        assert captured._runner.player.problem is None and captured._runner.player.graphs
     same(eager, captured)
 
 
@@ -191,7 +195,7 @@ def test_what_cannot_be_captured_trains_eagerly(caplog: pytest.LogCaptureFixture
     plain.discriminator.load_state_dict(looking.discriminator.state_dict())
     looking.step(STEPS + 2)
     plain.step(STEPS + 2)
-    assert looking._player.problem and "could not be captured" in caplog.text
+    assert looking._runner.player.problem and "could not be captured" in caplog.text
     assert torch.randn(4, device="cuda").isfinite().all(), "torch's generator works on"
     assert torch.cuda.current_stream() == torch.cuda.default_stream()
     same(plain, looking)

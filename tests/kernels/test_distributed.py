@@ -23,7 +23,7 @@ with distributed.process_group("cpu") as world:
     for name in GAMES:
         game = trainer(name, "fp32")
         metrics = game.step(3)
-        assert isinstance(game._step.products[0], TritonProducts)
+        assert isinstance(game._runner.engine.products[0], TritonProducts)
         results[name] = {"state": game.state_dict(), "metrics": dict(metrics)}
     torch.save(results, f"{sys.argv[1]}/{world.rank}.pt")
 """

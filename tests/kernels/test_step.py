@@ -62,7 +62,7 @@ def trainer_of(
 
 def poison(trainer: Trainer) -> None:
     """Fills what a step should write before it reads it with nan; the zeros around it stay."""
-    step = trainer._step
+    step = trainer._runner.engine
     step._make_buffers(trainer._rows)
     for passes in (step.generator, step.critic, *step.critic_passes):
         assert isinstance(passes, FusedPasses)
@@ -131,10 +131,10 @@ def check_steps(
     fused = trainer_of(monkeypatch, "triton", device, "fp32", rows, options, shape).attach(data(dtype), rows)
     poison(fused)
     metrics = {name: float(value) for name, value in fused.step(steps).items()}
-    assert all(isinstance(products, TritonProducts) for products in fused._step.products)
+    assert all(isinstance(products, TritonProducts) for products in fused._runner.engine.products)
     exact = trainer_of(monkeypatch, "reference", torch.device("cpu"), "fp64", rows, options, shape).attach(data(dtype), rows)
     expected = {name: float(value) for name, value in exact.step(steps).items()}
-    for mine, theirs in zip(fused._step.networks, exact._step.networks, strict=True):
+    for mine, theirs in zip(fused._runner.engine.networks, exact._runner.engine.networks, strict=True):
         assert int(mine.count) == int(theirs.count)
         torch.testing.assert_close(mine.weight.double().cpu(), theirs.weight, rtol=1e-4, atol=3e-5)
         if theirs.ema is not None:
@@ -212,13 +212,13 @@ def test_replays_are_the_eager_steps(options: dict, device: torch.device, monkey
 
     monkeypatch.setattr(cuda_graph, "record", rerun)
     eager, captured = (trainer_of(monkeypatch, "triton", device, "fp32", 7, options, SMALL) for _ in range(2))
-    captured._player = cuda_graph.Captured(captured._step, captured._game, 2)
+    captured._runner.player = cuda_graph.Captured(captured._runner.engine, captured._game, 2)
     expected, found = eager.step(5), captured.step(5)
-    assert captured._player.problem is None and len(captured._player.graphs) == 2
-    for mine, theirs in zip(captured._step.networks, eager._step.networks, strict=True):
+    assert captured._runner.player.problem is None and len(captured._runner.player.graphs) == 2
+    for mine, theirs in zip(captured._runner.engine.networks, eager._runner.engine.networks, strict=True):
         assert torch.equal(mine.weight, theirs.weight) and torch.equal(mine.count, theirs.count)
     assert {name: float(value) for name, value in found.items()} == {name: float(value) for name, value in expected.items()}
-    assert captured._player.counter == 5
+    assert captured._runner.player.counter == 5
 
 
 @pytest.mark.parametrize("shape", [dict(d_hidden=()), dict(g_hidden=())], ids=["a linear critic", "a linear generator"])
@@ -227,7 +227,7 @@ def test_a_network_of_one_layer_makes_both_take_torchs_products(
 ) -> None:
     trainer = trainer_of(monkeypatch, "triton", device, "fp32", 7, {}, shape)
     assert all(value.isfinite() for value in trainer.step(2).values())
-    assert not any(isinstance(products, TritonProducts) for products in trainer._step.products)
+    assert not any(isinstance(products, TritonProducts) for products in trainer._runner.engine.products)
 
 
 def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_a_part_of_the_rows_at_a_time(device: torch.device, monkeypatch: pytest.
         tiles.update_tile.cache_clear()
         trainer = trainer_of(monkeypatch, "triton", device, "fp32", 24, dict(loss="wgan-gp", d_steps=1, ema=0.5), SMALL)
         trainer.step(2)
-        assert trainer._step.critic.updates.tile.splits == (1 if split == 4096 else 72 // 16)
+        assert trainer._runner.engine.critic.updates.tile.splits == (1 if split == 4096 else 72 // 16)
         weights.append(torch.cat([trainer._game.discriminator.weight, trainer._game.generator.ema]))
         assert trainer._game.discriminator.count == 2
     tiles.update_tile.cache_clear()

@@ -13,6 +13,7 @@ A row whose g nobody asks for starts its adjoint from s instead of 1, and its A_
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,13 +23,14 @@ from torch import Tensor, nn
 from ...chain.passes import read_layers
 from ...chain.products import Products, fused_products
 from ...chain.products import products as products_of
-from ...chain.recognition import NotAnMLP, recognise
+from ...chain.recognition import NotAnMLP, read, recognise
 from ...chain.triton_tiles import TritonProducts
 from ...ops.linear import Layer
 from ...ops.objective import d_objective, g_objective
 from ...ops.sample import masks
 from ...penalties import Penalty
 from ...runtime.precision import matmul_precision
+from ..flat_network import FlatNetwork
 from ..game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, Metrics, StepIndex
 from .fused_passes import FusedPasses
 from .fused_update import FusedUpdate
@@ -49,6 +51,10 @@ def _chain(module: nn.Module) -> list[Layer]:
         return read_layers(recognise(module).layers)
     except NotAnMLP as reason:
         raise NoClosedForm(str(reason)) from None
+
+
+def _has_hooks(network: FlatNetwork) -> bool:
+    return any([p._backward_hooks or p._post_accumulate_grad_hooks for p in network.parameters])
 
 
 class ClosedFormStep:
@@ -84,7 +90,9 @@ class ClosedFormStep:
                 raise NoClosedForm(f"{type(penalty).__name__} does not define its penalty_gradient")
 
     def _read_networks(self) -> None:
-        generator, critic = (_chain(network.module) for network in self.networks)
+        with self.game.training_mode():
+            generator, critic = (_chain(network.module) for network in self.networks)
+            self.readings = [read(network.module) for network in self.networks]
         if critic[-1].weight.shape[0] != 1:
             raise NoClosedForm(f"the discriminator has {critic[-1].weight.shape[0]} outputs, not one")
         self.sigmoid = critic[-1].output == "sigmoid"
@@ -92,7 +100,7 @@ class ClosedFormStep:
             raise NoClosedForm(f"{self.game.loss} is not computed on the logits before the discriminator's {critic[-1].output}")
         critic[-1] = critic[-1]._replace(output="identity")
         self.parameters = [network.parameters for network in self.networks]
-        chains = (generator, critic)
+        self.chains = chains = (generator, critic)
         fused = [products for layers in chains if (products := self.make_products(layers, self.game.precision))]
         self.fused = fused if len(fused) == len(chains) else None  # else one of them is a single layer
         self.unfused = [] if self.fused else [products_of(layers, self.game.precision) for layers in chains]
@@ -118,7 +126,18 @@ class ClosedFormStep:
         return _metrics(d_result, g_result)
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
-        """Whether steps read the logits before a Sigmoid."""
+        """Whether steps read the logits before a Sigmoid.
+
+        Raises NoClosedForm where a network's views fold a row of these into several, or several into one.
+        """
+        made, read = ((layers[0].weight.shape[1], layers[-1].weight.shape[0]) for layers in self.chains)
+        for role, what, width, rows in (
+            ("generator", "takes", made[0], latents),
+            ("generator", "makes", made[1], samples),
+            ("discriminator", "takes", read[0], samples),
+        ):
+            if rows[0].numel() != width:
+                raise NoClosedForm(f"the {role} {what} rows of {width} numbers, and is given rows of {rows[0].numel()}")
         return self.sigmoid
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -129,13 +148,22 @@ class ClosedFormStep:
         """Nothing to load."""
 
     def follow_networks(self) -> None:
-        """Sees weights that somebody has changed since the last step, by loading others, and parameters that were replaced."""
-        if any(network.parameters is not ours for network, ours in zip(self.networks, self.parameters, strict=True)):
+        """Sees what somebody has changed since the last step: weights, parameters, and what a network computes of them.
+
+        Raises NoClosedForm where it is no chain any more.
+        """
+        if not self._are_as_read():
             self._read_networks()
         for number, network in enumerate(self.networks):
             if (version := network.version()) != self.versions[number]:
                 self.products[number].refresh()
                 self.versions[number] = version
+
+    def _are_as_read(self) -> bool:
+        same = all(map(operator.is_, (network.parameters for network in self.networks), self.parameters))
+        with self.game.training_mode():
+            holds = [reading.holds(network.module) for network, reading in zip(self.networks, self.readings, strict=True)]
+        return same and all(holds) and not any(map(_has_hooks, self.networks))
 
     def _make_buffers(self, rows: int) -> None:
         game = self.game
