@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -124,13 +124,22 @@ class Optimizer:
     rule: ClassVar[str]
     lr: Rate
 
+    def __new__(cls, *arguments: Any, **options: Any) -> Self:
+        first = arguments[0] if arguments else options.get("params", options.get("lr"))
+        if "params" in options or not isinstance(first, (int, float, str, Schedule, type(None))):
+            raise TypeError(
+                f"fastgan.optim.{cls.__name__} is a spec without parameters: write {cls.__name__}(lr=2e-4) and give it to "
+                f"Trainer(g_optimizer=..., d_optimizer=...); a loop of your own takes torch.optim.{cls.__name__}"
+            )
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         if not isinstance(self.lr, Schedule):
             _check_rate("lr", self.lr)
         for name, value in self.options().items():
             if name == "betas":
-                if len(value) != 2:
-                    raise ValueError(f"betas must be two numbers, got {value}")
+                if not isinstance(value, tuple) or len(value) != 2:
+                    raise ValueError(f"betas must be two numbers, such as (0.5, 0.999), got {value!r}")
                 _check_unit("beta1", value[0])
                 _check_unit("beta2", value[1])
             elif name in ("alpha", "momentum"):
@@ -239,7 +248,8 @@ class Adam(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if isinstance(self.betas, list):
+            object.__setattr__(self, "betas", tuple(self.betas))
         super().__post_init__()
 
 

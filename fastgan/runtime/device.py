@@ -16,7 +16,7 @@ def resolve_device(name: str | torch.device) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise ValueError(f"unknown device {str(name)!r}; choose auto, cpu or cuda") from None
     if device.type not in ("cpu", "cuda"):
         raise ValueError(f"device {str(name)!r} is not supported; choose auto, cpu or cuda")

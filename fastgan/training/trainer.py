@@ -23,7 +23,7 @@ from .checkpoint import Checkpoint
 from .fit import Fit, FitOptions
 from .presets import preset
 from .runner import Runner
-from .setup import check, is_whole
+from .setup import as_path, check, is_whole
 
 log = logging.getLogger("fastgan")
 
@@ -88,6 +88,8 @@ class Trainer:
         seed: int = 0,
         device: str | torch.device = "auto",
     ) -> None:
+        optimizers = {"g_optimizer": g_optimizer, "d_optimizer": d_optimizer}
+        setup.check_kinds(generator, discriminator, loss, optimizers, ema)
         chosen = preset(loss)
         d_steps = chosen.d_steps if d_steps is None else d_steps
         setup.check_choices(d_steps, seed, ema, engine, capture, steps_per_graph)
@@ -256,13 +258,14 @@ class Trainer:
             ValueError: bad arguments, or a run folder that is not new.
             RuntimeError: no data is attached.
         """
+        setup.check_reporting(reporting)
         check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
         for name, value in (("epochs", epochs), ("steps", steps)):
             check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
         epoch_steps = self.steps_per_epoch()
         total = epochs * epoch_steps if epochs is not None else steps
         assert total is not None
-        return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else Path(out), **reporting))
+        return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else as_path("out", out), **reporting))
 
     @torch.no_grad()
     def sample(self, n: int, ema: bool = True, *, seed: int | None = None) -> Tensor:
@@ -277,9 +280,10 @@ class Trainer:
             Numbers in [-1, 1]: [n, 1, 28, 28] for the article's networks, [n, features] for points.
 
         Raises:
-            ValueError: an n below 1.
+            ValueError: an n below 1, a seed out of its range.
         """
         check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
+        check(seed is None or is_whole(seed, 0, 2**63 - 1), f"seed must be None or a whole number in [0, 2^63), got {seed!r}")
         self._game.generator.ensure_views()
         weights = preview.ema_weights(self._game.generator) if ema else {}
         images = preview.make_samples(self._game, n, self.seed if seed is None else seed, weights)
@@ -330,7 +334,7 @@ class Trainer:
         if self.ema is not None:
             weights["average"] = preview.ema_weights(self._game.generator)
         progress = run_state.progress(self._game, self._runner.player, self.step_count)
-        checkpoint.save(Path(folder), Checkpoint(weights, progress, self.config()))
+        checkpoint.save(as_path("folder", folder), Checkpoint(weights, progress, self.config()))
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -342,7 +346,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(Path(folder))
+        saved = checkpoint.load(as_path("folder", folder))
         run_state.check_state(self._game, saved.weights | saved.state)
         run_state.check_same_run(folder, saved.config, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
@@ -371,7 +375,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture.
             ValueError: a network is not fastgan's own and none was given.
         """
-        saved = checkpoint.load(Path(folder))
+        saved = checkpoint.load(as_path("folder", folder))
         trainer = cls(**run_state.arguments(saved, generator, discriminator), device=device)
         trainer.load_state_dict({**saved.weights, **saved.state})
         trainer._trained_on = saved.config["data"]

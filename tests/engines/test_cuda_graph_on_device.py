@@ -98,11 +98,8 @@ def test_replay_equals_eager_bit_for_bit(networks: Any, options: dict) -> None:
     eager, captured = (trainer_of(networks, capture, **options) for capture in ("off", "auto"))
     count = 3 * STEPS + 3  # three graphs of sixteen, and single ones
     expected, found = eager.step(count), captured.step(count)
-    assert (
-        isinstance(captured._runner.player, Captured)
-        and captured._runner.player.problem is None
-        and captured._runner.player.graphs
-    )
+    player = captured._runner.player
+    assert isinstance(player, Captured) and player.problem is None and player.graphs
     same(eager, captured)
     for name, value in expected.items():
         assert torch.equal(found[name].double(), value.double()), name
