@@ -48,24 +48,13 @@ class _Calls(TorchFunctionMode):
 
 
 class _Kept(_Calls):
-    """Keeps what they return."""
+    """Keeps what the last of them returned."""
 
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind)
-        self.outputs: list[tuple[Tensor, int]] = []
+    output: Tensor | None = None
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        output = func(*args, **kwargs)
-        self.outputs.append((output, output._version))
-        return output
-
-    def number_of(self, result: Tensor) -> int | None:
-        """Which call gave the result, perhaps as a view, into which nothing was written since; None if none did."""
-        for number, (output, version) in reversed([*enumerate(self.outputs)]):
-            same_memory = output.data_ptr() == result.data_ptr() and output.numel() == result.numel()
-            if same_memory and output._version == version:
-                return number
-        return None
+        self.output = func(*args, **kwargs)
+        return self.output
 
 
 class _Replaced(_Calls):
@@ -76,17 +65,20 @@ class _Replaced(_Calls):
         self.number, self.instead = number, instead
 
     def _call(self, func: Any, args: Any, kwargs: Any) -> Tensor:
-        if self.count == self.number + 1:
-            return self.instead(args[0] if args else kwargs["input"])
-        return func(*args, **kwargs)
+        if self.count != self.number:
+            return func(*args, **kwargs)
+        given = args[0] if args else kwargs["input"]
+        result = self.instead(given)
+        if func in self.kind.in_place and result is not given:
+            given.copy_(result)
+        return result
 
 
 class End(NamedTuple):
-    """An activation at a network's end: the module that does it alone, or None; which of its calls it is, of how many."""
+    """An activation at a network's end: the module that does it alone, or None; how often its kind is called in a pass."""
 
     kind: Kind
     module: nn.Module | None
-    number: int
     calls: int
 
     @contextmanager
@@ -95,7 +87,7 @@ class End(NamedTuple):
 
         Raises RuntimeError where the pass does not go as it went when data were attached.
         """
-        with as_written(), _Replaced(self.kind, self.number, instead) as calls:
+        with as_written(), _Replaced(self.kind, self.calls, instead) as calls:
             yield
         if calls.count not in (0, self.calls):  # none at all: the network ends so in evaluation mode alone
             name = self.kind.module.__name__.lower()
@@ -125,10 +117,22 @@ def look(network: nn.Module, kind: Kind, rows: Tensor) -> Look:
         stack.enter_context(as_written())
         calls = stack.enter_context(_Kept(kind))
         result = network(rows)
-    number = calls.number_of(result) if isinstance(result, Tensor) else None
-    if number is None:
+    if not calls.count or not isinstance(result, Tensor) or not _is_passed_on(network, kind, calls.count, rows):
         return Look(None, calls.count > 0, result)
-    output = calls.outputs[number][0]
-    last = next((module for module, made in outputs if made is output), None)
+    last = next((module for module, made in outputs if made is calls.output), None)
     alone = last if sum(module is last for module, _ in outputs) == 1 else None
-    return Look(End(kind, alone, number, calls.count), True, result)
+    return Look(End(kind, alone, calls.count), True, result)
+
+
+def _is_passed_on(network: nn.Module, kind: Kind, number: int, rows: Tensor) -> bool:
+    """Whether the network returns as it is whatever a call gives, not clamped, for example, or averaged."""
+    numbers: list[Tensor] = []
+
+    def far_apart(x: Tensor) -> Tensor:
+        signs = torch.arange(x.numel(), dtype=x.dtype, device=x.device) % 2 * 2 - 1
+        numbers.append((signs * torch.arange(1000, 1000 + x.numel(), dtype=x.dtype, device=x.device)).view_as(x))
+        return numbers[-1].clone()
+
+    with as_written(), _Replaced(kind, number, far_apart):
+        result = network(rows)
+    return result.numel() == numbers[0].numel() and torch.equal(result.reshape(-1).to(numbers[0]), numbers[0].reshape(-1))

@@ -46,7 +46,8 @@ def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mappi
     if not isinstance(loss, str):
         name = loss.kind if isinstance(loss, GANLoss) else "hinge"
         raise TypeError(
-            f"loss must be a preset's name, such as loss={name!r}, got {kind_of(loss)}: a loss of your own needs a loop of your own"
+            f"loss must be a preset's name, such as loss={name!r}, got {kind_of(loss)}: "
+            "a loss of your own needs a loop of your own"
         )
     for name, optimizer in optimizers.items():
         if not isinstance(optimizer, (Optimizer, type(None))):
