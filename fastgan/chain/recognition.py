@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Sequence
@@ -140,6 +141,9 @@ def _check_layers(mlp: MLP) -> None:
     for layer in hidden:
         if layer.activation in ("tanh", "sigmoid"):
             raise NotAnMLP(f"{layer.activation} stands between two Linear layers: hidden activations are piecewise linear")
+    for layer, following in itertools.pairwise(mlp.layers):
+        if layer.weight.shape[0] != following.weight.shape[1]:
+            raise NotAnMLP(f"a Linear of {following.weight.shape[1]} numbers is given {layer.weight.shape[0]}")
     for layer in mlp.layers:
         if layer.activation == "leaky_relu" and not layer.negative_slope >= 0:
             raise NotAnMLP(f"LeakyReLU has the negative slope {layer.negative_slope}")

@@ -307,6 +307,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "everything dropped": (lambda: chain(nn.Dropout(1.0)), "dropout must be in"),
     "a Linear of one's own": (lambda: chain(first=MyLinear(6, 5)), "MyLinear '0'"),
     "a Linear written out": (lambda: net(lambda n, x: n.b(F.linear(x, n.a.weight, n.a.bias))), r"tensor 'a\.weight'"),
+    "layers that do not fit": (lambda: nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(4, 1)), "of 4 numbers is given 5"),
     "a Linear twice": (lambda: net(lambda n, x: n.b(n.a(n.a(x))), a=nn.Linear(6, 6), b=nn.Linear(6, 1)), "used twice"),
     "a shared bias": (lambda: sharing("bias"), "share a parameter"),
     "a shared weight": (lambda: sharing("weight"), "share a parameter"),
