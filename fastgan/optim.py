@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
-from typing import Any, ClassVar, Self
+from inspect import signature
+from typing import Any, ClassVar, dataclass_transform
 
 import torch
 from torch import Tensor
@@ -105,6 +106,25 @@ def linear(start: float, end: float = 0.0, *, steps: int) -> Schedule:
 Rate = float | Schedule
 
 
+@dataclass_transform(frozen_default=True)
+def _spec(cls: type) -> Any:
+    """A frozen dataclass that takes no parameters, as torch's optimizers do."""
+    spec: Any = dataclass(frozen=True)(cls)
+    name, initialise = cls.__name__, spec.__init__
+
+    def __init__(self: Any, *arguments: Any, **options: Any) -> None:
+        first = arguments[0] if arguments else options.get("params", options.get("lr"))
+        if "params" in options or not isinstance(first, (int, float, str, Schedule, type(None))):
+            raise TypeError(
+                f"fastgan.optim.{name} is a spec without parameters: write {name}(lr=2e-4) and give it to "
+                f"Trainer(g_optimizer=..., d_optimizer=...); a loop of your own takes torch.optim.{name}"
+            )
+        initialise(self, *arguments, **options)
+
+    spec.__init__, spec.__signature__ = __init__, signature(spec)
+    return spec
+
+
 @dataclass(frozen=True)
 class Optimizer:
     """What every spec has: a learning rate, and the name and options of its update rule in `ops.reference`.
@@ -123,15 +143,6 @@ class Optimizer:
 
     rule: ClassVar[str]
     lr: Rate
-
-    def __new__(cls, *arguments: Any, **options: Any) -> Self:
-        first = arguments[0] if arguments else options.get("params", options.get("lr"))
-        if "params" in options or not isinstance(first, (int, float, str, Schedule, type(None))):
-            raise TypeError(
-                f"fastgan.optim.{cls.__name__} is a spec without parameters: write {cls.__name__}(lr=2e-4) and give it to "
-                f"Trainer(g_optimizer=..., d_optimizer=...); a loop of your own takes torch.optim.{cls.__name__}"
-            )
-        return super().__new__(cls)
 
     def __post_init__(self) -> None:
         if not isinstance(self.lr, Schedule):
@@ -162,7 +173,7 @@ def _check_unit(name: str, value: float) -> None:
         raise ValueError(f"{name} must be in [0, 1), got {value}")
 
 
-@dataclass(frozen=True)
+@_spec
 class SGD(Optimizer):
     """Gradient descent, with momentum if wanted; torch.optim.SGD's formula.
 
@@ -175,6 +186,7 @@ class SGD(Optimizer):
 
     Raises:
         ValueError: a number out of its range; nesterov without a momentum, or with dampening.
+        TypeError: a network's parameters.
 
     Example:
         >>> SGD(0.1, momentum=0.9, nesterov=True).options()
@@ -194,7 +206,7 @@ class SGD(Optimizer):
             raise ValueError("nesterov needs a momentum above 0 and no dampening, as in torch.optim.SGD")
 
 
-@dataclass(frozen=True)
+@_spec
 class RMSprop(Optimizer):
     """torch.optim.RMSprop's formula (Tieleman and Hinton 2012).
 
@@ -208,6 +220,7 @@ class RMSprop(Optimizer):
 
     Raises:
         ValueError: a number out of its range.
+        TypeError: a network's parameters.
 
     Example:
         >>> RMSprop(5e-5)
@@ -223,7 +236,7 @@ class RMSprop(Optimizer):
     centered: bool = False
 
 
-@dataclass(frozen=True)
+@_spec
 class Adam(Optimizer):
     """torch.optim.Adam's formula (Kingma and Ba 2015).
 
@@ -235,6 +248,7 @@ class Adam(Optimizer):
 
     Raises:
         ValueError: a number out of its range, betas that are not two.
+        TypeError: a network's parameters.
 
     Example:
         >>> Adam(2e-4, betas=(0.5, 0.999))
