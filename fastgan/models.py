@@ -233,7 +233,8 @@ def latent_shape(generator: nn.Module) -> tuple[int, ...]:
     """The shape of one latent.
 
     Args:
-        generator: a module with an attribute `z_dim`, a number or a shape, or whose first weighted layer says it.
+        generator: a module with an attribute `z_dim`, a number or a shape, or whose first Linear or transposed convolution
+            says it.
 
     Returns:
         The shape, without the rows.
@@ -253,6 +254,23 @@ def latent_shape(generator: nn.Module) -> tuple[int, ...]:
     for module in generator.modules():
         if isinstance(module, nn.Linear):
             return (module.in_features,)
-        if isinstance(module, nn.ConvTranspose2d):
-            return (module.in_channels, 1, 1)
+        if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
+            return (module.in_channels, *(1 for _ in module.kernel_size))
     raise ValueError(f"{type(generator).__name__} does not say which latents it takes: give it a z_dim attribute")
+
+
+def latent_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The shapes in which a generator may take the numbers of one latent.
+
+    Args:
+        shape: what `latent_shape` says.
+
+    Returns:
+        That one first, then flat, then as one pixel of signals, images and voxels.
+
+    Example:
+        >>> latent_shapes((100, 1, 1))
+        [(100, 1, 1), (100,), (100, 1), (100, 1, 1, 1)]
+    """
+    flat = math.prod(shape)
+    return list(dict.fromkeys((shape, *((flat, *[1] * sides) for sides in range(4)))))

@@ -13,6 +13,8 @@ from .command import Job, UsageError
 if TYPE_CHECKING:
     from ..training.trainer import Trainer
 
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".pdf")  # those that Pillow was built with
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -23,7 +25,7 @@ class Sample:
     n: Annotated[int, tyro.conf.arg(aliases=["-n"])] = 64
     """how many samples"""
     out: Path = Path("samples.png")
-    """the picture to write"""
+    """the picture to write; its ending says the format"""
     seed: int | None = None
     """of the latents; by default the run's"""
     ema: bool = True
@@ -34,12 +36,29 @@ class Sample:
     def prepare(self) -> Job:
         if self.n < 1:
             raise UsageError(f"-n must be a whole number >= 1, got {self.n}")
-        if not self.out.parent.is_dir():
-            raise UsageError(f"the folder of {self.out} does not exist")
+        self._check_out()
+        from ..training import pictures
         from ..training import trainer as training
 
         trainer = training.Trainer.load(self.run_folder, device=self.device)
+        shape = tuple(trainer.sample(1, self.ema, seed=self.seed).shape[1:])
+        if pictures.drawing(shape) is None:
+            numbers = f"fastgan.Trainer.load({str(self.run_folder)!r}).sample({self.n})"
+            raise UsageError(f"samples of shape {shape} have no picture; their numbers are {numbers}")
         return lambda: self._draw(trainer)
+
+    def _check_out(self) -> None:
+        from PIL import Image
+
+        if self.out.is_dir():
+            raise UsageError(f"--out {self.out} is a folder; name a picture, such as {self.out / 'samples.png'}")
+        if not self.out.parent.is_dir():
+            raise UsageError(f"the folder of {self.out} does not exist")
+        formats = Image.registered_extensions()
+        endings = [ending for ending in ENDINGS if formats.get(ending) in Image.SAVE]
+        if self.out.suffix.lower() not in endings:
+            ending = f"the ending {self.out.suffix}" if self.out.suffix else "no ending"
+            raise UsageError(f"--out {self.out} has {ending}, which says no format; choose one of {', '.join(endings)}")
 
     def _draw(self, trainer: Trainer) -> None:
         from ..training import report

@@ -98,7 +98,7 @@ class Train:
     def _epochs(self) -> int | None:
         if self.epochs is not None and self.steps is not None:
             raise UsageError("give either --epochs or --steps, not both")
-        return self.epochs or (None if self.steps is not None or self.epochs == 0 else DEFAULT_EPOCHS)
+        return DEFAULT_EPOCHS if self.epochs is None and self.steps is None else self.epochs
 
     def _reporting(self) -> dict:
         names = ("resume", "log_every", "sample_every", "checkpoint_every", "keep", "on_nonfinite")

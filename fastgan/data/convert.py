@@ -1,11 +1,10 @@
-"""Turns tensors and map-style torch Datasets into images: uint8, or float32 in [-1, 1]."""
+"""Turns tensors into images: uint8, or float32 in [-1, 1], channels first."""
 
 from __future__ import annotations
 
 import logging
 import math
-import operator
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -15,73 +14,67 @@ from .errors import DataError, DataTypeError
 SMALLEST_FLAT_IMAGE = 16  # features of a flat row that is taken for a square image rather than for a point
 TOLERANCE = 1e-6  # x * (2 / 255) - 1 may round to a little more than 1
 SCALE_ADVICE = "give uint8 in 0..255 (x.to(torch.uint8)), or floats in [-1, 1] (x / 127.5 - 1, or 2 * x - 1 from [0, 1])"
+LAYOUTS = "[N, H, W], [N, C, H, W], [N, C, D, H, W] or [N, F]"
+PICTURE_CHANNELS = (1, 3, 4)
 
 log = logging.getLogger("fastgan")
 
 
 def from_tensor(values: Tensor, name: str) -> Tensor:
-    """uint8, or floats in [-1, 1], of two to four dimensions -> contiguous uint8 or float32 images.
+    """uint8, or floats in [-1, 1], of two to five dimensions -> contiguous uint8 or float32 images.
 
     [N, H, W] -> [N, 1, H, W]; [N, F] -> [N, 1, S, S] where F = S * S is at least 16, otherwise floats stay [N, F] and
     uint8 becomes [N, 1, 1, F]. Raises DataTypeError for other dtypes, DataError for other shapes and values.
     """
     if values.dtype != torch.uint8 and not values.is_floating_point():
         raise DataTypeError(f"{name}: values are {values.dtype}; {SCALE_ADVICE}")
-    images = _in_range(_arrange(values, name), name)
-    if images.is_floating_point() and images.dim() == 4 and bool((images >= 0).all()):
+    if axes := channels_first(values.shape):
+        raise channels_last(name, values.shape, f"x.permute{axes}")
+    images = in_range(arrange(values, name), name)
+    if images.is_floating_point() and images.dim() > 2 and bool((images >= 0).all()):
         log.warning("%s: no value is below 0; if these are images in [0, 1], scale them to [-1, 1] by 2 * x - 1", name)
     return images
 
 
-def from_dataset(data: Any, name: str) -> tuple[Tensor, Tensor | None]:
-    """Reads every item once -> images as `from_tensor` gives them, and int64 labels [N] where every item has one.
-
-    An item is a PIL image or a tensor, alone or first in a tuple. Image tensors in [0, 1] become uint8.
-    """
-    if len(data) == 0:
-        raise DataError(f"{name} is empty")
-    first, label = _item(data[0], 0, name)
-    rows = torch.empty(len(data), *first.shape, dtype=torch.uint8 if first.dtype == torch.uint8 else torch.float32)
-    rows[0], labels = first, [label]
-    for number in range(1, len(rows)):
-        row, label = _item(data[number], number, name)
-        if row.shape != first.shape or row.dtype != first.dtype:
-            raise DataError(
-                f"{name}: item {number} is {row.dtype} {tuple(row.shape)}, item 0 {first.dtype} {tuple(first.shape)}; "
-                "make all items alike in the data set's transform (Resize, Grayscale, ToTensor)"
-            )
-        rows[number] = row
-        labels.append(label)
-    images = _in_range(_undo_to_tensor(_arrange(rows, name)), name)
-    return images, None if None in labels else torch.tensor(labels)
-
-
-def _arrange(values: Tensor, name: str) -> Tensor:
-    """Images as [N, C, H, W], points as [N, F]."""
+def arrange(values: Tensor, name: str) -> Tensor:
+    """Images as [N, C, H, W], voxels as [N, C, D, H, W], points as [N, F]."""
     if values.numel() == 0:
         raise DataError(f"{name} is empty: its shape is {tuple(values.shape)}")
-    if values.dim() == 4:
+    if values.dim() in (4, 5):
         return values
     if values.dim() == 3:
         return values.unsqueeze(1)
     if values.dim() != 2:
-        raise DataError(f"{name}: shape {tuple(values.shape)}; [N, H, W], [N, C, H, W] or [N, F] is expected")
-    features = values.shape[1]
-    side = math.isqrt(features)
-    if side * side == features and features >= SMALLEST_FLAT_IMAGE:
+        raise DataError(f"{name}: shape {tuple(values.shape)}; {LAYOUTS} is expected")
+    if is_image(values.shape[1:]):
+        side = math.isqrt(values.shape[1])
         return values.reshape(-1, 1, side, side)
     return values[:, None, None, :] if values.dtype == torch.uint8 else values
 
 
-def _undo_to_tensor(images: Tensor) -> Tensor:
-    """Float images in [0, 1] as the uint8 that torchvision's ToTensor made them from; others as they are."""
-    if images.dtype == torch.uint8 or images.dim() == 2:
-        return images
-    low, high = torch.aminmax(images)
-    return (images * 255).round().to(torch.uint8) if low >= 0 and high <= 1 else images
+def is_image(sample: Sequence[int]) -> bool:
+    """Whether a float sample of this shape is an image rather than a point."""
+    return len(sample) != 1 or (sample[0] >= SMALLEST_FLAT_IMAGE and math.isqrt(sample[0]) ** 2 == sample[0])
 
 
-def _in_range(images: Tensor, name: str) -> Tensor:
+def channels_first(shape: Sequence[int]) -> tuple[int, ...]:
+    """The permutation that puts the channels first, of data that look like [N, H, W, C] or [N, D, H, W, C]; of others ()."""
+    if len(shape) not in (4, 5):
+        return ()
+    *sides, channels = shape[1:]
+    looks_last = channels in PICTURE_CHANNELS and min(sides) > max(3, channels)
+    return (0, len(sides) + 1, *range(1, len(sides) + 1)) if looks_last else ()
+
+
+def channels_last(name: str, shape: Sequence[int], remedy: str) -> DataError:
+    """The error about data of a shape that looks like channels last."""
+    return DataError(
+        f"{name}: shape {tuple(shape)} looks like channels last: give {remedy}, channels first "
+        "(if the last axis holds no channels, give data.ImageSet(name, x), which takes [N, C, H, W] as it is)"
+    )
+
+
+def in_range(images: Tensor, name: str) -> Tensor:
     """Contiguous, floats as float32; refuses floats outside [-1, 1]."""
     if images.dtype == torch.uint8:
         return images.contiguous()
@@ -90,32 +83,3 @@ def _in_range(images: Tensor, name: str) -> Tensor:
     if not (low >= -1 - TOLERANCE and high <= 1 + TOLERANCE):  # so written that nan is refused
         raise DataError(f"{name}: values run from {low:g} to {high:g}; {SCALE_ADVICE}")
     return images
-
-
-def _item(item: Any, number: int, name: str) -> tuple[Tensor, int | None]:
-    """The image of an item of a data set, as a tensor, and its label if it has a whole number for one."""
-    image, *rest = item if isinstance(item, (tuple, list)) and item else (item,)
-    if hasattr(image, "getbands"):
-        image = _from_pil(image, number, name)
-    if not isinstance(image, Tensor):
-        raise DataTypeError(
-            f"{name}: the image of item {number} is a {type(image).__name__}; a PIL image or a tensor is expected "
-            "(transforms.ToTensor()), alone or first in a tuple"
-        )
-    if image.dtype != torch.uint8 and not image.is_floating_point():
-        raise DataTypeError(f"{name}: item {number} is {image.dtype}; {SCALE_ADVICE}")
-    try:
-        return image.detach(), operator.index(rest[0]) if rest else None
-    except TypeError:
-        return image.detach(), None
-
-
-def _from_pil(image: Any, number: int, name: str) -> Tensor:
-    """A PIL image as uint8, [H, W] or [3, H, W]."""
-    if image.mode == "1":
-        image = image.convert("L")
-    if image.mode not in ("L", "RGB"):
-        raise DataError(f"{name}: item {number} is a PIL image of mode {image.mode}; convert('L') or convert('RGB') it")
-    (width, height), bands = image.size, len(image.getbands())
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(height, width, bands)
-    return pixels[:, :, 0] if bands == 1 else pixels.permute(2, 0, 1)

@@ -20,8 +20,10 @@ class ImageSet:
 
     Args:
         name: what messages and checkpoints call it.
-        images: uint8 [N, C, H, W] in 0..255, or float32 in [-1, 1] of shape [N, C, H, W], or [N, features] for points.
+        images: uint8 in 0..255 or float32 in [-1, 1], [N, C, H, W], or [N, C, D, H, W] for voxels; float32 [N, features] for
+            points.
         labels: int64 [N], or None.
+        given_shape: of a sample as its owner has it, (H, W) or (F,), where it was given another one here; None where not.
 
     Raises:
         DataError: other shapes.
@@ -38,13 +40,16 @@ class ImageSet:
     name: str
     images: Tensor
     labels: Tensor | None = None
+    given_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         shape = tuple(self.images.shape)
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise DataTypeError(f"{self.name}: images are {self.images.dtype}; {SCALE_ADVICE}")
-        if len(shape) != 4 and not (len(shape) == 2 and self.images.dtype == torch.float32):
-            raise DataError(f"{self.name}: images have shape {shape}; [N, C, H, W], or float [N, features], is expected")
+        if len(shape) not in (4, 5) and not (len(shape) == 2 and self.images.dtype == torch.float32):
+            raise DataError(
+                f"{self.name}: images have shape {shape}; [N, C, H, W], [N, C, D, H, W] or float [N, features] is expected"
+            )
         if self.images.numel() == 0:
             raise DataError(f"{self.name} is empty: images have shape {shape}")
         if self.labels is not None and self.labels.dtype != torch.int64:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..ops import sample
-from . import convert, idx
+from . import convert, dataset, idx
 from .errors import DataError, DataNotFound, DataTypeError
 from .image_set import ImageSet
 
@@ -84,16 +84,17 @@ def as_image_set(data: Any) -> ImageSet:
 
     Args:
         data: an ImageSet; a name that `load` knows; a tensor, uint8 in 0..255 or floats already in [-1, 1], [N, H, W],
-            [N, C, H, W] or [N, F], where F a square number of at least 16 is an image and anything else a point; or a Dataset
-            whose items are PIL images or tensors of one shape, of which floats in [0, 1], as ToTensor makes them, become uint8.
-            Every item is read once, so that a random transform is drawn once.
+            [N, C, H, W], [N, C, D, H, W] or [N, F], where F a square number of at least 16 is an image and anything else a
+            point; or a Dataset whose items are PIL images or tensors of one shape. Image items in [0, 1], as ToTensor makes
+            them, become uint8 where 8 bits hold every value, else 2 x - 1. Every item is read once, with the generators of
+            torch, numpy and Python at fixed seeds: a random transform is drawn once, alike in every process, and said.
 
     Returns:
         The whole set; an ImageSet as it is.
 
     Raises:
         DataTypeError: other types.
-        DataError: other shapes and values.
+        DataError: other shapes and values, channels last among them.
 
     Example:
         >>> as_image_set(torch.rand(100, 784) * 2 - 1).shape, as_image_set(torch.rand(100, 3)).shape
@@ -104,15 +105,17 @@ def as_image_set(data: Any) -> ImageSet:
     if isinstance(data, str):
         return load(data)
     if isinstance(data, Tensor):
-        return ImageSet("tensor", convert.from_tensor(data.detach(), "tensor"))
+        return ImageSet("tensor", convert.from_tensor(data.detach(), "tensor"), given_shape=tuple(data.shape[1:]))
     if isinstance(data, DataLoader):
         raise DataTypeError("a DataLoader was given; give its data set (loader.dataset): batches are drawn on the device")
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
         raise DataTypeError(f"{type(data).__name__} has no length and no items by number; collect it in a tensor first")
     if hasattr(data, "__array__"):
-        raise DataTypeError(f"{type(data).__name__} is an array; give torch.from_numpy(array)")
+        axes = convert.channels_first(getattr(data, "shape", ()))
+        permuted = f".permute{axes}" if axes else ""
+        raise DataTypeError(f"{type(data).__name__} is an array; give torch.from_numpy(array){permuted}")
     name = type(data).__name__
-    return ImageSet(name, *convert.from_dataset(data, name))
+    return ImageSet(name, *dataset.from_dataset(data, name))
 
 
 def modes(name: str) -> Tensor:

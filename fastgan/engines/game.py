@@ -71,7 +71,8 @@ def mix(*numbers: int) -> int:
 class Game:
     """Two networks, an objective and the rules of play.
 
-    latent_shape: one latent's shape; penalties: specs, applied at each `every`-th D update; seed: of all draws.
+    latent_shape: one latent's shape; sample_shape: one sample's, once data has told it; penalties: specs, applied at each
+    `every`-th D update; seed: of all draws.
     """
 
     generator: FlatNetwork
@@ -83,6 +84,7 @@ class Game:
     precision: str
     latent_shape: tuple[int, ...]
     world: World = field(default_factory=World)
+    sample_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.device = self.generator.weight.device

@@ -18,6 +18,7 @@ from ..runtime import distributed
 from ..runtime.distributed import World
 from . import checkpoint
 from .device_metrics import Reading, mark, seconds
+from .pictures import drawing
 from .report import RunFolder, display
 from .signals import Interrupted, Interrupts
 
@@ -307,7 +308,7 @@ class Fit:
     def _sample(self) -> None:
         if self.folder and self.options.sample_every:
             samples = self.trainer.sample(PREVIEW_IMAGES)
-            if samples.dim() == 2:
+            if drawing(samples.shape[1:]) == "points":
                 samples = self.trainer.sample(PREVIEW_POINTS)
             self.folder.write_samples(self.trainer.step_count, samples)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,12 +10,17 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from .. import models
 from ..data import ImageSet
+from ..data.convert import is_image
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
 from ..runtime.module_state import modes_kept
 from .setup import check
+
+# what modules raise for inputs of another shape
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
 
 @contextmanager
@@ -31,13 +37,104 @@ def preview_latents(game: Game, n: int, seed: int) -> Tensor:
     return game.latents(Draws(seed, 0, device=game.device, dtype=game.dtype), n, Role.PREVIEW)
 
 
-def try_generator(game: Game, images: ImageSet) -> tuple[Tensor, Tensor]:
-    """Two latents and the samples made of them; ValueError where these have another size than the data's."""
-    latents = preview_latents(game, 2, game.seed)
-    fake = game.generator.module(latents)
-    made, wanted = fake[0].numel(), images.features
-    check(made == wanted, f"the generator makes samples of {made} numbers, but {images.name} has {wanted}")
-    return latents, fake
+def generate(game: Game, latents: Tensor, weights: dict[str, Tensor]) -> Tensor:
+    """Samples of latents, with these weights in place of the generator's own.
+
+    A generator that fails on latents of the game's shape gets them in the others that it may mean; the game keeps the one it
+    takes. ValueError where there is none, or where it does not return one tensor.
+    """
+    faults = []
+    for shape in models.latent_shapes(game.latent_shape):
+        try:
+            made = torch.func.functional_call(game.generator.module, weights, (latents.view(len(latents), *shape),))
+        except torch.OutOfMemoryError:
+            raise
+        except REFUSALS as error:
+            faults.append(error)
+            continue
+        check(
+            isinstance(made, Tensor), f"the generator must return one tensor of samples, got {_name(made)}: return that alone"
+        )
+        if made.shape[:1] == latents.shape[:1]:
+            game.latent_shape = shape
+            return made
+        faults.append(ValueError(f"it made samples of shape {tuple(made.shape)} of them"))
+    raise ValueError(
+        f"the generator takes no latents of shape {(len(latents), *game.latent_shape)}: {_line(faults[0])}; if its latents are "
+        "others, give it an attribute z_dim, their number or their shape without the rows (generator.z_dim = 100)"
+    ) from faults[0]
+
+
+def try_networks(game: Game, images: ImageSet, rows: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
+    """As many latents as an update has rows, the samples made of them, and a sample's shape.
+
+    ValueError where the generator, the data and the discriminator do not fit each other.
+    """
+    latents = preview_latents(game, rows, game.seed)
+    fake = generate(game, latents, {}).to(game.dtype)
+    shape = shape_of_samples(tuple(fake.shape[1:]), images)
+    try:
+        logits = game.discriminator.module(fake)
+    except torch.OutOfMemoryError:
+        raise
+    except REFUSALS as error:
+        flat = tuple(fake.shape[1:]) == (images.features,)
+        remedy = f"nn.Unflatten(1, {shape}) at the generator's end" if flat else "nn.Flatten() at the discriminator's beginning"
+        raise ValueError(
+            f"the discriminator takes no samples of shape {tuple(fake.shape)}: {_line(error)}; give it layers of that size, or "
+            f"{remedy} where that is its shape"
+        ) from error
+    check(
+        isinstance(logits, Tensor) and logits.is_floating_point(),
+        f"the discriminator must return one tensor of logits, got {_name(logits)}: return its logits alone",
+    )
+    return latents.view(rows, *game.latent_shape), fake, shape
+
+
+def _line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+
+def _name(value: object) -> str:
+    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def shape_of_samples(made: tuple[int, ...], images: ImageSet) -> tuple[int, ...]:
+    """The shape of a sample that a generator makes in a shape: the data's. Flat rows, on either side, take the other's.
+
+    ValueError for another number of numbers, and for another layout: by order alone, pixels would stand in wrong places.
+    """
+    given = images.shape if images.given_shape is None else images.given_shape
+    count = math.prod(made)
+    check(count == images.features, f"the generator makes samples of {count} numbers, but {images.name} has {images.features}")
+    if len(made) > 1 and made == given:
+        return made
+    if _layout(made) and len(given) == 1:
+        return made
+    if _layout(made) and _layout(made) != _layout(given):
+        raise ValueError(
+            f"the generator makes samples of shape {made}, but {images.name} has {given}, the same numbers in another order: "
+            + _how_to_arrange(made, given)
+        )
+    return images.shape
+
+
+def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The extents that decide where a number stands; () for flat rows."""
+    extents = tuple(extent for extent in shape if extent != 1)
+    return extents if len(extents) > 1 else ()
+
+
+def _how_to_arrange(made: tuple[int, ...], given: tuple[int, ...]) -> str:
+    if sorted(made) != sorted(given):
+        return f"let it make {given}"
+
+    def permute(one: tuple[int, ...], other: tuple[int, ...]) -> str:
+        axes = range(len(one))
+        found = next(order for order in itertools.permutations(axes) if tuple(one[axis] for axis in order) == other)
+        return f".permute{(0, *(axis + 1 for axis in found))}"
+
+    return f"end it with {permute(made, given)}, or give the data's {permute(given, made)}"
 
 
 def ema_weights(network: FlatNetwork) -> dict[str, Tensor]:
@@ -49,18 +146,18 @@ def ema_weights(network: FlatNetwork) -> dict[str, Tensor]:
 
 
 def make_samples(game: Game, n: int, seed: int, weights: dict[str, Tensor]) -> Tensor:
-    """What the generator makes of n preview latents, with these weights in place of its own."""
-    generator = game.generator.module
+    """What the generator makes of n preview latents, with these weights in place of its own, in the data's shape."""
     latents = preview_latents(game, n, seed)
-    with evaluating(generator):
-        return torch.func.functional_call(generator, weights, (latents,))
+    with evaluating(game.generator.module):
+        made = generate(game, latents, weights)
+    return made.reshape(n, *_final_shape(tuple(made.shape[1:]), game.sample_shape))
 
 
-def sample_shape(images: Tensor, data: ImageSet | None) -> tuple[int, ...]:
-    """The shape of one sample: the generator's own or the data's; without either a square image where it could be one."""
-    if images.dim() > 2:
-        return tuple(images.shape[1:])
-    if data is not None:
-        return tuple(data.shape)
-    side = math.isqrt(images.shape[1])
-    return (1, side, side) if side * side == images.shape[1] else (images.shape[1],)
+def _final_shape(made: tuple[int, ...], known: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The known shape; where none is known, or another generator's, the one made, of flat rows a square image's if one fits."""
+    if known and _layout(made) in ((), _layout(known)):
+        return known
+    if len(made) != 1 or not is_image(made):
+        return made
+    side = math.isqrt(made[0])
+    return 1, side, side

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -13,6 +14,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
+
+from .pictures import drawing, figure, write_grid
+
+log = logging.getLogger("fastgan")
 
 ANIMATION_FRAMES = 100
 
@@ -33,6 +38,7 @@ class RunFolder:
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
+        self.without_pictures = False  # whether that was said
 
     def check_free(self) -> None:
         """Checks that nothing stands there.
@@ -120,12 +126,17 @@ class RunFolder:
                 picture.unlink()
 
     def write_samples(self, step: int, images: Tensor) -> None:
-        """Writes samples/step_00000040.png.
+        """Writes samples/step_00000040.png; of samples that no picture shows, says so once and writes nothing.
 
         Args:
             step: the steps done.
-            images: images [n, C, H, W] for a grid, or points [n, 2] for a scatter plot.
+            images: what `write_grid` draws.
         """
+        if drawing(images.shape[1:]) is None:
+            if not self.without_pictures:
+                log.warning("no picture shows samples of shape %s: %s stays empty", tuple(images.shape[1:]), self.samples)
+            self.without_pictures = True
+            return
         write_grid(self.samples / f"step_{step:08d}.png", images)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -139,39 +150,6 @@ class RunFolder:
         self.write_json("summary.json", summary)
 
 
-def write_grid(path: Path, images: Tensor) -> None:
-    """Draws samples: images with about as many rows as columns, points as a scatter plot.
-
-    Args:
-        path: of the PNG.
-        images: [n, C, H, W] in [-1, 1], or points [n, 2].
-    """
-    if images.dim() == 2:
-        _scatter(path, images)
-        return
-    from torchvision.utils import save_image  # it costs more time than all of fastgan: who wants a loss alone does not pay it
-
-    columns = max(1, round(images.shape[0] ** 0.5))
-    save_image(images.float().cpu(), path, nrow=columns, normalize=True, value_range=(-1, 1))
-
-
-def _figure(width: float, height: float):
-    # the object interface leaves a caller's own pyplot state and backend alone
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _scatter(path: Path, points: Tensor) -> None:
-    figure = _figure(4, 4)
-    axes = figure.add_subplot(aspect="equal", xlim=(-1.1, 1.1), ylim=(-1.1, 1.1))
-    axes.scatter(*points[:, :2].float().cpu().T.numpy(), s=4, alpha=0.5)
-    figure.savefig(path, dpi=100)
-
-
 def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Draws both losses above, D's mean outputs below, over the steps; nothing where there are no rows.
 
@@ -182,8 +160,8 @@ def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     rows = list(rows)
     if not rows:
         return
-    figure = _figure(8, 6)
-    axes = figure.subplots(2, 1, sharex=True)
+    drawn = figure(8, 6)
+    axes = drawn.subplots(2, 1, sharex=True)
     steps = [row["step"] for row in rows]
     for axis, names, label in ((axes[0], ("d_loss", "g_loss"), "loss"), (axes[1], ("d_real", "d_fake"), "mean logit")):
         for name in names:
@@ -192,7 +170,7 @@ def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         axis.legend()
         axis.grid(alpha=0.3)
     axes[1].set_xlabel("step")
-    figure.savefig(path, dpi=100)
+    drawn.savefig(path, dpi=100)
 
 
 def animate(path: Path, pictures: list[Path]) -> None:

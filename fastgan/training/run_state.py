@@ -25,8 +25,9 @@ def network_states(game: Game) -> dict[str, Any]:
 
 
 def progress(game: Game, player: Eager, step_count: int) -> dict[str, Any]:
-    """All that training changes besides the networks: tensors and plain data."""
-    return {
+    """All that training changes besides the networks, and the shape of samples: tensors and plain data."""
+    shape = {} if game.sample_shape is None else {"sample_shape": game.sample_shape}
+    return shape | {
         "step_count": step_count,
         "skipped": game.skipped,
         "g_optimizer": game.generator.state_dict(),

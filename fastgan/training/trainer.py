@@ -152,7 +152,7 @@ class Trainer:
         """
         rows = distributed.local_rows(batch_size, self.world.size)
         images = as_image_set(data)
-        self._try_networks(images)
+        self._try_networks(images, rows)
         self._data, self._rows, self.batch_size = images.to(self.device), rows, batch_size
         now = self._data_config()
         if self._trained_on and self._trained_on != now:
@@ -161,9 +161,9 @@ class Trainer:
         return self
 
     @torch.no_grad()
-    def _try_networks(self, images: ImageSet) -> None:
+    def _try_networks(self, images: ImageSet, rows: int) -> None:
         with preview.evaluating(self.generator, self.discriminator):
-            latents, fake = preview.try_generator(self._game, images)
+            latents, fake, self._game.sample_shape = preview.try_networks(self._game, images, rows)
             self._runner.look_at(latents, fake)
 
     def steps_per_epoch(self) -> int:
@@ -277,17 +277,17 @@ class Trainer:
             seed: of the latents; None for the trainer's.
 
         Returns:
-            Numbers in [-1, 1]: [n, 1, 28, 28] for the article's networks, [n, features] for points.
+            Numbers in [-1, 1] in the shape of the data's samples: [n, 1, 28, 28] for MNIST, [n, features] for points.
 
         Raises:
-            ValueError: an n below 1, a seed out of its range.
+            ValueError: an n below 1, a seed that is none, or a generator that takes no such latents.
         """
         check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
-        check(seed is None or is_whole(seed, 0, 2**63 - 1), f"seed must be None or a whole number in [0, 2^63), got {seed!r}")
+        seed = self.seed if seed is None else seed
+        check(is_whole(seed, 0, 2**63 - 1), f"seed must be a whole number in [0, 2^63), got {seed!r}")
         self._game.generator.ensure_views()
         weights = preview.ema_weights(self._game.generator) if ema else {}
-        images = preview.make_samples(self._game, n, self.seed if seed is None else seed, weights)
-        return images.view(n, *preview.sample_shape(images, self._data))
+        return preview.make_samples(self._game, n, seed, weights)
 
     def config(self) -> dict[str, Any]:
         """Everything that a run is a function of, besides the data's content.
@@ -321,6 +321,8 @@ class Trainer:
         """
         run_state.check_state(self._game, state)
         self.step_count = run_state.take_over(self._game, self._runner.player, state)
+        if self._data is None:
+            self._game.sample_shape = state.get("sample_shape")
 
     def save(self, folder: str | Path) -> None:
         """Writes a checkpoint, whole or not at all; of several processes the first one writes.
