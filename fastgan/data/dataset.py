@@ -36,7 +36,7 @@ def from_dataset(data: Any, name: str) -> tuple[Tensor, Tensor | None, tuple[int
     with _seeded():
         items, labels = _read(data, name)
         after = _next_draws()
-        changes = any(not items.holds(number, _item(data[number], number, name)[0]) for number in items.some())
+        changes = _change(data, items, name)
     with _seeded():
         draws = after != _next_draws()
     if draws or changes:
@@ -65,12 +65,28 @@ def _next_draws() -> tuple[float, float, float]:
     return float(torch.rand((), dtype=torch.float64)), np.random.random(), random.random()
 
 
+def _change(data: Any, items: _Items, name: str) -> bool:
+    """Whether some of the items are others when they are read again."""
+    try:
+        return any(not items.holds(number, _item(data[number], number, name)[0]) for number in items.some())
+    except Exception:  # a set may give each item only once
+        return True
+
+
 def _warn_about_draws(name: str, seeded: bool) -> None:
-    said = (
-        f"{name} draws random numbers when an item is read (a random transform?): every item is read once, and its draw is the "
-        "same in all epochs; several draws of each are torch.utils.data.ConcatDataset([data] * 4)"
+    once = (
+        "every item is read once, and what was drawn for it stays for all epochs "
+        "(torch.utils.data.ConcatDataset([data] * 4) has four draws of each)"
     )
-    log.warning(said if seeded else f"{said}; its generator is its own, and a run is only resumed where it has a fixed seed")
+    if seeded:
+        log.warning("%s draws random numbers when items are read (a random transform?): %s", name, once)
+    else:
+        log.warning(
+            "%s gives other items when they are read again (a random transform with a generator of its own?): %s; only where "
+            "that generator has a fixed seed can a run be resumed",
+            name,
+            once,
+        )
 
 
 def _read(data: Any, name: str) -> tuple[_Items, list[int | None]]:
