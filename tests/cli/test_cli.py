@@ -19,6 +19,7 @@ from PIL import Image
 
 pytest.importorskip("tyro", reason="the command needs tyro")
 
+import fastgan as fastgan_package
 from fastgan import cli
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "FASTGAN_BACKEND"}
@@ -96,6 +97,37 @@ def test_sample_draws_a_picture(run, tmp_path):
     assert Image.open(tmp_path / "points.png").size[0] > 100
 
 
+@pytest.mark.parametrize(("shape", "width"), [((3, 12, 16), 38), ((1, 20, 30), 66)], ids=["colours", "not square"])
+def test_sample_draws_the_datas_shape(shape: tuple[int, ...], width: int, tmp_path: Path) -> None:
+    features = torch.Size(shape).numel()
+    pair = fastgan_package.Generator(image_size=features), fastgan_package.Discriminator(image_size=features)
+    trainer = fastgan_package.Trainer(*pair, device="cpu", ema=0.5)
+    trainer.attach(torch.randint(0, 256, (8, *shape), dtype=torch.uint8), 4).save(tmp_path / "saved")
+    for flag in ("--ema", "--no-ema"):
+        assert here("sample", tmp_path / "saved", "-n", 4, flag, "--out", tmp_path / "Drawn.PNG") == 0
+        assert Image.open(tmp_path / "Drawn.PNG").size == (width, 2 * (shape[1] + 2) + 2)
+
+
+def test_sample_says_that_no_picture_shows_samples(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pair = fastgan_package.Generator(image_size=128), fastgan_package.Discriminator(image_size=128)
+    fastgan_package.Trainer(*pair, device="cpu").attach(torch.zeros(8, 8, 4, 4), 4).save(tmp_path / "saved")
+    assert here("sample", tmp_path / "saved", "--out", tmp_path / "drawn.png") == 2
+    said = capsys.readouterr().err
+    assert "samples of shape (8, 4, 4) have no picture" in said and ".sample(64)" in said
+    assert not (tmp_path / "drawn.png").exists()
+
+
+@pytest.mark.parametrize("flag", ["--epochs", "--steps"])
+def test_nothing_at_all_is_trained_where_that_is_asked(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--data", "ring", "--batch-size", 8, "--out", tmp_path / "run")
+    assert here("train", *flags, flag, 0) == 0
+    assert "0 steps" in capsys.readouterr().out and (tmp_path / "run" / "config.json").exists()
+    assert here("train", *flags, "--resume", "--steps", 2) == 0
+    assert here("train", "--resume", "--out", tmp_path / "run", flag, 0) == 0
+    assert "2 steps" in capsys.readouterr().out
+    assert here("train", "--resume", "--out", tmp_path / "run", "--epochs", 0, "--steps", 0) == 2
+
+
 @pytest.mark.slow
 def test_doctor_names_every_operator_and_a_reason(capsys):
     assert here("doctor") == 0
@@ -136,6 +168,8 @@ BAD = [
     pytest.param(["train", "--penalty", "r9"], "gp", id="unknown penalty"),
     pytest.param(["train", "--penalty", "r1:-2"], "gamma", id="negative penalty"),
     pytest.param(["train", "--epochs", "2", "--steps", "3"], "either", id="epochs and steps"),
+    pytest.param(["train", "--epochs", "0", "--steps", "0"], "either", id="no epochs and no steps"),
+    pytest.param(["train", "--epochs", "-1"], "epochs", id="negative epochs"),
     pytest.param(["train", "--steps", "-3"], "steps", id="negative steps"),
     pytest.param(["train", "--seed", "-1"], "seed", id="negative seed"),
     pytest.param(["train", "--ema", "1.5"], "ema", id="average out of range"),
@@ -147,6 +181,13 @@ BAD = [
     pytest.param(["train", "--resume"], "--out", id="resume without a folder"),
     pytest.param(["train", "--log-every", "0"], "log every", id="no reports"),
     pytest.param(["sample", "nowhere"], "no checkpoint", id="sample without a run"),
+    pytest.param(["sample", "nowhere", "--out", "a.txt"], "ending .txt, which says no format; choose one of .png, ", id="text"),
+    pytest.param(["sample", "nowhere", "--out", "a.npy"], "ending .npy", id="numbers"),
+    pytest.param(["sample", "nowhere", "--out", "a"], "no ending", id="no ending"),
+    pytest.param(["sample", "nowhere", "--out", ".png"], "no ending", id="an ending alone"),
+    pytest.param(["sample", "nowhere", "--out", "."], "is a folder; name a picture, such as samples.png", id="a folder"),
+    pytest.param(["sample", "nowhere", "--out", "no/a.png"], "the folder of no/a.png does not exist", id="no such folder"),
+    pytest.param(["sample", "nowhere", "-n", "0"], "-n must be", id="no samples"),
 ]
 
 
