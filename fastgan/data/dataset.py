@@ -116,13 +116,12 @@ class _Items:
 
     def __init__(self, count: int, first: Tensor) -> None:
         self.shape = tuple(first.shape)
-        of_bytes = first.dtype == torch.uint8
-        self.values = torch.empty(
-            count, *first.shape, dtype=torch.uint8 if of_bytes or convert.is_image(first.shape) else torch.float32
-        )
+        given = torch.uint8 if first.dtype == torch.uint8 else torch.float32
+        kept = torch.uint8 if convert.is_image(first.shape) else given
+        self.values = torch.empty(count, *first.shape, dtype=kept)
         self.stored = 0  # rows of `values`
-        rows = max(1, CHUNK_BYTES // (4 * max(1, first.numel())))
-        self.chunk = torch.empty(min(count, rows), *first.shape, dtype=torch.uint8 if of_bytes else torch.float32)
+        rows = max(1, CHUNK_BYTES // (4 * first.numel()))
+        self.chunk = torch.empty(min(count, rows), *first.shape, dtype=given)
         self.waiting = 0  # rows of `chunk`, which come next
 
     def append(self, row: Tensor) -> None:
@@ -161,9 +160,8 @@ class _Items:
         stored = self.values[number]
         if stored.dtype != row.dtype and stored.dtype == torch.uint8:
             stored = stored / 255
-        return row.shape == stored.shape and torch.allclose(
-            row.float(), stored.float(), rtol=0.0, atol=DRAW_TOLERANCE, equal_nan=True
-        )
+        near = DRAW_TOLERANCE
+        return row.shape == stored.shape and torch.allclose(row.float(), stored.float(), near, near, equal_nan=True)
 
 
 def _are_bytes(values: Tensor, levels: Tensor) -> bool:
@@ -177,7 +175,7 @@ def _scaled(images: Tensor, name: str) -> Tensor:
     if images.dtype == torch.uint8 or images.dim() == 2:
         return images
     low, high = torch.aminmax(images)
-    if low < 0 or high > 1 or bool(low.isnan()):
+    if not (low >= 0 and high <= 1):  # so written that nan is left to be refused
         return images
     log.warning("%s: floats in [0, 1], not all of 8 bits, stay floats, scaled to [-1, 1] by 2 * x - 1", name)
     return images.mul_(2).sub_(1)

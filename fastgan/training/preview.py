@@ -127,7 +127,7 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _how_to_arrange(made: tuple[int, ...], given: tuple[int, ...]) -> str:
     if sorted(made) != sorted(given):
-        return f"let it make {given}"
+        return f"let its layers make {given}; a view of what they make would not"
 
     def permute(one: tuple[int, ...], other: tuple[int, ...]) -> str:
         axes = range(len(one))

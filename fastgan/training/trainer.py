@@ -35,7 +35,7 @@ class Trainer:
     given no seed and that nobody has changed start from weights drawn from this trainer's seed.
 
     Args:
-        generator: any module, latents [B, z] -> samples.
+        generator: any module, latents [B, z] or [B, z, 1, 1] -> samples; an attribute `z_dim` says z where no layer does.
         discriminator: any module, samples [B, ...] -> logits.
         loss: a preset (see `presets.PRESETS`).
         penalty: one spec of fastgan.penalties or several, () for none; None for the preset's.
@@ -147,7 +147,8 @@ class Trainer:
             The trainer itself.
 
         Raises:
-            ValueError: the generator's samples, the data and the critic do not fit each other, or the batch the processes.
+            ValueError: the generator's samples, the data and the critic do not fit each other, in size or layout (flat rows fit
+                any), or the batch the processes.
             DataError: data that cannot be used.
         """
         rows = distributed.local_rows(batch_size, self.world.size)

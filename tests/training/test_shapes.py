@@ -116,7 +116,7 @@ def test_another_layout_is_refused_with_what_to_write(
 
 
 def test_a_layout_that_no_permutation_mends_names_the_datas() -> None:
-    with pytest.raises(ValueError, match=r"shape \(4, 16\), but tensor has \(1, 8, 8\).*let it make \(1, 8, 8\)"):
+    with pytest.raises(ValueError, match=r"shape \(4, 16\), but tensor has \(1, 8, 8\).*let its layers make \(1, 8, 8\)"):
         trainer_of(generator(4, 16), floats(16, 1, 8, 8)).attach(floats(16, 1, 8, 8))
 
 
