@@ -2,9 +2,12 @@
 
 # annotations are types here, not text: these functions stand in another module, where the text would mean nothing
 from collections.abc import Callable
+from typing import Never
 
 from torch import Tensor
 
+from ..ops import loss as ops
+from .arguments import shown_without
 from .objectives import d_loss, g_loss
 
 D_TEXT = """The discriminator's loss of the {kind} objective: `d_loss` of that kind.
@@ -54,15 +57,27 @@ Example:
 def pair(kind: str, *examples: float) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
     """One kind's losses as functions of the package; `examples` are the values that their examples show."""
 
-    def d(real: Tensor, fake: Tensor, *, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto") -> Tensor:
+    stem = kind.replace("-", "_")
+    d_call = f"{stem}_d_loss(real, fake, label_smoothing=..., scale=..., reduction=..., backend=...)"
+    g_call = f"{stem}_g_loss(fake{', real=real' if kind in ops.RELATIVISTIC_KINDS else ''})"
+
+    @shown_without("others")
+    def d(
+        real: Tensor, fake: Tensor, *others: Never, label_smoothing=0.0, scale=1.0, reduction="mean", backend="auto"
+    ) -> Tensor:
+        if others:
+            raise TypeError(f"two sides come by position and options by name: write {d_call}")
         smoothing = label_smoothing
         return d_loss(real, fake, kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
 
-    def g(fake: Tensor, *, real: Tensor | None = None, scale=1.0, reduction="mean", backend="auto") -> Tensor:
-        return g_loss(fake, real, kind, scale=scale, reduction=reduction, backend=backend)
+    @shown_without("others")
+    def g(fake: Tensor, *others: Never, real: Tensor | None = None, scale=1.0, reduction="mean", backend="auto") -> Tensor:
+        if others:
+            raise TypeError(f"the fake side comes by position and all else by name: write {g_call}")
+        return g_loss(fake, kind=kind, real=real, scale=scale, reduction=reduction, backend=backend)
 
     for function, role, text, value in zip((d, g), "dg", (D_TEXT, G_TEXT), examples, strict=True):
         function.__module__ = __package__
-        function.__name__ = function.__qualname__ = name = f"{kind.replace('-', '_')}_{role}_loss"
+        function.__name__ = function.__qualname__ = name = f"{stem}_{role}_loss"
         function.__doc__ = text.format(kind=kind, name=name, value=value)
     return d, g

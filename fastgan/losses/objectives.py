@@ -8,6 +8,16 @@ import torch
 from torch import Tensor
 
 from ..ops import loss as ops
+from .arguments import (
+    check_logits,
+    check_options,
+    check_order,
+    check_pair,
+    check_type,
+    describe,
+    refuse_by_position,
+    shown_without,
+)
 
 KINDS = ops.KINDS
 _NAMES = {name: kind for kind, aliases in ops.ALIASES.items() for name in (kind, *aliases)}
@@ -24,48 +34,19 @@ def resolve_kind(kind: str) -> str:
 
     Raises:
         ValueError: an unknown name; the message lists them all.
+        TypeError: no string.
 
     Example:
         >>> resolve_kind("LSGAN"), resolve_kind("wasserstein"), resolve_kind("non_saturating")
         ('lsgan', 'wgan', 'nonsaturating')
     """
-    found = _NAMES.get(kind) or _NAMES.get(str(kind).lower().replace("_", "-"))
+    if not isinstance(kind, str):
+        raise TypeError(f"kind must be a string, one of {', '.join(KINDS)}, got {describe(kind)}")
+    found = _NAMES.get(kind) or _NAMES.get(kind.lower().replace("_", "-"))
     if found is None:
-        hint = " (wgan-gp is the wgan loss plus penalties.gradient_penalty)" if "gp" in str(kind) else ""
+        hint = " (wgan-gp is the wgan loss plus penalties.gradient_penalty)" if "gp" in kind else ""
         raise ValueError(f"unknown loss {kind!r}{hint}; choose one of {', '.join(KINDS)}")
     return found
-
-
-def _check_logits(name: str, logits: Tensor) -> None:
-    if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        what = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point logits, got {what}")
-    if logits.numel() == 0:
-        raise ValueError(f"{name} is an empty batch, shape {tuple(logits.shape)}")
-
-
-def _check_pair(real: Tensor, fake: Tensor, kind: str, reduction: str) -> None:
-    _check_logits("real", real)
-    _check_logits("fake", fake)
-    if real.shape == fake.shape:
-        return
-    if real.dim() != fake.dim() or real.shape[1:] != fake.shape[1:]:
-        raise ValueError(f"real and fake differ beyond their rows: {tuple(real.shape)} and {tuple(fake.shape)}")
-    if kind in ops.PAIRED_KINDS or reduction == "none":
-        why = f"{kind} pairs them" if kind in ops.PAIRED_KINDS else 'reduction="none" adds them'
-        raise ValueError(f"real has {real.shape[0]} rows and fake {fake.shape[0]}, but {why} row by row")
-
-
-def _check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale: float = 1.0) -> None:
-    if label_smoothing == 0.0 and scale == 1.0 and reduction in ops.REDUCTIONS:
-        return  # most callers pay for no more than this line
-    ops.check_reduction(reduction)
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing and kind not in ops.SMOOTHED_KINDS:
-        raise ValueError(f"label smoothing is not defined for {kind}, only for {', '.join(ops.SMOOTHED_KINDS)}")
-    if scale != 1.0 and kind != "lsgan":
-        raise ValueError(f"scale belongs to lsgan's two conventions (1 or 0.5), not to {kind}")
 
 
 def d_loss(
@@ -96,7 +77,7 @@ def d_loss(
 
     Raises:
         ValueError: shapes that do not fit, an empty batch, an unknown kind or option.
-        TypeError: logits that are no floating-point tensor.
+        TypeError: logits that are no floating-point tensor, an option of a wrong kind.
         BackendUnavailable: the backend that was asked for cannot run.
 
     Example:
@@ -109,8 +90,8 @@ def d_loss(
         tensor([0.5000, 0.5000])
     """
     kind = resolve_kind(kind)
-    _check_options(kind, reduction, label_smoothing, scale)
-    _check_pair(real, fake, kind, reduction)
+    check_options(kind, reduction, label_smoothing, scale)
+    check_pair(real, fake, kind, reduction)
     smoothing = label_smoothing
     return ops.d_loss(real, fake, kind=kind, label_smoothing=smoothing, scale=scale, reduction=reduction, backend=backend)
 
@@ -181,19 +162,21 @@ def d_loss_with_statistics(
         (-2.5, 2.0, -0.5)
     """
     kind = resolve_kind(kind)
-    _check_options(kind, reduction, label_smoothing, scale)
-    _check_pair(real, fake, kind, reduction)
+    check_options(kind, reduction, label_smoothing, scale)
+    check_pair(real, fake, kind, reduction)
     value, statistics = ops.d_loss_with_statistics(
         real, fake, kind=kind, label_smoothing=label_smoothing, scale=scale, reduction=reduction, backend=backend
     )
     return value, Statistics(*statistics.unbind())
 
 
+@shown_without("real", compared="real")
 def g_loss(
     fake: Tensor,
-    real: Tensor | None = None,
+    compared: Tensor | None = None,
     kind: str = "nonsaturating",
     *,
+    real: Tensor | None = None,
     scale: float = 1.0,
     reduction: str = "mean",
     backend: str = "auto",
@@ -204,7 +187,8 @@ def g_loss(
 
     Args:
         fake: logits of fake samples, [rows, ...], fp16, bf16, fp32 or fp64.
-        real: logits of real samples, the same; needed by the relativistic kinds and ignored by the others.
+        real: logits of real samples, the same, for the relativistic kinds. The others ignore real= by keyword, so that one
+            loop serves all kinds, and refuse a second tensor by position.
         kind: one of KINDS, or a name that `resolve_kind` knows.
         scale: 0.5 for lsgan's halved convention, 1.0 for every other kind.
         reduction: "mean" of each side, "sum" or "none".
@@ -214,8 +198,10 @@ def g_loss(
         0-d, or the elementwise loss [rows, ...] for reduction="none"; fp32, fp64 for fp64 logits.
 
     Raises:
-        ValueError: shapes that do not fit, an empty batch, an unknown kind or option, no real logits where they are needed.
-        TypeError: logits that are no floating-point tensor.
+        ValueError: shapes that do not fit, an empty batch, an unknown kind or option, no real logits where they are needed, and
+            real logits that need a gradient beside fake ones that need none.
+        TypeError: logits that are no floating-point tensor, an option of a wrong kind, a second tensor by position that the
+            kind does not compare.
         BackendUnavailable: the backend that was asked for cannot run.
 
     Example:
@@ -224,11 +210,20 @@ def g_loss(
         (0.5, 1.3133)
     """
     kind = resolve_kind(kind)
-    _check_options(kind, reduction, 0.0, scale)
+    check_options(kind, reduction, 0.0, scale)
     if kind not in ops.RELATIVISTIC_KINDS:
-        _check_logits("fake", fake)
+        check_logits("fake", fake)
+        if compared is not None:
+            refuse_by_position(compared, kind)
+        if real is not None:
+            check_type("real", real)
         return ops.g_loss(fake, None, kind=kind, scale=scale, reduction=reduction, backend=backend)
     if real is None:
+        real = compared
+    elif compared is not None:
+        raise TypeError("real came by position and by keyword: write g_loss(fake, real, kind) or real=")
+    if real is None:
         raise ValueError(f"the generator's {kind} loss compares fake with real logits: pass real=")
-    _check_pair(real, fake, kind, reduction)
+    check_pair(real, fake, kind, reduction)
+    check_order(real, fake)
     return ops.g_loss(fake, real, kind=kind, reduction=reduction, backend=backend)

@@ -164,7 +164,9 @@ def why_not(operator: str, backend: str, device: str) -> str | None:
 
 
 def check_name(backend: str) -> None:
-    """ValueError that lists them all for an unknown one."""
+    """ValueError that lists them all for an unknown one, TypeError for no string."""
+    if not isinstance(backend, str):
+        raise TypeError(f"backend must be one of {', '.join(map(repr, BACKENDS))}, got a {type(backend).__name__}")
     if backend not in BACKENDS:
         raise ValueError(f"unknown backend {backend!r}; choose one of {', '.join(BACKENDS)}")
 
@@ -200,9 +202,10 @@ def resolve(operator: str, device: str, backend: str = "auto") -> Callable:
     A keyword choice must be able to run this operator. FASTGAN_BACKEND chooses for all operators: it must be able to
     run on this machine, and operators that it does not implement run the reference.
     """
-    if backend != "auto":
-        return _resolve(operator, backend, device, True)
-    return _resolve(operator, FORCED, device, False)
+    if isinstance(backend, str) and backend == "auto":
+        return _resolve(operator, FORCED, device, False)
+    check_name(backend)
+    return _resolve(operator, backend, device, True)
 
 
 def choices(device: str) -> list[Choice]:

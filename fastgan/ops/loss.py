@@ -40,7 +40,9 @@ for _name, _function in _REFERENCES.items():
 
 
 def check_reduction(reduction: str) -> None:
-    """ValueError that lists them all for an unknown one."""
+    """ValueError that lists them all for an unknown one, TypeError for no string."""
+    if not isinstance(reduction, str):
+        raise TypeError(f'reduction must be "mean", "sum" or "none", got a {type(reduction).__name__}')
     if reduction not in REDUCTIONS:
         raise ValueError(f'reduction must be "mean", "sum" or "none", got {reduction!r}')
 

@@ -30,7 +30,7 @@ def test_a_pair_for_each_kind(kind: str, reduction: str) -> None:
     (d, g), real, fake = pair(kind), logits(6, 1), logits(6, 1)
     needed = dict(real=real) if kind in RELATIVISTIC else {}
     assert torch.equal(d(real, fake, reduction=reduction), d_loss(real, fake, kind, reduction=reduction))
-    assert torch.equal(g(fake, **needed, reduction=reduction), g_loss(fake, real, kind, reduction=reduction))
+    assert torch.equal(g(fake, **needed, reduction=reduction), g_loss(fake, kind=kind, real=real, reduction=reduction))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -91,7 +91,7 @@ def of_discriminator(kind: str) -> Callable[..., Tensor]:
 
 
 def of_generator(kind: str) -> Callable[..., Tensor]:
-    return lambda real, fake: g_loss(fake, real, kind)
+    return lambda real, fake: g_loss(fake, kind=kind, real=real)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -101,7 +101,7 @@ def test_both_losses_are_their_formulas(kind: str, reduction: str) -> None:
     fake = 0.9 * real.flip(0) + logits(9, 1).clamp(-1, 1)
     r, f = array(real), array(fake)
     same(d_loss(real, fake, kind, reduction=reduction), reduced(d_terms(r, f, kind), reduction))
-    same(g_loss(fake, real, kind, reduction=reduction), reduced(g_terms(f, r, kind), reduction))
+    same(g_loss(fake, kind=kind, real=real, reduction=reduction), reduced(g_terms(f, r, kind), reduction))
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (5,), (4, 1), (2, 1, 3, 3)], ids=str)
@@ -117,7 +117,7 @@ def test_logits_may_have_any_shape(kind: str, shape: tuple[int, ...]) -> None:
 def test_row_counts_may_differ_where_rows_do_not_pair(kind: str, reduction: str) -> None:
     real, fake = logits(6, 1), logits(4, 1)
     same(d_loss(real, fake, kind, reduction=reduction), reduced(d_terms(array(real), array(fake), kind), reduction))
-    same(g_loss(fake, real, kind, reduction=reduction), reduced(g_terms(array(fake), array(real), kind), reduction))
+    same(g_loss(fake, kind=kind, real=real, reduction=reduction), reduced(g_terms(array(fake), array(real), kind), reduction))
 
 
 def test_nonsaturating_is_the_default() -> None:
@@ -188,8 +188,8 @@ def test_huge_logits_stay_finite_and_have_the_right_gradient(kind: str, dtype: t
     for slope, expected in zip(slopes, d_slopes(r, f, kind), strict=True):
         assert slope.dtype == dtype
         same(slope, expected, rounding)
-    assert g_loss(fake, real, kind).isfinite()
-    (slope,) = torch.autograd.grad(g_loss(fake, real, kind), fake)
+    assert g_loss(fake, kind=kind, real=real).isfinite()
+    (slope,) = torch.autograd.grad(g_loss(fake, kind=kind, real=real), fake)
     assert slope.isfinite().all()
 
 
@@ -234,7 +234,7 @@ def test_losses_under_autocast_are_fp32(kind: str, dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype):
         real, fake = critic(rows), critic(-rows)
         assert real.dtype == dtype
-        value, generator = d_loss(real, fake, kind), g_loss(fake, real, kind)
+        value, generator = d_loss(real, fake, kind), g_loss(fake, kind=kind, real=real)
     assert value.dtype == generator.dtype == torch.float32
     same(value, reduced(d_terms(array(real), array(fake), kind), "mean"), 1e-6)
     same(generator, reduced(g_terms(array(fake), array(real), kind), "mean"), 1e-6)
@@ -252,9 +252,9 @@ def test_compiled_losses_equal_eager_ones(kind: str) -> None:
 
     @torch.compile(fullgraph=True, backend="aot_eager")
     def compiled(real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
-        return d_loss(real, fake, kind), g_loss(fake, real, kind)
+        return d_loss(real, fake, kind), g_loss(fake, kind=kind, real=real)
 
-    values, eager = compiled(real, fake), (d_loss(real, fake, kind), g_loss(fake, real, kind))
+    values, eager = compiled(real, fake), (d_loss(real, fake, kind), g_loss(fake, kind=kind, real=real))
     for ours, theirs in zip(values, eager, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-14, atol=1e-14)
     slopes = [torch.autograd.grad(pair[0] + 2 * pair[1], (real, fake)) for pair in (values, eager)]
@@ -280,7 +280,7 @@ def test_the_module_says_what_the_functions_say(kind: str, reduction: str) -> No
     options = dict(scale=0.5) if kind == "lsgan" else {}
     real, fake, loss = logits(6), logits(6), GANLoss(kind, reduction=reduction, **options)
     assert torch.equal(loss.d(real, fake), d_loss(real, fake, kind, reduction=reduction, **options))
-    assert torch.equal(loss.g(fake, real), g_loss(fake, real, kind, reduction=reduction, **options))
+    assert torch.equal(loss.g(fake, real=real), g_loss(fake, kind=kind, real=real, reduction=reduction, **options))
     assert not list(loss.parameters()) and not loss.state_dict() and kind in repr(loss)
 
 

@@ -97,7 +97,7 @@ def test_nothing_waits_for_the_device(rows: int) -> None:
     try:
         for kind in loss.KINDS:
             losses.d_loss(real, fake, kind=kind).backward()
-            losses.g_loss(fake, real, kind=kind).backward()
+            losses.g_loss(fake, kind=kind, real=real).backward()
         penalty_gradient(gradient)
     finally:
         torch.cuda.set_sync_debug_mode("default")

@@ -176,7 +176,7 @@ def _cpp_side_loss(logits, *, kind, is_real: bool, label_smoothing=0.0, scale=1.
 def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
     if not isinstance(target, Tensor):
         return _value(None, x, bce_objective(target, reduction))
-    kernel = _plain(x) and _alike(target, x) and not target.requires_grad and target.shape == x.shape
+    kernel = _plain(x) and _alike(target, x) and not target.requires_grad
     if not kernel or (reduction == "none" and not x.is_cpu):
         return reference.bce_with_logits(x, target, reduction=reduction)
     if torch.is_grad_enabled() and x.requires_grad:

@@ -23,6 +23,7 @@ from .loss import (
     side_loss,
     softplus,
     statistics,
+    wide_labels,
 )
 from .penalty import norm_penalty, norm_penalty_gradient, row_norms, square_penalty, square_penalty_gradient
 from .precision import wide

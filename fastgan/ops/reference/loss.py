@@ -114,7 +114,13 @@ def statistics(real: Tensor | None, fake: Tensor) -> Tensor:
     return torch.stack([side.mean() for side in sides] + [side.sign().mean() for side in sides])
 
 
+def wide_labels(labels: Tensor, x: Tensor) -> Tensor:
+    """Labels in the logits' dtype or a wider one, so that 1 - labels is not rounded to their own."""
+    return labels.to(torch.promote_types(labels.dtype, x.dtype))
+
+
 def bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
     """softplus(x) - target x, elementwise, then reduced; a float target needs no tensor of labels."""
     x = wide(x)
-    return reduce_terms([softplus(-x) + (1.0 - target) * x], reduction)
+    labels = wide_labels(target, x) if isinstance(target, Tensor) else target
+    return reduce_terms([softplus(-x) + (1.0 - labels) * x], reduction)
