@@ -20,7 +20,7 @@ ALIASES = {  # of each kind, as papers and libraries have them
 KINDS = tuple(ALIASES)
 PAIRED_KINDS = ("relativistic",)  # row i of real belongs to row i of fake
 RELATIVISTIC_KINDS = ("relativistic", "relativistic-average")  # the generator's loss needs real logits
-SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # one-sided label smoothing is defined
+SMOOTHED_KINDS = ("minimax", "nonsaturating", "lsgan")  # a label means something, and so does smoothing it
 # a probability enters only as the logit before the sigmoid that made it
 LOGIT_KINDS = ("minimax", "nonsaturating", "relativistic")
 
