@@ -60,6 +60,8 @@ def _remedy(name: str, value: Any) -> str:
         return ": call the loss for each, as in sum(d_loss(r, f) for r, f in zip(real, fake))"
     if isinstance(value, np.ndarray):
         return f": write torch.from_numpy({name})"
+    if isinstance(value, type):
+        return ": make an instance, call it on images, and pass what it returns"
     return ": call it on images, and pass what it returns" if callable(value) else ""
 
 

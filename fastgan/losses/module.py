@@ -88,7 +88,8 @@ class GANLoss(nn.Module):
                 "GANLoss is a class that takes a kind, got a tensor: write GANLoss(kind)(prediction, target_is_real)"
             )
         if labels:
-            raise TypeError(f"GANLoss takes a kind alone by position, got {labels} too: write {_REAL} (docs/migration.md, 4)")
+            got = ", ".join(map(describe, labels))
+            raise TypeError(f"GANLoss takes a kind alone by position, got {got} too: write {_REAL} (docs/migration.md, 4)")
         _check_names(others)
         self.kind = resolve_kind(kind)
         check_name(backend)
@@ -199,7 +200,7 @@ class GANLoss(nn.Module):
             if not isinstance(labels, Tensor):
                 return labels
             if target.dtype == torch.bool and for_discriminator:
-                labels = labels * (1.0 - self.label_smoothing)
+                labels = wide(labels) * (1.0 - self.label_smoothing)
             return broadcast("target_is_real", labels, prediction)
         if isinstance(labels, float) and labels in (0.0, 1.0):
             return labels == 1.0

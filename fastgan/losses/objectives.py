@@ -34,7 +34,7 @@ def resolve_kind(kind: str) -> str:
 
     Raises:
         ValueError: an unknown name; the message lists them all.
-        TypeError: no string.
+        TypeError: a kind that is no string.
 
     Example:
         >>> resolve_kind("LSGAN"), resolve_kind("wasserstein"), resolve_kind("non_saturating")

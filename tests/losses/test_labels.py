@@ -98,6 +98,8 @@ def test_label_smoothing_changes_sides_and_no_labels() -> None:
         whole = torch.as_tensor(label).double().expand(4, 1)
         torch.testing.assert_close(loss(x, label), torchs("nonsaturating", x, whole))
     torch.testing.assert_close(loss(x, sides, for_discriminator=False), torchs("nonsaturating", x, sides.double()))
+    half = x.bfloat16()
+    torch.testing.assert_close(loss(half, sides), torchs("nonsaturating", half.float(), 0.9 * sides.float()))
 
 
 @pytest.mark.parametrize("kind", ["wgan", "hinge"])

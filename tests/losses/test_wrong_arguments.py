@@ -90,7 +90,7 @@ def test_wrong_kinds_name_what_came_and_what_to_write() -> None:
         "array": (X.numpy(), "a numpy array: write torch.from_numpy(fake)"),
         "module": (nn.Linear(1, 1), "a module (Linear): call it"),
         "function": (F.softplus, "a function (softplus): call it"),
-        "class": (nn.Linear, "the class Linear: call it"),
+        "class": (nn.Linear, "the class Linear: make an instance, call it"),
         "integers": (X.long(), "a tensor of torch.int64, shape (4, 1): write fake.float()"),
         "object": (object(), "an object of object"),
     }.values():
