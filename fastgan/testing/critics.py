@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,3 +88,27 @@ class PiecewiseLinear:
         """The input gradient [B, ...], U^T (slopes v) in every row; differentiable by the weights."""
         slopes = torch.tensor(SLOPES, dtype=self.last.weight.dtype)
         return ((slopes * self.last.weight) @ self.first.weight).expand(shape[0], -1).reshape(shape)
+
+
+def moderate(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Sequential:
+    """A critic with parameters, whose logits lie between -1 and 1 for rows of norm 1, where no loss is flat."""
+    features = math.prod(shape[1:])
+    first, last = nn.Linear(features, 8, dtype=dtype), nn.Linear(8, 1, dtype=dtype)
+    with torch.no_grad():
+        first.weight.copy_(normal(8, features, dtype=dtype, seed=1) / features**0.5)
+        last.weight.copy_(normal(1, 8, dtype=dtype, seed=2) / 8)
+        first.bias.zero_()
+        last.bias.zero_()
+    return nn.Sequential(nn.Flatten(), first, nn.LeakyReLU(0.2), last)
+
+
+def state_of(critic: nn.Module) -> dict[str, Any]:
+    """What a call of anything leaves as it was: training modes, requires_grad and weights, by their names."""
+    modes = {f"{name or 'critic'}.training": module.training for name, module in critic.named_modules()}
+    wanted = {f"{name}.requires_grad": parameter.requires_grad for name, parameter in critic.named_parameters()}
+    return modes | wanted | {name: parameter.detach().tolist() for name, parameter in critic.named_parameters()}
+
+
+def changes_of(critic: nn.Module, before: dict[str, Any]) -> list[str]:
+    """The names of what is no more as it was."""
+    return [name for name, value in state_of(critic).items() if value != before[name]]

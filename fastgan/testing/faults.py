@@ -1,4 +1,4 @@
-"""Faults of a loss or a penalty: their names, what shows them, what to change; and the search for the formula computed."""
+"""Faults of a loss, a penalty or a step: what shows them; and the search for the formula that was computed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from .remedies import ALL_NOTES, FIRST_OF_A_TUPLE, NOT_ONE_NUMBER, ONE_ELEMENT, RAISES, REMEDIES
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 
 class Fault(NamedTuple):
-    """One fault of a loss or a penalty.
+    """One fault of a loss, a penalty or a step, or a note: a convention under which it is right.
 
     Args:
-        name: what is wrong.
+        name: what is wrong, or the convention.
         evidence: the numbers that show it.
-        remedy: what to change.
+        remedy: what to change, or to know.
+        is_note: whether it is a note. Notes stand after all faults, and no check raises for them.
 
     Example:
         >>> (fault,) = diagnose_g_loss(lambda fake: fake.mean(), "wgan")
@@ -31,14 +34,15 @@ class Fault(NamedTuple):
     name: str
     evidence: str
     remedy: str
+    is_note: bool = False
 
 
 class ConformanceError(AssertionError):
-    """A loss or a penalty has faults: `faults` holds them, and the message lists each with its evidence and remedy.
+    """A loss, a penalty or a step has faults: `faults` holds them, and the message lists each with its evidence and remedy.
 
     Args:
         subject: what has them.
-        faults: at least one.
+        faults: at least one, and no notes.
 
     Example:
         >>> try:
@@ -54,96 +58,17 @@ class ConformanceError(AssertionError):
 
     def __str__(self) -> str:
         count = f"{len(self.faults)} fault{'s' * (len(self.faults) != 1)}"
-        return "\n".join([f"{self.subject}: {count}", *(f"  {name}: {shown}. {remedy}" for name, shown, remedy in self.faults)])
+        return "\n".join(
+            [f"{self.subject}: {count}", *(f"  {found.name}: {found.evidence}. {found.remedy}" for found in self.faults)]
+        )
 
 
 HALF_PRECISION = (torch.bfloat16, torch.float16)
 
-RAISES, WRONG_VALUE, NOT_ONE_NUMBER = "raises an error", "wrong value", "not a 0-d tensor"
-NOT_ASKED, NO_GRAPH, NO_SLOPE = "critic not asked", "no graph to the critic's parameters", "no gradient to the logits"
-OVERWRITES, WRONG_SLOPES = "overwrites the logits", "wrong slopes"
-
-OF_BOTH = {
-    RAISES: "Make it run for any batch [B, C, H, W] of a penalty and any logits [N, ...] of a loss, on a CPU.",
-    WRONG_VALUE: "Compare the formula with the one that fastgan.losses or fastgan.penalties states.",
-    NOT_ONE_NUMBER: "Reduce to one number, and return it as a tensor without dimensions.",
-    "halved": "Remove the factor 1/2, or pass the weight or scale that it stands for.",
-    "doubled": "Remove the factor 2, or pass the weight or scale that it stands for.",
-    "summed over rows instead of averaged": "Take the mean over the rows, or the weight grows with the batch size.",
-}
-
-OF_PENALTIES = {
-    # what they compute from the critic's gradient
-    "norm over the whole batch": "Flatten each sample and take one norm per row: gradient.flatten(1).norm(2, dim=1).",
-    "norm over the channels only": "A norm over dim=1 is one per pixel: flatten each sample first, gradient.flatten(1).",
-    "squared norm instead of the norm": "Take the square root of the sum of squares before the target is subtracted.",
-    "norm instead of the squared norm": "R1 and R2 penalize the squared norm: leave out the square root.",
-    "norms averaged before the square": "Subtract the target and square per row, and take the mean last.",
-    "mean over features instead of the sum": "Sum the squares over a sample's features: .flatten(1).square().sum(1).",
-    "gradient of the critic's mean instead of its sum": "Differentiate critic(x).sum(): a mean divides each gradient by B.",
-    "weight ignored": "Multiply by the weight (gamma) that was asked for.",
-    "halved convention lost": "R1 and R2 are gamma / 2 times the mean squared norm.",
-    "one-sided where two-sided was asked": "Penalize norms below the target too: no relu or clamp of norm - target.",
-    "two-sided where one-sided was asked": "Penalize norms above the target only: relu(norm - target) before the square.",
-    # where they take the gradient
-    NOT_ASKED: "Call the critic that is given, at points that require a gradient.",
-    "taken at the real rows": "Move the points off the real rows: real + alpha (fake - real), or DRAGAN's noise.",
-    "taken at the fake rows": "Take points between real and fake rows: real + alpha (fake - real), alpha uniform in [0, 1].",
-    "taken off the line between real and fake": "Points are real + alpha (fake - real) and nothing else.",
-    "taken at the wrong points": "Take R1's gradient at the real rows and R2's at the fake rows, as they are.",
-    "one alpha for the whole batch": "Draw one alpha per sample: torch.rand(B, 1, 1, 1).",
-    "one alpha per element": "Draw one alpha per sample, torch.rand(B, 1, 1, 1): all its elements move together.",
-    "alpha not uniform in [0, 1]": "Draw alpha by torch.rand, not torch.randn or a constant.",
-    "noise normal instead of uniform": "Draw DRAGAN's noise by torch.rand_like, uniform in [0, 1).",
-    "noise centred on the real rows": "DRAGAN's noise is uniform in [0, 1), not around 0.",
-    "noise not uniform in [0, 1)": "Points are real + std_scale * std(real) * torch.rand_like(real).",
-    "one noise value per sample": "Draw DRAGAN's noise for every element: torch.rand_like(real).",
-    "std of each feature instead of the whole batch": "Take one standard deviation over all elements: real.std().",
-    "std of each sample instead of the whole batch": "Take one standard deviation over all elements: real.std().",
-    "std ignored": "Multiply the noise by real.std().",
-    "std_scale ignored": "Multiply the noise by the std_scale that was asked for.",
-    # what they leave behind
-    NO_GRAPH: "Take the input gradient with create_graph=True and detach nothing, or the penalty trains nothing.",
-    "wrong gradient by the critic's parameters": "Detach neither norms nor gradients: only real, fake and alpha are constants.",
-    "slope not finite at zero gradient": "Use torch.linalg.vector_norm, or sqrt(sum + eps): the slope of sqrt(0) is infinite.",
-    "requires_grad switched on in the caller's tensors": "Detach first: x = real.detach().requires_grad_().",
-    "the caller's tensors are modified": "Compute new tensors instead of in-place operations on real and fake.",
-    "the critic is changed": "Leave weights, requires_grad and training mode alone, or put them back.",
-    ".grad of the critic's parameters filled": "Use torch.autograd.grad with respect to the points instead of backward().",
-    "value in half precision inside autocast": "Take norms of gradient.float() inside torch.autocast(enabled=False).",
-}
-
-OF_LOSSES = {
-    # what they compute from the logits
-    "sign flipped": "Both losses are minimised: return the negative.",
-    "sides exchanged": "Exchange real and fake: the discriminator pulls real logits up, the generator fake ones.",
-    "sigmoid applied to the logits": "Pass the critic's output as it is: the loss takes logits, not probabilities.",
-    "saturating loss in place of the non-saturating one": "Its generator's loss is softplus(-fake), not -softplus(fake).",
-    "non-saturating loss in place of the saturating one": "Its generator's loss is -softplus(fake), not softplus(-fake).",
-    "loss of another kind": "Pass the kind that this loss is, or change its formula.",
-    "label smoothing forgotten": "The real label is 1 - label_smoothing.",
-    "label smoothing on both sides": "Smooth the real label only: the fake one stays 0.",
-    "label smoothing not asked for": "The real label is 1 unless label_smoothing is given.",
-    # what they do besides
-    NO_SLOPE: "Keep the graph: no .item(), .detach(), torch.tensor(...) or no_grad on the way.",
-    WRONG_SLOPES: "The backward is not the derivative of this value: compare it by torch.autograd.gradcheck in fp64.",
-    "ignores the upstream gradient": "Multiply the slopes by grad_output in backward.",
-    "wrong at large logits": "Use softplus or logsigmoid of the logits: log(sigmoid(x)) saturates, and BCELoss with it.",
-    "second derivative missing": "Compute backward by differentiable operations on the saved logits, not by a saved slope.",
-    "second derivative wrong": "Check the backward's own derivative by torch.autograd.gradgradcheck in fp64.",
-    "one tensor on both sides gets a wrong gradient": "Return each side's partial derivative, as of two tensors.",
-    "a tensor in two losses gets a wrong gradient": "Keep what backward needs by ctx.save_for_backward alone.",
-    OVERWRITES: "Write values and slopes into memory of their own.",
-    "broadcasts [N, 1] against [N]": "Refuse logits of different shapes: they make an N x N table.",
-    "value in half precision": "Compute in fp32 and return it: logits.float() first.",
-}
-
-REMEDIES = OF_BOTH | OF_PENALTIES | OF_LOSSES
-
 
 def fault(name: str, evidence: str) -> Fault:
-    """The fault of that name, with its remedy."""
-    return Fault(name, evidence, REMEDIES[name])
+    """The fault or the note of that name, with its remedy."""
+    return Fault(name, evidence, REMEDIES[name], is_note=name in ALL_NOTES)
 
 
 class Found(Exception):
@@ -154,12 +79,26 @@ class Found(Exception):
         self.fault = fault(name, evidence)
 
 
-def one_number(value: Any) -> Tensor:
-    """The value, if it is a 0-d tensor."""
-    if isinstance(value, Tensor) and value.dim() == 0:
-        return value
+def one_number(returned: Any) -> Tensor:
+    """The value as a 0-d tensor, if what was returned is one number, alone or first in a tuple."""
+    value = _first(returned)
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.reshape(())
     got = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     raise Found(NOT_ONE_NUMBER, f"expected a tensor of shape [], got {got}")
+
+
+def _first(returned: Any) -> Any:
+    return returned[0] if isinstance(returned, tuple) and returned else returned
+
+
+def form_of(returned: Any) -> Iterator[Fault]:
+    """Notes of the form in which a value was returned."""
+    value = one_number(returned)
+    if returned is not _first(returned):
+        yield fault(FIRST_OF_A_TUPLE, f"expected a tensor, got a tuple of {len(returned)}, first in it {value.item():.6g}")
+    if _first(returned).dim():
+        yield fault(ONE_ELEMENT, f"expected shape [], got {list(_first(returned).shape)}")
 
 
 T = TypeVar("T")
@@ -222,17 +161,20 @@ def _seen(check: Check, subject: Any) -> Iterator[Fault]:
 
 
 def collect(checks: Sequence[Check], subject: Any) -> tuple[Fault, ...]:
-    """What the checks find, the first fault of each name; the caller's random numbers and gradient mode stay as they are."""
+    """What the checks find, the first of each name, faults before notes.
+
+    The caller's random numbers and gradient mode stay as they are.
+    """
     found: dict[str, Fault] = {}
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         for check in checks:
             if check.unless.isdisjoint(found):
                 for seen in _seen(check, subject):
                     found.setdefault(seen.name, seen)
-    return tuple(found.values())
+    return tuple(sorted(found.values(), key=lambda seen: seen.is_note))
 
 
-def require_none(subject: str, faults: Sequence[Fault]) -> None:
-    """Raises ConformanceError if there is any fault."""
-    if faults:
+def require_none(subject: str, found: Sequence[Fault]) -> None:
+    """Raises ConformanceError if there is any fault; notes are none."""
+    if faults := [seen for seen in found if not seen.is_note]:
         raise ConformanceError(subject, faults)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,28 +11,32 @@ import torch
 from torch import Tensor
 
 from .critics import normal
-from .faults import (
-    HALF_PRECISION,
+from .faults import HALF_PRECISION, Check, Fault, Found, Mistake, explain, fault, form_of, one_number, unless_refused
+from .objectives import Formula, slope_mistakes
+from .remedies import (
+    BCE_EXCHANGED,
+    BROADCASTS,
+    NEEDS_AS_MANY,
     NO_SLOPE,
     NOT_ONE_NUMBER,
     OVERWRITES,
     RAISES,
     WRONG_SLOPES,
     WRONG_VALUE,
-    Check,
-    Fault,
-    Found,
-    Mistake,
-    explain,
-    fault,
-    one_number,
-    unless_refused,
 )
-from .objectives import Formula
 
 Logits = tuple[Tensor, ...]
+Shape = tuple[int, ...]
 
-SHAPES = ((1, 1), (5, 1), (8,), (4, 1, 3, 3))
+ONE_SIZES = (64, 16, 32, 128, 8, 4, 1)
+SHAPES = (
+    ((1, 1), (5, 1), (8,), (4, 1, 3, 3)),
+    ((2, 1), (5, 1), (8,), (4, 1, 3, 3)),
+    ((1, 1), (5, 1), (8, 1)),
+    ((1,), (5,), (8,)),
+    ((1, 1, 2, 3), (5, 1, 2, 3), (4, 1, 3, 3)),
+    *(((rows, *rest),) for rows in ONE_SIZES for rest in ((1,), (), (1, 2, 3))),
+)
 NEAR = 1e-4  # an eps of 1e-8 inside a logarithm shows at large logits alone
 LARGE = (8.0, 17.0, 30.0, 100.0, 1e3, 1e4)
 LARGE_NEAR = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
@@ -39,21 +44,28 @@ LARGE_NEAR = {torch.float32: 1e-3, torch.bfloat16: 2e-2}
 
 @dataclass
 class Subject:
-    """A loss under test, called with `sides` tensors of logits; `formula` becomes the one its values were found to have."""
+    """A loss under test, called with logits of its sides; `formula` becomes what its values and slopes were found to have."""
 
     loss: Callable[..., Tensor]
     formula: Formula
     mistakes: tuple[Mistake, ...]
-    sides: int
+    sides: tuple[str, ...]  # "real" and "fake" in the order of its arguments
     differentiated: int  # the first arguments, whose slopes matter: the generator's loss may take real logits as constants
+    pairs: bool = False  # whether rows belong together, so that both sides have as many
     dtype: torch.dtype = torch.float64
+    shapes: tuple[Shape, ...] = SHAPES[0]
 
     def __call__(self, *logits: Tensor) -> Tensor:
         return one_number(self.loss(*logits))
 
-    def logits(self, *shape: int, seed: int = 0, dtype: torch.dtype | None = None) -> Logits:
+    @property
+    def typical(self) -> Shape:
+        """Of several rows, if it takes them."""
+        return self.shapes[min(1, len(self.shapes) - 1)]
+
+    def logits(self, shape: Shape, *, seed: int = 0, dtype: torch.dtype | None = None) -> Logits:
         """Logits for each side, moderate ones."""
-        drawn = [normal(*shape, dtype=torch.float64, seed=10 * seed + side) for side in range(self.sides)]
+        drawn = [normal(*shape, dtype=torch.float64, seed=10 * seed + side) for side in range(len(self.sides))]
         return tuple((x.clamp(-2, 2) + 0.5 * (-1) ** side).to(dtype or self.dtype) for side, x in enumerate(drawn))
 
 
@@ -89,6 +101,10 @@ def _differ(got: Logits, expected: Logits, near: float = NEAR, least: float = 0.
     return f"expected {ours[worst].item():.6g}, got {theirs[worst].item():.6g}"
 
 
+def _is_near(value: float, expected: float, near: float = NEAR) -> bool:
+    return abs(value - expected) <= near * max(1.0, abs(expected))
+
+
 class Measurement(NamedTuple):
     """Logits in fp64, and the value of the loss."""
 
@@ -96,24 +112,27 @@ class Measurement(NamedTuple):
     value: float
 
     def is_by(self, formula: Formula) -> bool:
-        expected = formula(*self.logits).item()
-        return abs(self.value - expected) <= NEAR * max(1.0, abs(expected))
+        return _is_near(self.value, formula(*self.logits).item())
 
 
 def _measure(subject: Subject) -> list[Measurement]:
-    asked = [subject.logits(*shape, seed=seed) for seed, shape in enumerate(SHAPES)]
+    asked = [subject.logits(shape, seed=seed) for seed, shape in enumerate(subject.shapes)]
     return [Measurement(_double(logits), subject(*(x.clone() for x in logits)).item()) for logits in asked]
 
 
-def _choose_dtype(subject: Subject) -> None:
-    """fp64, or fp32 for a loss that refuses fp64."""
-    if unless_refused(lambda: _measure(subject)) is None:
-        subject.dtype = torch.float32
+def _choose_logits(subject: Subject) -> None:
+    """The shapes that a loss takes, all or the most usual ones, in fp64, or fp32 where that is refused."""
+    for shapes in SHAPES:
+        for dtype in (torch.float64, torch.float32):
+            subject.shapes, subject.dtype = shapes, dtype
+            if unless_refused(lambda: _measure(subject)) is not None:
+                return
+    subject.shapes = SHAPES[0]
 
 
 def values(subject: Subject) -> Iterator[Fault]:
     """Compares values with the formula, and names the mistakes of the formula that fits instead."""
-    _choose_dtype(subject)
+    _choose_logits(subject)
     measured = _measure(subject)
     right = subject.formula
     found = explain(right, subject.mistakes, lambda formula: all(x.is_by(formula) for x in measured))
@@ -126,9 +145,14 @@ def values(subject: Subject) -> Iterator[Fault]:
         yield fault(name, f"{shown}, as {detail} gives" if detail else shown)
 
 
+def form(subject: Subject) -> Iterator[Fault]:
+    """Looks at what is returned beside the value."""
+    yield from form_of(subject.loss(*subject.logits(subject.typical)))
+
+
 def overwrites(subject: Subject) -> Iterator[Fault]:
     """Looks at the logits after a call and after its backward."""
-    logits = tuple(25.0 * x for x in subject.logits(8, 1))
+    logits = tuple(25.0 * x for x in subject.logits(subject.typical))
     leaves = _leaves(logits, subject.differentiated)
     given = tuple(x.clone() for x in logits), tuple(x.clone() for x in leaves)
     subject(*given[0])
@@ -142,18 +166,29 @@ def overwrites(subject: Subject) -> Iterator[Fault]:
 
 
 def slopes(subject: Subject) -> Iterator[Fault]:
-    """Compares the derivative by each logit with the formula's."""
-    for seed, shape in enumerate(SHAPES):
-        logits = subject.logits(*shape, seed=seed)
-        got = _slopes(subject, logits, subject.differentiated)
-        if shown := _differ(got, _slopes(subject.formula, _double(logits), subject.differentiated)):
-            yield fault(WRONG_SLOPES, f"{shown} for a logit of shape {list(shape)}")
-            return
+    """Compares the derivative by each logit with the formula's, and names what was detached where it is another one's."""
+    asked = [subject.logits(shape, seed=seed) for seed, shape in enumerate(subject.shapes)]
+    measured = [(_double(logits), _slopes(subject, logits, subject.differentiated)) for logits in asked]
+
+    def off(formula: Formula) -> str:
+        expected = [(got, _slopes(formula, logits, subject.differentiated)) for logits, got in measured]
+        return next(filter(None, (_differ(*both) for both in expected)), "")
+
+    if not (shown := off(subject.formula)):
+        return
+    mistakes = slope_mistakes(subject.formula, subject.sides, subject.differentiated)
+    found = explain(subject.formula, mistakes, lambda formula: not off(formula))
+    if found is None:
+        yield fault(WRONG_SLOPES, f"{shown} for a logit's slope")
+        return
+    subject.formula, mistakes = found
+    for mistake in mistakes:
+        yield fault(mistake.name, f"{shown} for a logit's slope" + f", as {mistake.detail} gives" * bool(mistake.detail))
 
 
 def upstream(subject: Subject) -> Iterator[Fault]:
     """Differentiates twice the loss."""
-    logits = subject.logits(5, 1)
+    logits = subject.logits(subject.typical)
     got = _slopes(subject, logits, subject.differentiated, upstream=2.0)
     if shown := _differ(got, _slopes(subject.formula, _double(logits), subject.differentiated, upstream=2.0)):
         yield fault("ignores the upstream gradient", f"{shown} for a slope of twice the loss")
@@ -169,7 +204,7 @@ def _curvature(function: Callable[..., Tensor], logits: Logits, differentiated: 
 
 def second_derivative(subject: Subject) -> Iterator[Fault]:
     """Compares the slopes' own derivative, by create_graph=True, with the formula's."""
-    logits = subject.logits(5, 1)
+    logits = subject.logits(subject.typical)
     expected = _curvature(subject.formula, _double(logits), subject.differentiated)
     try:
         got = _curvature(subject, logits, subject.differentiated)
@@ -185,7 +220,7 @@ def one_tensor(subject: Subject) -> Iterator[Fault]:
     """Gives the same tensor as real and as fake logits, with and without a graph of the slopes."""
     if subject.differentiated < 2:
         return
-    (x, _) = _leaves(subject.logits(5, 1), 2)
+    (x, _) = _leaves(subject.logits(subject.typical), 2)
     wide = x.detach().double().requires_grad_()
     expected = _differentiate(subject.formula(wide, wide), (wide,))
     for create_graph in (False, True):
@@ -206,26 +241,41 @@ def two_losses(subject: Subject) -> Iterator[Fault]:
         total = function(*copies) + function(*others) + function(copies[0], *others[1:])
         return _differentiate(total, a + b)
 
-    a, b = subject.logits(5, 1, seed=1), subject.logits(5, 1, seed=2)
+    a, b = subject.logits(subject.typical, seed=1), subject.logits(subject.typical, seed=2)
     if shown := _differ(add(subject, a, b), add(subject.formula, _double(a), _double(b))):
         yield fault("a tensor in two losses gets a wrong gradient", f"{shown} for a slope of the sum of the losses")
 
 
 def broadcast(subject: Subject) -> Iterator[Fault]:
     """Gives one side [N, 1] and the other [N]: refused or right, but no N x N table."""
-    if subject.sides < 2:
+    if len(subject.sides) < 2:
         return
-    first, second = subject.logits(5, 1)
+    first, second = subject.logits(subject.typical)
     expected = subject.formula(*_double((first, second))).item()
-    value = unless_refused(lambda: subject(first.clone(), second[:, 0].clone()))
-    if value is not None and not abs(value.item() - expected) <= NEAR * max(1.0, abs(expected)):
-        yield fault("broadcasts [N, 1] against [N]", f"expected an error or {expected:.6g}, got {value.item():.6g}")
+    other = second[:, 0] if second.dim() > 1 else second[:, None]
+    value = unless_refused(lambda: subject(first.clone(), other.clone()))
+    if value is not None and not _is_near(value.item(), expected):
+        shown = f"got {value.item():.6g} for {list(first.shape)} and {list(other.shape)}"
+        yield fault(BROADCASTS, f"expected an error or {expected:.6g}, {shown}")
+
+
+def other_rows(subject: Subject) -> Iterator[Fault]:
+    """Gives fewer rows on the second side, unless the kind pairs rows or the loss takes one size of batches."""
+    if len(subject.sides) < 2 or subject.pairs or len(subject.shapes) == 1:
+        return
+    first, second = subject.logits(subject.typical)
+    fewer = second[:-2]
+    expected = subject.formula(*_double((first, fewer))).item()
+    value = unless_refused(lambda: subject(first.clone(), fewer.clone()))
+    if value is None or not _is_near(value.item(), expected):
+        got = "an error" if value is None else f"{value.item():.6g}"
+        yield fault(NEEDS_AS_MANY, f"expected {expected:.6g}, got {got} for {len(first)} rows and {len(fewer)}")
 
 
 def half_precision(subject: Subject) -> Iterator[Fault]:
     """Gives logits in half precision, unless they are refused."""
     for dtype in HALF_PRECISION:
-        logits = subject.logits(8, 1, dtype=dtype)
+        logits = subject.logits(subject.typical, dtype=dtype)
         value = unless_refused(lambda logits=logits: subject(*logits))  # type: ignore[misc]
         if value is not None and value.dtype in HALF_PRECISION:
             yield fault("value in half precision", f"expected fp32, got {value.dtype} for logits of {dtype}")
@@ -240,24 +290,25 @@ def _off(subject: Subject, logits: Logits, near: float) -> str:
     if shown := _differ(got[0], expected_slopes, near, least=1.0 / logits[0].numel()):
         return f"{shown} for the slope"
     expected, value = subject.formula(*_double(logits)).item(), got[1].item()
-    is_near = abs(value - expected) <= near * max(1.0, abs(expected))
-    return "" if is_near else f"expected {expected:.6g}, got {value:.6g} for the value"
+    return "" if _is_near(value, expected, near) else f"expected {expected:.6g}, got {value:.6g} for the value"
 
 
 def large_logits(subject: Subject) -> Iterator[Fault]:
     """Compares slopes and values at logits of 8 to 1e4 with the formula's, in fp32 and bf16."""
-    sides = [torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]), torch.tensor([[1.0], [-1.0], [1.0], [-1.0]])]
+    numbers = torch.arange(math.prod(subject.shapes[-1])).reshape(subject.shapes[-1])
+    sides = [1.0 - 2.0 * (numbers // 2 % 2), 1.0 - 2.0 * (numbers % 2)]
     for dtype, near in LARGE_NEAR.items():
         for size in LARGE:
-            if shown := _off(subject, tuple((size * side).to(dtype) for side in sides[: subject.sides]), near):
+            if shown := _off(subject, tuple((size * side).to(dtype) for side in sides[: len(subject.sides)]), near):
                 yield fault("wrong at large logits", f"{shown} at logits of magnitude {size:g} in {dtype}")
                 return
 
 
-FIRST = frozenset({RAISES, NOT_ONE_NUMBER, WRONG_VALUE})
+FIRST = frozenset({RAISES, NOT_ONE_NUMBER, WRONG_VALUE, BCE_EXCHANGED})
 STOP = FIRST | {NO_SLOPE, WRONG_SLOPES}
 CHECKS = (
     Check(values),
+    Check(form, frozenset({RAISES, NOT_ONE_NUMBER})),
     Check(overwrites, frozenset({RAISES, NOT_ONE_NUMBER})),
     Check(slopes, FIRST),
     Check(upstream, STOP),
@@ -265,6 +316,7 @@ CHECKS = (
     Check(one_tensor, STOP | {OVERWRITES}),
     Check(two_losses, STOP | {OVERWRITES}),
     Check(broadcast, FIRST),
+    Check(other_rows, FIRST),
     Check(large_logits, STOP),
 )
 IN_HALF = (Check(half_precision, frozenset({RAISES, NOT_ONE_NUMBER})),)

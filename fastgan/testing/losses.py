@@ -16,7 +16,7 @@ from torch import Tensor
 from ..losses import resolve_kind
 from .faults import Fault, collect, require_none
 from .loss_checks import CHECKS, IN_HALF, Subject
-from .objectives import RELATIVISTIC, SMOOTHED, d_objective, g_objective
+from .objectives import PAIRED, RELATIVISTIC, SMOOTHED, d_objective, g_objective
 
 
 def _resolve(kind: str, scale: float, label_smoothing: float = 0.0) -> str:
@@ -49,7 +49,8 @@ def diagnose_d_loss(
         half_precision: whether logits in half precision are to have a value in fp32, which torch's own losses do not give.
 
     Returns:
-        One entry for each fault; () if there is none.
+        One entry for each fault, then one for each note (`Fault.is_note`): a convention under which it is right, or a choice
+        that has a name. () if there is none.
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have.
@@ -60,8 +61,10 @@ def diagnose_d_loss(
         >>> [fault.name for fault in diagnose_d_loss(half, "lsgan")], diagnose_d_loss(half, "lsgan", scale=0.5)
         (['halved'], ())
     """
-    formula, mistakes = d_objective(_resolve(kind, scale, label_smoothing), label_smoothing, scale)
-    return collect(CHECKS + IN_HALF * half_precision, Subject(loss, formula, mistakes, sides=2, differentiated=2))
+    kind = _resolve(kind, scale, label_smoothing)
+    formula, mistakes = d_objective(kind, label_smoothing, scale)
+    subject = Subject(loss, formula, mistakes, sides=("real", "fake"), differentiated=2, pairs=kind in PAIRED)
+    return collect(CHECKS + IN_HALF * half_precision, subject)
 
 
 def diagnose_g_loss(
@@ -77,7 +80,8 @@ def diagnose_g_loss(
         half_precision: whether logits in half precision are to have a value in fp32, which torch's own losses do not give.
 
     Returns:
-        One entry for each fault; () if there is none.
+        One entry for each fault, then one for each note (`Fault.is_note`): a convention under which it is right, or a choice
+        that has a name. () if there is none.
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have.
@@ -90,7 +94,8 @@ def diagnose_g_loss(
     """
     kind = _resolve(kind, scale)
     formula, mistakes = g_objective(kind, scale)
-    subject = Subject(loss, formula, mistakes, sides=1 + (kind in RELATIVISTIC), differentiated=1)
+    sides = ("fake", "real")[: 1 + (kind in RELATIVISTIC)]
+    subject = Subject(loss, formula, mistakes, sides, differentiated=1, pairs=kind in PAIRED)
     return collect(CHECKS + IN_HALF * half_precision, subject)
 
 

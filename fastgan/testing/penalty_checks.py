@@ -6,34 +6,20 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from . import points
-from .critics import PiecewiseLinear, Recorder, direction, linear, quadratic, rows
-from .faults import (
-    HALF_PRECISION,
-    NO_GRAPH,
-    NOT_ASKED,
-    NOT_ONE_NUMBER,
-    RAISES,
-    WRONG_VALUE,
-    Check,
-    Fault,
-    Found,
-    Mistake,
-    explain,
-    fault,
-    one_number,
-    unless_refused,
-)
+from .critics import PiecewiseLinear, Recorder, changes_of, direction, linear, quadratic, rows, state_of
+from .faults import HALF_PRECISION, Check, Fault, Found, Mistake, explain, fault, form_of, one_number, unless_refused
+from .layouts import DEFAULT, Layout, Shape, find_layout
+from .remedies import AT_WRONG_POINTS, CHANGED, MODIFIED, NO_GRAPH, NOT_ASKED, NOT_ONE_NUMBER, RAISES, WRONG_VALUE
 
 Call = Callable[..., Tensor]
-Where = Callable[[points.Ask, torch.dtype], Iterator[Fault]]
+Where = Callable[[points.Ask, Layout], Iterator[Fault]]
 
-SHAPES = ((1, 3, 2, 4), (5, 1, 4, 3), (16, 3, 5, 2))
 NEAR = 1e-3  # an eps of 1e-4 inside a root is no fault
 UPSTREAM = 2.0
 
@@ -94,6 +80,14 @@ def _one_sided(target: float) -> Callable[[Tensor], Tensor]:
     return lambda size: (size - target).relu().square()
 
 
+class Options(NamedTuple):
+    """What to ask a penalty with: rows of one shape, in batches of one size, inside autocast rows in half precision."""
+
+    shape: Shape | None
+    batch_size: int | None
+    half_precision: bool
+
+
 @dataclass
 class Subject:
     """A penalty under test, called as call(critic, real, fake); `formula` becomes the one its values were found to have."""
@@ -102,9 +96,9 @@ class Subject:
     formula: Formula
     mistakes: tuple[Mistake, ...]
     where: Where
-    half_precision: bool
+    options: Options
     unit: float = 1.0  # a gradient norm that the formula is sensitive to
-    dtype: torch.dtype = torch.float64
+    layout: Layout = DEFAULT
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.formula.weight) and self.formula.weight > 0):
@@ -124,7 +118,7 @@ def _asked(critic: Recorder, like: Tensor) -> Tensor:
     if not critic.asked:
         raise Found(NOT_ASKED, "expected the critic to be called, it was not")
     if (found := critic.points(like)) is None:
-        raise Found("taken at the wrong points", f"expected {list(like.shape)}, asked at {list(critic.asked[-1][0].shape)}")
+        raise Found(AT_WRONG_POINTS, f"expected {list(like.shape)}, asked at {list(critic.asked[-1][0].shape)}")
     return found
 
 
@@ -140,14 +134,25 @@ class Measurement(NamedTuple):
         return abs(self.value - expected) <= NEAR * abs(expected) + 1e-6 * formula.weight
 
 
-def _pair(subject: Subject, shape: tuple[int, ...], unit: float = 1.0) -> tuple[Tensor, Tensor]:
-    return rows(shape, unit, subject.dtype, seed=5), rows(shape, unit, subject.dtype, seed=6)
+def _pair(subject: Subject, shape: Shape, unit: float = 1.0) -> tuple[Tensor, Tensor]:
+    dtype = subject.layout.dtype
+    return rows(shape, unit, dtype, seed=5), rows(shape, unit, dtype, seed=6)
 
 
-def _measure(subject: Subject, shape: tuple[int, ...]) -> Iterator[Measurement]:
+def _typical(subject: Subject) -> tuple[Tensor, Tensor]:
+    """Real and fake rows of a batch like any other."""
+    return _pair(subject, subject.layout.typical)
+
+
+def _known(subject: Subject, norm: float = 1.0, dtype: torch.dtype | None = None) -> PiecewiseLinear:
+    """A critic with parameters, for such rows."""
+    return PiecewiseLinear(subject.layout.typical, norm * subject.unit, dtype or subject.layout.dtype)
+
+
+def _measure(subject: Subject, shape: Shape) -> Iterator[Measurement]:
     real, fake = _pair(subject, shape, subject.unit)
     for norm in (1.0, 0.4, 1.9):
-        weight = direction(shape, norm * subject.unit, subject.dtype)
+        weight = direction(shape, norm * subject.unit, subject.layout.dtype)
         critic = Recorder(linear(weight))
         value = subject.penalty(critic, real, fake).item()
         _asked(critic, real)
@@ -158,16 +163,30 @@ def _measure(subject: Subject, shape: tuple[int, ...]) -> Iterator[Measurement]:
     yield Measurement(f"the critic |x|^2 / 2, shape {list(shape)}", _asked(critic, real).double(), value)
 
 
-def _choose_dtype(subject: Subject) -> None:
-    """fp64, or fp32 for a penalty that refuses fp64."""
-    if unless_refused(lambda: list(_measure(subject, SHAPES[1]))) is None:
-        subject.dtype = torch.float32
+def _takes(call: Call, layout: Layout) -> bool:
+    """Whether the critic is asked at points like the rows, of every batch of a layout; raises what the penalty raises."""
+    found = []
+    for shape in (*layout.shapes, layout.many):
+        critic = Recorder(quadratic)
+        real, fake = torch.rand((2, *shape), dtype=layout.dtype)
+        call(critic, real, fake)
+        found.append(critic.points(real) is not None)
+    return all(found)
+
+
+def layout(subject: Subject) -> Iterator[Fault]:
+    """Looks for batches that the penalty takes, in fp64 unless it refuses that; which ones is no fault."""
+    options = subject.options
+    subject.layout = find_layout(partial(_takes, subject.call), options.shape, options.batch_size)
+    wide = subject.layout._replace(dtype=torch.float64)
+    if unless_refused(lambda: _takes(subject.call, wide)) is not None:
+        subject.layout = wide
+    return iter(())
 
 
 def values(subject: Subject) -> Iterator[Fault]:
     """Compares values with the formula, and names the mistakes of the formula that fits instead."""
-    _choose_dtype(subject)
-    measured = [measurement for shape in SHAPES for measurement in _measure(subject, shape)]
+    measured = [measurement for shape in subject.layout.shapes for measurement in _measure(subject, shape)]
     right = subject.formula
     found = explain(right, subject.mistakes, lambda formula: all(x.is_by(formula) for x in measured))
     subject.formula, mistakes = found or (right, ())
@@ -182,7 +201,12 @@ def values(subject: Subject) -> Iterator[Fault]:
 
 def where(subject: Subject) -> Iterator[Fault]:
     """Looks at the points that the critic is asked at."""
-    return subject.where(subject.ask, subject.dtype)
+    return subject.where(subject.ask, subject.layout)
+
+
+def form(subject: Subject) -> Iterator[Fault]:
+    """Looks at what is returned beside the value."""
+    yield from form_of(subject.call(_known(subject).critic, *_typical(subject)))
 
 
 def _slopes(value: Tensor, parameters: list[Tensor]) -> list[Tensor]:
@@ -196,10 +220,9 @@ def _slopes(value: Tensor, parameters: list[Tensor]) -> list[Tensor]:
 
 def parameters(subject: Subject) -> Iterator[Fault]:
     """Compares the gradient by the critic's parameters with the closed form's."""
-    shape = SHAPES[2]
-    known = PiecewiseLinear(shape, 1.9 * subject.unit, subject.dtype)
-    got = _slopes(subject.penalty(known.critic, *_pair(subject, shape)), known.weights)
-    expected = _slopes(subject.formula(known.gradient(shape)), known.weights)
+    known = _known(subject, norm=1.9)
+    got = _slopes(subject.penalty(known.critic, *_typical(subject)), known.weights)
+    expected = _slopes(subject.formula(known.gradient(subject.layout.typical)), known.weights)
     for name, ours, theirs in zip(("last", "first"), expected, got, strict=True):
         if not (ours - theirs).abs().max() <= NEAR * ours.abs().max():
             shown = f"expected {ours.norm():.6g}, got {theirs.norm():.6g} for the norm of the slopes by the {name} weights"
@@ -209,9 +232,9 @@ def parameters(subject: Subject) -> Iterator[Fault]:
 
 def zero_gradient(subject: Subject) -> Iterator[Fault]:
     """Differentiates at a critic whose input gradient is zero."""
-    known = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype)
+    known = _known(subject)
     nn.init.zeros_(known.last.weight)
-    slopes = _slopes(subject.penalty(known.critic, *_pair(subject, SHAPES[1])), known.weights)
+    slopes = _slopes(subject.penalty(known.critic, *_typical(subject)), known.weights)
     if not all(slope.isfinite().all() for slope in slopes):
         bad = next(slope[~slope.isfinite()][0].item() for slope in slopes if not slope.isfinite().all())
         yield fault("slope not finite at zero gradient", f"expected finite slopes by the critic's parameters, got {bad}")
@@ -219,9 +242,9 @@ def zero_gradient(subject: Subject) -> Iterator[Fault]:
 
 def half_precision(subject: Subject) -> Iterator[Fault]:
     """Asks inside autocast, with rows of fp32 and, if asked for, with rows that a layer inside autocast made."""
-    known = PiecewiseLinear(SHAPES[1], subject.unit, torch.float32)
-    for dtype in (torch.float32, torch.bfloat16)[: 1 + subject.half_precision]:
-        pair = [x.to(dtype) for x in _pair(subject, SHAPES[1])]
+    known = _known(subject, dtype=torch.float32)
+    for dtype in (torch.float32, torch.bfloat16)[: 1 + subject.options.half_precision]:
+        pair = [x.to(dtype) for x in _typical(subject)]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             value = unless_refused(lambda pair=pair: subject.penalty(known.critic, *pair))  # type: ignore[misc]
         if value is not None and value.dtype in HALF_PRECISION:
@@ -230,14 +253,14 @@ def half_precision(subject: Subject) -> Iterator[Fault]:
 
 def side_effects(subject: Subject) -> Iterator[Fault]:
     """Looks at what the call leaves behind in the caller's tensors and in the critic's parameters and mode."""
-    known = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype)
-    real, fake = _pair(subject, SHAPES[1])
+    known = _known(subject)
+    real, fake = _typical(subject)
     given = {"real": real.clone(), "fake": fake.clone()}
     subject.call(known.critic, given["real"], given["fake"])
     for (name, x), before in zip(given.items(), (real, fake), strict=True):
         if not torch.equal(x.detach(), before):
             largest = (x.detach() - before).abs().max()
-            yield fault("the caller's tensors are modified", f"expected {name} as it was, it changed by up to {largest:.3g}")
+            yield fault(MODIFIED, f"expected {name} as it was, it changed by up to {largest:.3g}")
         if x.requires_grad:
             shown = f"expected {name}.requires_grad False as before, got True"
             yield fault("requires_grad switched on in the caller's tensors", shown)
@@ -248,23 +271,18 @@ def side_effects(subject: Subject) -> Iterator[Fault]:
 
 
 def _changes_of_critic(subject: Subject) -> Iterator[Fault]:
-    critic = PiecewiseLinear(SHAPES[1], subject.unit, subject.dtype).critic.train()
-
-    def state() -> list[tuple[str, Any]]:
-        modes = [(f"{name or 'critic'}.training", module.training) for name, module in critic.named_modules()]
-        wanted = [(f"{name}.requires_grad", p.requires_grad) for name, p in critic.named_parameters()]
-        return [*modes, *wanted, *((name, p.detach().tolist()) for name, p in critic.named_parameters())]
-
-    before = state()
-    subject.call(critic, *_pair(subject, SHAPES[1]))
-    changed = [name for (name, old), (_, new) in zip(before, state(), strict=True) if old != new]
-    if changed:
-        yield fault("the critic is changed", f"expected its weights and modes as before, changed: {', '.join(changed)}")
+    critic = _known(subject).critic.train()
+    before = state_of(critic)
+    subject.call(critic, *_typical(subject))
+    if changed := changes_of(critic, before):
+        yield fault(CHANGED, f"expected its weights and modes as before, changed: {', '.join(changed)}")
 
 
 STOP = frozenset({RAISES, NOT_ONE_NUMBER, NOT_ASKED})
 CHECKS = (
+    Check(layout),
     Check(values),
+    Check(form, STOP),
     Check(where, STOP),
     Check(parameters, STOP | {WRONG_VALUE}),
     Check(zero_gradient, STOP | {NO_GRAPH}),
@@ -273,16 +291,14 @@ CHECKS = (
 )
 
 
-def norm_subject(call: Call, where: Where, weight: float, target: float, one_sided: bool, half_precision: bool) -> Subject:
+def norm_subject(call: Call, where: Where, weight: float, target: float, one_sided: bool, options: Options) -> Subject:
     """A penalty of the norm's distance from a target."""
     sides = {False: _two_sided(target), True: _one_sided(target)}
     names = ("one-sided where two-sided was asked", "two-sided where one-sided was asked")
     other = Mistake(names[one_sided], {"distance": sides[not one_sided]})
-    return Subject(
-        call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, half_precision, target or 1.0
-    )
+    return Subject(call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, options, target or 1.0)
 
 
-def square_subject(call: Call, gamma: float, half_precision: bool) -> Subject:
+def square_subject(call: Call, gamma: float, options: Options) -> Subject:
     """A penalty of the squared norm."""
-    return Subject(call, Formula(gamma, _squares, factor=0.5), SQUARE_MISTAKES, points.at_rows, half_precision)
+    return Subject(call, Formula(gamma, _squares, factor=0.5), SQUARE_MISTAKES, points.at_rows, options)

@@ -15,7 +15,7 @@ from torch import Tensor
 from fastgan import penalties, testing
 from fastgan.chain import penalty as closed_penalty
 from fastgan.testing.critics import PiecewiseLinear
-from fastgan.testing.faults import OF_BOTH, OF_PENALTIES
+from fastgan.testing.remedies import OF_ANYTHING, OF_BOTH, OF_PENALTIES
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -91,6 +91,11 @@ def squared(**parts: Any) -> Call:
 def dragan(noise: Call) -> Call:
     """DRAGAN with points x + noise(x)."""
     return lambda critic, x: compose(critic, x, x, points=lambda x, _: x + noise(x))
+
+
+def stepped(noise: Call = lambda x: 0.5 * x.std() * torch.rand_like(x), alpha: Call = per_sample) -> Call:
+    """DRAGAN with points on the way to x + noise(x), as its authors' code has it."""
+    return dragan(lambda x: alpha(x) * noise(x))
 
 
 def relu_squared(n: Tensor) -> Tensor:
@@ -183,7 +188,7 @@ GRADIENT_PENALTIES: dict[str, Case] = {
         {"value in half precision inside autocast"},
         gp(size=without_wide, points=mixed(lambda real: torch.rand_like(real[:, :1, :1, :1]))),
     ),
-    "alpha of flat rows": ({"raises an error"}, gp(points=mixed(lambda real: torch.rand(len(real), 1)))),
+    "misspelt": ({"raises an error"}, gp(points=lambda real, fake: real.lerped(fake, 0.5))),
     "no reduction": ({"not a 0-d tensor"}, gp(mean=lambda n: n)),
     "a float": ({"not a 0-d tensor"}, lambda *batch: compose(*batch).item()),
     # several at once, as they were published
@@ -236,6 +241,15 @@ DRAGAN_PENALTIES: dict[str, Case] = {
         {"noise normal instead of uniform", "std of each feature instead of the whole batch"},
         dragan(lambda x: 0.5 * x.std(0) * torch.randn_like(x)),
     ),
+    "step of elements": ({"one alpha per element"}, stepped(alpha=torch.rand_like)),
+    "one step": ({"one alpha for the whole batch"}, stepped(alpha=lambda x: torch.rand(1))),
+    "half a step": ({"noise not uniform in [0, 1)"}, stepped(alpha=lambda x: 0.5)),
+    "step to randn": ({"noise normal instead of uniform"}, stepped(lambda x: 0.5 * x.std() * torch.randn_like(x))),
+    "step to std(0)": (
+        {"std of each feature instead of the whole batch"},
+        stepped(lambda x: 0.5 * x.std(0) * torch.rand_like(x)),
+    ),
+    "step without std_scale": ({"std_scale ignored"}, stepped(lambda x: x.std() * torch.rand_like(x))),
 }
 
 
@@ -294,6 +308,8 @@ def test_right_penalties_conform(penalty: Call) -> None:
 def test_right_penalties_of_one_batch_conform() -> None:
     assert testing.diagnose_r1_penalty(squared()) == testing.diagnose_r2_penalty(squared()) == ()
     assert testing.diagnose_dragan_penalty(dragan(lambda x: 0.5 * x.std() * torch.rand_like(x))) == ()
+    assert testing.diagnose_dragan_penalty(stepped(), half_precision=True) == ()
+    assert testing.diagnose_dragan_penalty(stepped(lambda x: 2.0 * x.std() * torch.rand_like(x)), std_scale=2.0) == ()
 
 
 @pytest.mark.filterwarnings("ignore:Using backward")
@@ -322,7 +338,7 @@ def test_a_dragan_penaltys_mistake_has_a_name(expected: set[str], penalty: Call)
 def test_every_name_has_a_mistake_here() -> None:
     tables = (GRADIENT_PENALTIES, SQUARED_PENALTIES, DRAGAN_PENALTIES)
     shown = set().union(*(expected for table in tables for expected, _ in table.values()))
-    assert shown | {"two-sided where one-sided was asked"} == set(OF_BOTH) | set(OF_PENALTIES)
+    assert shown | {"two-sided where one-sided was asked"} == set(OF_ANYTHING) | set(OF_BOTH) | set(OF_PENALTIES)
 
 
 def test_the_error_says_what_was_found_and_what_to_do() -> None:
@@ -332,7 +348,7 @@ def test_the_error_says_what_was_found_and_what_to_do() -> None:
     assert isinstance(error, AssertionError) and len(error.faults) == 2
     assert "gradient penalty: 2 faults" in str(error)
     for fault in error.faults:
-        assert all(part in str(error) for part in fault)
+        assert all(part in str(error) for part in fault[:3])
     assert "expected 0, got 15.2786 for every gradient of norm 1, shape [5, 1, 4, 3]" in str(error)  # 10 (sqrt(5) - 1)^2
     assert pickle.loads(pickle.dumps(error)).faults == error.faults
 
