@@ -128,7 +128,9 @@ def _moves_rows(noise: Tensor) -> bool:
 
 
 def _std_of_samples(x: Tensor) -> Tensor:
-    return x.flatten(1).std(1).reshape(-1, *[1] * (x.dim() - 1))
+    """nan for samples of one number, without torch's warning."""
+    deviations = x.flatten(1) - x.flatten(1).mean(1, keepdim=True)
+    return (deviations.square().sum(1) / (x[0].numel() - 1)).sqrt().reshape(-1, *[1] * (x.dim() - 1))
 
 
 @dataclass(frozen=True)
