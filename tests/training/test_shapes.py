@@ -264,5 +264,5 @@ def test_an_error_of_another_kind_stays_the_networks_own() -> None:
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, True])
 def test_a_seed_of_samples_is_a_whole_number(seed: object) -> None:
-    with pytest.raises(ValueError, match="seed must be a whole number"):
+    with pytest.raises(ValueError, match="seed must be None or a whole number"):
         trainer_of(generator(2), floats(4, 2)).sample(2, seed=seed)
