@@ -38,7 +38,8 @@ class Network(nn.Module):
         super().__init__()
         self.main = main
         self.seed = seed
-        self._drawn_from = int(torch.randint(2**62, ())) if seed is None else seed
+        # on the CPU also under torch.device("meta"), where nothing has a value
+        self._drawn_from = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
         self.reset_parameters(self._drawn_from)
 
     def _initial_weights(self, seed: int) -> list[Tensor]:
@@ -67,7 +68,7 @@ class Network(nn.Module):
         Returns:
             True if they are still the ones drawn for a network that was given no seed.
         """
-        if self.seed is not None:
+        if self.seed is not None or self.main.layers[0].weight.is_meta:
             return False
         drawn = zip(self.main.layers, self._initial_weights(self._drawn_from), strict=True)
         return all(torch.equal(layer.weight, weight.to(layer.weight)) and not layer.bias.any() for layer, weight in drawn)
@@ -201,7 +202,7 @@ def describe(network: nn.Module) -> dict[str, Any]:
         >>> describe(Generator(z_dim=16, image_size=64)), describe(torch.nn.Tanh())
         ({'type': 'Generator', 'z_dim': 16, 'image_size': 64}, {'type': 'torch.nn.modules.activation.Tanh'})
     """
-    if isinstance(network, Network):
+    if isinstance(network, Network) and type(network) is _NETWORKS.get(type(network).__name__):
         return {"type": type(network).__name__, **network.config()}
     return {"type": f"{type(network).__module__}.{type(network).__qualname__}"}
 

@@ -1,4 +1,4 @@
-"""A network's parameters as views of one flat buffer, and the optimizer that updates the buffer in one pass."""
+"""A network's parameters as parts of one flat buffer, and the optimizer that updates the buffer in one pass."""
 
 from __future__ import annotations
 
@@ -16,8 +16,17 @@ from ..runtime.module_state import ModuleTree, modes_kept
 ALIGNMENT = 16  # elements: each parameter starts on a cache line
 
 
+def _part(flat: Tensor, offset: int, shape: torch.Size) -> Tensor:
+    """A tensor over a part of a buffer, in a storage of the part's size: what is saved or copied by storages is no more than it.
+
+    The storage keeps the buffer's memory alive.
+    """
+    begin, size = offset * flat.element_size(), shape.numel() * flat.element_size()
+    return flat.new_empty(0).set_(flat.untyped_storage()[begin : begin + size], 0, shape)
+
+
 class FlatNetwork:
-    """A module whose trainable parameters are views of `weight` [P]; the module goes on working and shows the trained weights.
+    """A module whose trainable parameters lie in `weight` [P]; the module goes on working and shows the trained weights.
 
     gradient [P]: where gradients are collected; state: the optimizer's buffers [P]; ema [P] or None: the weights' moving
     average; count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update. Raises ValueError for a module without
@@ -58,10 +67,9 @@ class FlatNetwork:
 
     def _in_place(self) -> bool:
         """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
-        base, size = self.weight.data_ptr(), self.weight.element_size()
-        where = [parameter.data_ptr() - base for parameter in self.parameters]
+        where = [parameter.data_ptr() for parameter in self.parameters]
         wanted = all([parameter.requires_grad for parameter in self.parameters])
-        return self._tree.holds() and wanted and where == [size * offset for offset in self.offsets]
+        return self._tree.holds() and wanted and where == self._places
 
     @contextmanager
     def in_training_mode(self) -> Iterator[None]:
@@ -95,9 +103,13 @@ class FlatNetwork:
         return [flat[offset : offset + parameter.numel()].view(parameter.shape) for offset, parameter in places]
 
     def _adopt(self) -> None:
-        for parameter, view in zip(self.parameters, self.views(self.weight), strict=True):
-            view.copy_(parameter.detach())
-            parameter.data = view
+        # all values are read before one is written: parameters may have changed places
+        values = [parameter.detach().clone() for parameter in self.parameters]
+        for offset, parameter, value in zip(self.offsets, self.parameters, values, strict=True):
+            own = _part(self.weight, offset, value.shape)
+            own.copy_(value)
+            parameter.data = own
+        self._places = [parameter.data_ptr() for parameter in self.parameters]
         self._adoptions += 1
 
     def ensure_views(self) -> None:

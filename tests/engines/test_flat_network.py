@@ -47,8 +47,9 @@ def padding(flat: FlatNetwork, buffer: Tensor) -> Tensor:
 
 
 def are_views(flat: FlatNetwork) -> bool:
-    storage = flat.weight.untyped_storage().data_ptr()
-    return all(parameter.untyped_storage().data_ptr() == storage for parameter in flat.module.parameters())
+    base, size = flat.weight.data_ptr(), flat.weight.element_size()
+    places = [base + size * offset for offset in flat.offsets]
+    return [parameter.data_ptr() for parameter in flat.module.parameters()] == places
 
 
 def test_parameters_become_aligned_views_and_keep_their_values() -> None:
