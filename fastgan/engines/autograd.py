@@ -7,21 +7,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import losses
 from ..layers import drawing
-from ..mlp import MLP
-from ..models import Network
 from ..ops import loss as loss_ops
 from ..ops.sample import Draws, Role
 from ..runtime.distributed import all_rows, sum_
 from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
+from ..runtime.randomness import OwnDraws, is_compiled, seeded
 from .buffers import KeptBuffers
 from .ends import SIGMOID, TANH, End, look
 from .flat_network import FlatNetwork
-from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex, mix
+from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex, at, mix
 
 log = logging.getLogger("fastgan")
 
@@ -45,6 +44,11 @@ class LossScale:
         return overflow
 
 
+def _draws_by_counters(network: nn.Module) -> bool:
+    """Whether all of a network is fastgan's own, whose draws are no business of torch's generator."""
+    return all(type(part).__module__.startswith(("fastgan.", "torch.nn.modules.container")) for part in network.modules())
+
+
 def _are_probabilities(output: object) -> bool:
     return isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all())
 
@@ -59,7 +63,8 @@ class AutogradStep:
 
     def __init__(self, game: Game) -> None:
         self.game = game
-        self.foreign = not all(isinstance(net.module, (Network, MLP)) for net in (game.generator, game.discriminator))
+        self.foreign = not all(map(_draws_by_counters, (game.generator.module, game.discriminator.module)))
+        self.own_draws: OwnDraws | None = None
         self.generation = 0
         self.sigmoid: End | None = None
         self.tanh: End | None = None
@@ -133,36 +138,38 @@ class AutogradStep:
 
     def _samples(self, latents: Tensor) -> Tensor:
         """What the generator makes; a tanh that it calls last runs in fp32."""
-        generator = self.game.generator.module
-        if self.tanh is None or self.tanh.module:
-            return generator(latents)
-        with self.tanh.replaced(lambda x: torch.tanh(x.to(self.game.dtype))):
-            return generator(latents)
+        with self._own_generators(), self._replaced(self.tanh, lambda x: torch.tanh(x.to(self.game.dtype))):
+            return self.game.generator.module(latents)
 
     def _logits(self, rows: Tensor) -> Tensor:
         """What the critic returns without a sigmoid that it calls last."""
-        assert self.sigmoid is not None
-        with self.sigmoid.replaced(lambda x: x):
+        with self._own_generators(), self._replaced(self.sigmoid, lambda x: x):
             return self.game.discriminator.module(rows)
 
-    @property
-    def _critic(self) -> Callable[[Tensor], Tensor]:
-        """The network, but for a function at its end; while steps run, a module at its end passes logits on."""
-        return self._logits if self.sigmoid and not self.sigmoid.module else self.game.discriminator.module
+    @staticmethod
+    def _replaced(end: End | None, instead: Callable[[Tensor], Tensor]) -> AbstractContextManager:
+        """Around a pass over a network that ends in a function; modules are seen to while steps run (`_ends`)."""
+        return end.replaced(instead) if end and not end.module else nullcontext()
+
+    def _own_generators(self) -> AbstractContextManager:
+        """Around what may draw from torch's generator: generators of this step's own, where something was seen to draw."""
+        return self.own_draws or nullcontext()
 
     def _critic_logits(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
         """The logits of all processes' rows."""
         with drawing(draws, pass_):
-            logits = self._critic(rows)
+            logits = self._logits(rows)
         return all_rows(logits, self.game.world)
 
     def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, index: StepIndex, d_step: int) -> Tensor:
         total = real.new_zeros(())
         for number, spec in self.game.due_penalties(index, d_step):
-            points = spec.points(real, fake, draws, number)
+            with self._own_generators():
+                points = spec.points(real, fake, draws, number)
             with self._arithmetic(), drawing(draws, self.game.pass_of(number, spec)):
-                gradient = input_gradient(self._critic, points)
-            total = total + spec.every * spec.value(gradient)
+                gradient = input_gradient(self._logits, points)
+            with self._own_generators():
+                total = total + spec.every * spec.value(gradient)
         return total
 
     def _gradients(self, loss: Tensor, network: FlatNetwork, which: int) -> Sequence[Tensor | None]:
@@ -193,17 +200,43 @@ class AutogradStep:
 
     @contextmanager
     def _randomness(self, index: StepIndex, d_step: int) -> Iterator[None]:
-        """Seeds torch's generator for modules with randomness of their own, and gives the caller's state back.
+        """Around an update: what modules draw for themselves is a function of the seed, and nothing of it is left behind.
 
-        A captured step takes that generator as it is: a replay moves it on, and nothing can seed it in between.
+        A captured step takes torch's generator as it is: a replay moves it on, and nothing can seed it in between.
         """
-        if not self.foreign or isinstance(index.counter, Tensor):
+        if isinstance(index.counter, Tensor) or not (self.foreign or self.own_draws):
             yield
             return
-        devices = [self.game.device] if self.game.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(mix(self.game.seed, index.step, d_step, self.game.world.rank))
-            yield
+        seed = mix(self.game.seed, index.step, d_step, self.game.world.rank)
+        if self.own_draws is None:
+            with seeded(seed, self.game.device):
+                yield
+            return
+        self.own_draws.begin(seed)
+        yield
+        if self.own_draws.replayed:
+            raise RuntimeError(
+                "a network draws random numbers that its backward pass draws again, as activation checkpointing does, and did "
+                "not when data were attached: attach the data again"
+            )
+
+    def find_draws(self, samples: Tensor) -> None:
+        """Plays a step with copies of the networks: where something draws, steps get generators of their own.
+
+        Others share torch's with all threads: networks that draw only at times or in a backward pass, and compiled ones.
+        """
+        self.own_draws, draws = None, OwnDraws()
+        if any(is_compiled(network.module) for network in (self.game.generator, self.game.discriminator)):
+            return
+        try:
+            trial = AutogradStep(self.game.copied())
+            trial.own_draws = draws  # its updates are refused where a backward pass draws
+            with torch.inference_mode(False), torch.enable_grad(), draws:
+                trial(samples.clone(), at(0), len(samples))
+        except Exception as reason:  # that, or a network that cannot be copied, or takes no two rows
+            log.debug("torch's generator is seeded for each update: %s", reason)
+            return
+        self.own_draws = draws if draws.drawn else None
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
         """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""

@@ -23,6 +23,7 @@ from .game import Game, StepIndex, at, mix
 
 log = logging.getLogger("fastgan")
 
+RANDOM = "random"  # in a state: that of torch's generator, where graphs move it on
 WARM_UPS = 2  # before a capture: libraries take their workspaces, and kernels are compiled
 
 
@@ -110,14 +111,14 @@ class Captured(Eager):
 
     def state_dict(self) -> dict[str, Tensor]:
         """The engine's, and the state of torch's generator, which graphs move on where modules have randomness of their own."""
-        random = {"random": torch.cuda.get_rng_state(self.game.device)} if self._moves_generator else {}
+        random = {RANDOM: torch.cuda.get_rng_state(self.game.device)} if self._moves_generator else {}
         return super().state_dict() | random
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Takes over a `state_dict`, in place."""
         super().load_state_dict(state)
-        if self._moves_generator and "random" in state:
-            torch.cuda.set_rng_state(state["random"], self.game.device)
+        if self._moves_generator and RANDOM in state:
+            torch.cuda.set_rng_state(state[RANDOM], self.game.device)
             self._seeded = True
 
     def _graph(self, images: Tensor, step: int, steps: int, rows: int) -> Graph | None:

@@ -30,6 +30,9 @@ class Engine(Protocol):
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:
         """Looks at both networks' ends; returns whether steps will read the logits before a Sigmoid."""
 
+    def find_draws(self, samples: Tensor) -> None:
+        """Sees on samples whether networks draw random numbers of their own in a step."""
+
     def follow_networks(self) -> None:
         """Sees weights and parameters that somebody has changed since the last step."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -17,12 +17,12 @@ ALIGNMENT = 16  # elements: each parameter starts on a cache line
 
 
 def _part(flat: Tensor, offset: int, shape: torch.Size) -> Tensor:
-    """A tensor over a part of a buffer, in a storage of the part's size: what is saved or copied by storages is no more than it.
+    """A tensor over a part of a buffer, in a storage of that size, which is all that saving the tensor saves.
 
     The storage keeps the buffer's memory alive.
     """
     begin, size = offset * flat.element_size(), shape.numel() * flat.element_size()
-    return flat.new_empty(0).set_(flat.untyped_storage()[begin : begin + size], 0, shape)
+    return flat.new_empty(0).set_(flat.untyped_storage()[begin : begin + size]).view(shape)
 
 
 class FlatNetwork:
@@ -101,6 +101,11 @@ class FlatNetwork:
         """A buffer of the weights' size as tensors of the parameters' shapes."""
         places = zip(self.offsets, self.parameters, strict=True)
         return [flat[offset : offset + parameter.numel()].view(parameter.shape) for offset, parameter in places]
+
+    def averages(self) -> dict[int, Tensor]:
+        """The moving averages by their parameters' ids, because a parameter may have several names; {} without an average."""
+        views = self.views(self.ema) if self.ema is not None else []
+        return {id(parameter): view for parameter, view in zip(self.parameters, views, strict=True)} if views else {}
 
     def _adopt(self) -> None:
         # all values are read before one is written: parameters may have changed places
@@ -207,13 +212,20 @@ class FlatNetwork:
         ema = {} if self.ema is None else {"average": self.ema}
         return {"count": self.count, **buffers, **ema}
 
-    def check_state(self, state: dict[str, Tensor]) -> None:
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
         """ValueError where a saved state does not fit."""
-        own = self.state_dict()
-        if own.keys() != state.keys() or any(own[name].shape != state[name].shape for name in own):
-            raise ValueError(f"the saved optimizer state does not fit {type(self.module).__name__} with {self.spec.rule}")
+        own, problem = (
+            self.state_dict(),
+            f"the saved optimizer state does not fit {type(self.module).__name__} with {self.spec.rule}",
+        )
+        if own.keys() != state.keys():
+            raise ValueError(f"{problem}: it has {', '.join(state)}, not {', '.join(own)}")
+        for name, tensor in own.items():
+            if tensor.shape != state[name].shape:
+                there, here = state[name].numel(), tensor.numel()
+                raise ValueError(f"{problem}: its {name} is of {there} numbers, not {here}; other parameters were trained")
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copies a saved state in place, so that views and captured graphs stay valid."""
         self.check_state(state)
         for name, tensor in self.state_dict().items():

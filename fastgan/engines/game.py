@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..ops import sample
 from ..ops.loss import RELATIVISTIC_KINDS
 from ..ops.sample import Draws, Role
+from ..optim import SGD
 from ..penalties import Penalty
 from ..runtime.distributed import World
 from .flat_network import FlatNetwork
@@ -89,6 +91,12 @@ class Game:
     def __post_init__(self) -> None:
         self.device = self.generator.weight.device
         self.dtype = self.generator.weight.dtype
+
+    def copied(self) -> Game:
+        """This game of copies of both networks, in one process, to see what a step does."""
+        networks = copy.deepcopy((self.generator.module, self.discriminator.module))
+        generator, discriminator = (FlatNetwork(network, SGD(0.0)) for network in networks)
+        return replace(self, generator=generator, discriminator=discriminator, world=World())
 
     @contextmanager
     def training_mode(self) -> Iterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from types import NoneType
+from typing import Any
 
 from .specs import DRAGAN, R1, R2, GradientPenalty, Spec, WeightClip, _require
 
@@ -80,16 +82,32 @@ def to_config(specs: Iterable[Spec]) -> list[dict]:
     """Specs as plain data, for a checkpoint.
 
     Args:
-        specs: fastgan's own.
+        specs: fastgan's own, or of one's own.
 
     Returns:
-        For each its type's name and its fields.
+        For each its type's name and its fields; of one's own also the type's module, and of fields that are no plain data the
+        type.
 
     Example:
         >>> to_config(parse("r1:5,clip"))
         [{'type': 'R1', 'gamma': 5.0, 'every': 1}, {'type': 'WeightClip', 'bound': 0.01}]
     """
-    return [{"type": type(spec).__name__, **vars(spec)} for spec in specs]
+    return [_described(spec) for spec in specs]
+
+
+def _described(spec: Spec) -> dict:
+    kind, values = type(spec), {name: _plain(value) for name, value in vars(spec).items()}
+    own = {} if kind is _TYPES.get(kind.__name__) else {"module": kind.__module__}
+    return {"type": kind.__name__, **own, **values}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON has it, or the name of its type."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    return value if isinstance(value, (str, int, float, NoneType)) else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def from_config(config: list[dict]) -> tuple[Spec, ...]:
@@ -101,8 +119,19 @@ def from_config(config: list[dict]) -> tuple[Spec, ...]:
     Returns:
         Equal specs.
 
+    Raises:
+        ValueError: a spec that is not fastgan's own.
+
     Example:
         >>> from_config([{"type": "R1", "gamma": 5.0, "every": 1}])
         (R1(gamma=5.0, every=1),)
     """
-    return tuple(_TYPES[entry["type"]](**{name: value for name, value in entry.items() if name != "type"}) for entry in config)
+    return tuple(_built(**entry) for entry in config)
+
+
+def _built(type: str, module: str | None = None, **values: Any) -> Spec:
+    if module is not None or type not in _TYPES:
+        raise ValueError(
+            f"the checkpoint's penalty is a {type}, which is not fastgan's own: pass penalty= as it was given then"
+        )
+    return _TYPES[type](**values)

@@ -6,19 +6,23 @@ A checkpoint appears whole or not at all: it is written to a dot-folder beside i
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+FILES = (MANIFEST, "config.json", "state.pt")  # and safetensors
+EXTRA = "extra"  # in state.pt: what is in the networks' state dicts and in no safetensors file
 
 
 class CheckpointError(ValueError):
@@ -38,12 +42,12 @@ class Checkpoint:
     """What a checkpoint holds.
 
     Args:
-        weights: state dicts by name ("generator", ...).
+        weights: state dicts by name ("generator", ...); extra states in them are tensors or plain data.
         state: tensors and plain data.
         config: plain data.
     """
 
-    weights: dict[str, dict[str, Tensor]]
+    weights: dict[str, dict[str, Any]]
     state: dict[str, Any]
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -67,16 +71,23 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     Args:
         folder: its place.
         checkpoint: what to write.
+
+    Raises:
+        CheckpointError: something else stands there, or a network has a state that no checkpoint holds; nothing was written.
     """
     folder = Path(folder)
+    _check_replaceable(folder)
+    check_savable(checkpoint.weights)
     partial = folder.parent / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    for name, tensors in checkpoint.weights.items():
-        # copies, because the tensors are views of one buffer, which the format does not hold
-        copies = {key: value.detach().cpu().clone().contiguous() for key, value in tensors.items()}
-        save_file(copies, partial / f"{name}.safetensors")
-    torch.save(checkpoint.state, partial / "state.pt")
+    extra: dict[str, dict[str, Any]] = {}
+    for role, state in checkpoint.weights.items():
+        # copies, because tensors may share memory, which the format does not hold
+        copies = {name: _copied(value) for name, value in state.items()}
+        save_file({n: value for n, value in copies.items() if _is_weight(value)}, partial / f"{role}.safetensors")
+        extra[role] = {name: value for name, value in copies.items() if not _is_weight(value)}
+    torch.save(checkpoint.state | ({EXTRA: extra} if any(extra.values()) else {}), partial / "state.pt")
     (partial / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
     sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
     (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2) + "\n")
@@ -89,6 +100,70 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
     partial.rename(folder)
     _sync(folder.parent)
     shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _check_replaceable(folder: Path) -> None:
+    """CheckpointError for a file, or a folder with anything that is not a checkpoint's: it would be removed."""
+    if not folder.exists():
+        return
+    inside = [file.name for file in folder.iterdir()] if folder.is_dir() else [folder.name]
+    strange = sorted(name for name in inside if name not in FILES and not name.endswith(".safetensors"))
+    if strange or not folder.is_dir():
+        raise CheckpointError(f"{folder} is no checkpoint and was left untouched, it has {strange[0]}: choose another folder")
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether a safetensors file can hold it; an extra state may be anything, and a buffer sparse or complex."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and not (value.is_complex() or value.is_quantized)
+    )
+
+
+def _copied(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    copy = value.detach().cpu().clone()
+    return copy.contiguous() if copy.layout is torch.strided else copy
+
+
+def check_savable(weights: dict[str, dict[str, Any]]) -> None:
+    """Checks that a checkpoint can hold everything in some networks' state dicts, and will be loaded again.
+
+    Args:
+        weights: state dicts by name ("generator", ...).
+
+    Raises:
+        CheckpointError: an extra state or a buffer is neither a tensor nor plain data; the message names its module.
+    """
+    for role, state in weights.items():
+        for name, value in state.items():
+            if not (_is_weight(value) or _survives(_copied(value))):
+                module, _, what = name.rpartition(".")
+                where = f"{role}'s module {module!r}" if module else role
+                raise CheckpointError(
+                    f"no checkpoint holds what the {where} keeps, {what} with a {_stranger(value)} in it: "
+                    "have its get_extra_state return tensors, numbers, texts, and lists and dicts of these"
+                )
+
+
+def _survives(value: Any) -> bool:
+    """Whether a value can be saved, and read without unpickling more than tensors and plain data."""
+    stream = io.BytesIO()
+    try:
+        torch.save(value, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception:  # whatever a value's own way of pickling raises
+        return False
+    return True
+
+
+def _stranger(value: Any) -> str:
+    """The type of what spoils a value, or of the value itself."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+    return next((_stranger(part) for part in inner if not _survives(part)), type(value).__name__)
 
 
 def _sync(path: Path) -> None:
@@ -142,6 +217,8 @@ def load(folder: Path) -> Checkpoint:
     verify(folder)
     weights = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
+    for role, extra in state.pop(EXTRA, {}).items():
+        weights[role] |= extra
     return Checkpoint(weights, state, json.loads((folder / "config.json").read_text()))
 
 
@@ -183,8 +260,8 @@ def latest(root: Path) -> Path | None:
     return None
 
 
-def check_fit(role: str, own: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
-    """Checks that two state dicts have the same names and shapes.
+def check_fit(role: str, own: dict[str, Any], saved: dict[str, Any]) -> None:
+    """Checks that two state dicts have the same names, shapes and dtypes.
 
     Args:
         role: the network's, for the message.
@@ -194,12 +271,23 @@ def check_fit(role: str, own: dict[str, Tensor], saved: dict[str, Tensor]) -> No
     Raises:
         CheckpointError: they have not; the message names the first difference.
     """
-    ours = {name: tuple(tensor.shape) for name, tensor in own.items()}
-    theirs = {name: tuple(tensor.shape) for name, tensor in saved.items()}
-    for name in sorted(ours.keys() | theirs.keys()):
-        there, here = theirs.get(name, "absent"), ours.get(name, "absent")
+    for name, there, here in _differences(own, saved, lambda tensor: tuple(tensor.shape)):
+        raise CheckpointError(f"the checkpoint is of another architecture: {role}'s {name} is {there} there, {here} here")
+    for name, there, here in _differences(own, saved, lambda tensor: tensor.dtype):
+        advice = ' (a trainer with precision="fp64" has networks in float64)' if torch.float64 in (there, here) else ""
+        raise CheckpointError(f"the checkpoint is of another dtype: {role}'s {name} is {there} there, {here} here{advice}")
+
+
+def _differences(own: dict[str, Any], saved: dict[str, Any], look: Callable[[Tensor], Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Names, and what two state dicts have there; of extra states it counts only whether they are there."""
+    for name in sorted(own.keys() | saved.keys()):
+        extra = name.rpartition(".")[2] == "_extra_state"
+        there, here = (
+            "absent" if name not in state else look(state[name]) if isinstance(state[name], Tensor) and not extra else "there"
+            for state in (saved, own)
+        )
         if there != here:
-            raise CheckpointError(f"the checkpoint is of another architecture: {role}'s {name} is {there} there, {here} here")
+            yield name, there, here
 
 
 def sweep(root: Path) -> None:

@@ -17,6 +17,7 @@ from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
 from ..runtime.module_state import modes_kept
+from ..runtime.randomness import drawing_from
 from .setup import check
 
 # what modules raise for inputs of another shape
@@ -139,16 +140,15 @@ def _how_to_arrange(made: tuple[int, ...], given: tuple[int, ...]) -> str:
 
 def ema_weights(network: FlatNetwork) -> dict[str, Tensor]:
     """The weights' moving average by the parameters' names; {} where there is none."""
-    if network.ema is None:
-        return {}
-    names = [name for name, parameter in network.module.named_parameters() if parameter.requires_grad]
-    return dict(zip(names, network.views(network.ema), strict=True))
+    ema = network.averages()
+    named = network.module.named_parameters(remove_duplicate=False)
+    return {name: ema[id(parameter)] for name, parameter in named if id(parameter) in ema}
 
 
 def make_samples(game: Game, n: int, seed: int, weights: dict[str, Tensor]) -> Tensor:
     """What the generator makes of n preview latents, with these weights in place of its own, in the data's shape."""
     latents = preview_latents(game, n, seed)
-    with evaluating(game.generator.module):
+    with evaluating(game.generator.module), drawing_from(seed, game.device, game.generator.module):
         made = generate(game, latents, weights)
     return made.reshape(n, *_final_shape(tuple(made.shape[1:]), game.sample_shape))
 

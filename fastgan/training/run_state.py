@@ -3,25 +3,39 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor
 
 from .. import models, optim, penalties
-from ..engines.cuda_graph import Eager
+from ..engines.cuda_graph import RANDOM, Eager
+from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..penalties import Spec
 from . import checkpoint
 from .checkpoint import Checkpoint, CheckpointError
+from .setup import kind_of
 
-COMPARED = ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "seed", "data")  # what a run is a function of
+# what a run is a function of
+COMPARED = ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "precision", "engine", "seed", "data")
+ASKED = ("engine", "capture", "steps_per_graph")  # as they were asked for; the first checkpoints of format 1 have none of them
+OPTIMIZERS = ("g_optimizer", "d_optimizer")
+PARTS = dict.fromkeys(("generator", "discriminator", *OPTIMIZERS, "step"), Mapping) | {"step_count": int, "skipped": Tensor}
 
 
 def network_states(game: Game) -> dict[str, Any]:
     """Both networks' state dicts, by their roles."""
     return {"generator": game.generator.module.state_dict(), "discriminator": game.discriminator.module.state_dict()}
+
+
+def averaged(network: FlatNetwork) -> dict[str, Any]:
+    """The network's state dict with the moving average in place of the weights that are trained."""
+    network.ensure_views()
+    ema = network.averages()
+    return {name: ema.get(id(value), value) for name, value in network.module.state_dict(keep_vars=True).items()}
 
 
 def progress(game: Game, player: Eager, step_count: int) -> dict[str, Any]:
@@ -36,16 +50,59 @@ def progress(game: Game, player: Eager, step_count: int) -> dict[str, Any]:
     }
 
 
-def check_state(game: Game, state: dict[str, Any]) -> None:
-    """CheckpointError where a state does not fit the networks or the optimizers."""
+def gathered(game: Game, player: Eager, step_count: int, config: dict[str, Any]) -> Checkpoint:
+    """All of it, as a checkpoint has it."""
+    average = {} if game.generator.ema is None else {"average": averaged(game.generator)}
+    return Checkpoint(network_states(game) | average, progress(game, player, step_count), config)
+
+
+def check_form(state: Any) -> None:
+    """TypeError or CheckpointError for anything but what `Trainer.state_dict` returns; the message says what to write."""
+    if isinstance(state, (str, os.PathLike)):
+        raise TypeError(
+            f"load_state_dict takes what state_dict() returned; for a checkpoint write restore({os.fspath(state)!r})"
+        )
+    if not isinstance(state, Mapping):
+        raise TypeError(f"load_state_dict takes what state_dict() returned, got {kind_of(state)}")
+    lacking = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
+    if lacking:
+        raise CheckpointError(
+            f"a dict without {', '.join(lacking)} is no trainer's state: load_state_dict takes what state_dict() returned, and "
+            "one network's weights go into trainer.generator.load_state_dict, or the discriminator's"
+        )
+
+
+def check_networks(game: Game, state: Mapping[str, Any]) -> None:
+    """CheckpointError where a state does not fit the networks; the message names the parameter."""
     for role, network in (("generator", game.generator), ("discriminator", game.discriminator)):
         network.ensure_views()
         checkpoint.check_fit(role, network.module.state_dict(), state[role])
-    for name, network in (("g_optimizer", game.generator), ("d_optimizer", game.discriminator)):
-        network.check_state(state[name])
 
 
-def take_over(game: Game, player: Eager, state: dict[str, Any]) -> int:
+def check_state(game: Game, player: Eager, state: Mapping[str, Any]) -> None:
+    """CheckpointError where a state does not fit the networks, the average, the optimizers or the precision."""
+    check_networks(game, state)
+    saved, own = ("average" in state["g_optimizer"], game.generator.ema is not None)
+    if saved != own:
+        remedy = "with the ema= that it had" if saved else "without ema="
+        raise CheckpointError(
+            f"the saved state has {'an' if saved else 'no'} average of the generator's weights (ema), and this trainer "
+            f"{'has one' if own else 'none'}: create the trainer {remedy}"
+        )
+    for name, network in zip(OPTIMIZERS, (game.generator, game.discriminator), strict=True):
+        try:
+            network.check_state(state[name])
+        except ValueError as reason:
+            raise CheckpointError(f"the saved state is of another {name}: {reason}") from None
+    saved_step, own_step = (names - {RANDOM} for names in (state["step"].keys(), player.state_dict().keys()))
+    if saved_step != own_step:
+        raise CheckpointError(
+            f"the saved state is of another precision: it has {'a' if saved_step else 'no'} loss scale, which fp16 has alone, "
+            f"and this trainer's precision is {game.precision}"
+        )
+
+
+def take_over(game: Game, player: Eager, state: Mapping[str, Any]) -> int:
     """Makes a checked state the game's own, in place; returns its number of steps."""
     game.generator.module.load_state_dict(state["generator"])
     game.discriminator.module.load_state_dict(state["discriminator"])
@@ -74,20 +131,36 @@ def configuration(game: Game, loss: str, specs: Iterable[Spec], data: dict[str, 
     }
 
 
-def check_same_run(folder: str | Path, saved: dict[str, Any], now: dict[str, Any]) -> None:
-    """CheckpointError for a configuration that differs from this trainer's; data may be unknown on one side."""
-    mine = json.loads(json.dumps(now))
-    for name in COMPARED:
-        there, here = saved[name], mine[name]
-        if there != here and not (name == "data" and {} in (there, here)):
-            raise CheckpointError(f"{folder} was trained with another {name}: {there} there, {here} here")
+def check_same_run(folder: str | Path, saved: Checkpoint, game: Game, config: dict[str, Any]) -> None:
+    """CheckpointError for other networks, or a configuration that differs from this one; data may be unknown on one side."""
+    check_networks(game, saved.weights)
+    there, here = _comparable(saved.config), _comparable(json.loads(json.dumps(config)))
+    for name in there:
+        if there[name] != here.get(name, there[name]) and not (name == "data" and {} in (there[name], here[name])):
+            raise CheckpointError(f"{folder} was trained with another {name}: {there[name]} there, {here[name]} here")
 
 
-def arguments(saved: Checkpoint, generator: nn.Module | None, discriminator: nn.Module | None) -> dict[str, Any]:
-    """The arguments of the trainer that wrote a checkpoint, with networks built where none are given and they are fastgan's."""
+def _comparable(config: dict[str, Any]) -> dict[str, Any]:
+    """What is compared of a configuration, by names for messages; classes may have moved to other modules."""
+    named = {name: config[name] for name in COMPARED if name in config}
+    named["penalty"] = [{name: value for name, value in entry.items() if name != "module"} for entry in config["penalty"]]
+    own = {role: description for role, description in config["networks"].items() if len(description) > 1}
+    return named | own
+
+
+def arguments(saved: Checkpoint, generator: Any, discriminator: Any, penalty: Any) -> dict[str, Any]:
+    """The arguments of the trainer that wrote a checkpoint.
+
+    Networks and penalties are built where none are given and they are fastgan's; CheckpointError where they are not.
+    """
     config = saved.config
-    networks = {"generator": generator, "discriminator": discriminator}
-    same: dict[str, Any] = {r: network or models.build(config["networks"][r], r) for r, network in networks.items()}
-    same |= {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
-    same |= {name: optim.from_config(config[name]) for name in ("g_optimizer", "d_optimizer")}
-    return same | {"penalty": penalties.from_config(config["penalty"])}
+    same = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
+    same |= {name: config[name] for name in ASKED if name in config}
+    same |= {name: optim.from_config(config[name]) for name in OPTIMIZERS}
+    try:
+        for role, network in (("generator", generator), ("discriminator", discriminator)):
+            same[role] = models.build(config["networks"][role], role) if network is None else network
+        same["penalty"] = penalties.from_config(config["penalty"]) if penalty is None else penalty
+    except ValueError as reason:
+        raise CheckpointError(str(reason)) from None
+    return same

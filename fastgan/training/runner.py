@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
+from ..data import ImageSet
 from ..engines.autograd import AutogradStep
 from ..engines.closed_form.step import ClosedFormStep, NoClosedForm
 from ..engines.cuda_graph import Captured, Eager
@@ -14,6 +17,8 @@ from ..engines.engine import Engine
 from ..engines.game import Game
 from ..ops import backend
 from ..ops.loss import LOGIT_KINDS
+from ..runtime.randomness import drawing_from
+from . import preview
 
 log = logging.getLogger("fastgan")
 
@@ -27,6 +32,7 @@ class Runner:
 
     def __init__(self, game: Game, asked: str, capture: str, steps_per_graph: int) -> None:
         self.game, self.asked, self.steps_per_graph = game, asked, steps_per_graph
+        self.arguments = {"engine": asked, "capture": capture, "steps_per_graph": steps_per_graph}
         self.captures = capture == "auto" and game.device.type == "cuda" and not backend.triton_problem()
         self.reads_logits = False
         self._rows: tuple[Tensor, Tensor] | None = None
@@ -46,6 +52,20 @@ class Runner:
         self.engine = engine
         self.player = Captured(engine, self.game, self.steps_per_graph) if self.captures else Eager(engine)
 
+    @contextmanager
+    def _apart(self) -> Iterator[None]:
+        """Around passes over the networks that are no part of the run: nothing of them is left behind."""
+        networks = (self.game.generator.module, self.game.discriminator.module)
+        with torch.no_grad(), preview.evaluating(*networks), drawing_from(self.game.seed, self.game.device, *networks):
+            yield
+
+    def try_networks(self, images: ImageSet, rows: int) -> None:
+        """Runs both networks on as many rows as an update has; ValueError where they and the data do not fit each other."""
+        with self._apart():
+            latents, samples, self.game.sample_shape = preview.try_networks(self.game, images, rows)
+            self.look_at(latents, samples)
+        self.engine.find_draws(samples)
+
     def look_at(self, latents: Tensor, samples: Tensor) -> None:
         """Sees how the networks end, and whether they take rows like these, the generator's of a few latents."""
         self._rows = latents, samples
@@ -64,7 +84,9 @@ class Runner:
         log.warning("the autograd engine goes on: %s", reason)
         self._use(AutogradStep(self.game))
         if self._rows:
-            self.look_at(*self._rows)
+            with self._apart():
+                self.look_at(*self._rows)
+            self.engine.find_draws(self._rows[1])
 
     def play(self, images: Tensor, step: int, most: int, rows: int) -> tuple[int, Mapping[str, Tensor]]:
         """Runs at least one step, at most `most`; returns how many and the last one's metrics."""

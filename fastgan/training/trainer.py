@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
 from . import checkpoint, preview, run_state, setup
-from .checkpoint import Checkpoint
 from .fit import Fit, FitOptions
 from .presets import preset
 from .runner import Runner
@@ -153,19 +152,13 @@ class Trainer:
         """
         rows = distributed.local_rows(batch_size, self.world.size)
         images = as_image_set(data)
-        self._try_networks(images, rows)
+        self._runner.try_networks(images, rows)
         self._data, self._rows, self.batch_size = images.to(self.device), rows, batch_size
         now = self._data_config()
         if self._trained_on and self._trained_on != now:
             log.warning("this run was trained on other data or another batch size so far: %s, now %s", self._trained_on, now)
         self._trained_on = now
         return self
-
-    @torch.no_grad()
-    def _try_networks(self, images: ImageSet, rows: int) -> None:
-        with preview.evaluating(self.generator, self.discriminator):
-            latents, fake, self._game.sample_shape = preview.try_networks(self._game, images, rows)
-            self._runner.look_at(latents, fake)
 
     def steps_per_epoch(self) -> int:
         """Steps in which D sees the data once.
@@ -263,6 +256,8 @@ class Trainer:
         check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
         for name, value in (("epochs", epochs), ("steps", steps)):
             check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
+        if out is not None:
+            checkpoint.check_savable(run_state.network_states(self._game))
         epoch_steps = self.steps_per_epoch()
         total = epochs * epoch_steps if epochs is not None else steps
         assert total is not None
@@ -296,7 +291,7 @@ class Trainer:
         Returns:
             Plain data, as checkpoints have it.
         """
-        return run_state.configuration(self._game, self.loss, self.penalties, self._trained_on)
+        return run_state.configuration(self._game, self.loss, self.penalties, self._trained_on) | self._runner.arguments
 
     def _data_config(self) -> dict[str, Any]:
         data = self._attached()
@@ -317,27 +312,32 @@ class Trainer:
             state: what `state_dict` returned.
 
         Raises:
-            CheckpointError: it does not fit the networks.
-            ValueError: it does not fit the optimizers.
+            CheckpointError: it does not fit the networks, the optimizers, the average or the precision.
+            TypeError: a path, or anything else that is no state.
         """
-        run_state.check_state(self._game, state)
+        run_state.check_form(state)
+        run_state.check_state(self._game, self._runner.player, state)
         self.step_count = run_state.take_over(self._game, self._runner.player, state)
         if self._data is None:
             self._game.sample_shape = state.get("sample_shape")
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        # the networks' parts of one buffer, and what engines have read of them, would come back as strangers to each other
+        raise TypeError("a Trainer cannot be pickled or copied: save(folder) it, and Trainer.load(folder, ...) another one")
 
     def save(self, folder: str | Path) -> None:
         """Writes a checkpoint, whole or not at all; of several processes the first one writes.
 
         Args:
             folder: its place; a checkpoint that stands there is replaced.
+
+        Raises:
+            CheckpointError: something else stands there, or a network has an extra state that is no plain data.
         """
         if self.world.rank:
             return
-        weights = run_state.network_states(self._game)
-        if self.ema is not None:
-            weights["average"] = preview.ema_weights(self._game.generator)
-        progress = run_state.progress(self._game, self._runner.player, self.step_count)
-        checkpoint.save(as_path("folder", folder), Checkpoint(weights, progress, self.config()))
+        saved = run_state.gathered(self._game, self._runner.player, self.step_count, self.config())
+        checkpoint.save(as_path("folder", folder), saved)
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -350,8 +350,7 @@ class Trainer:
                 not be the same.
         """
         saved = checkpoint.load(as_path("folder", folder))
-        run_state.check_state(self._game, saved.weights | saved.state)
-        run_state.check_same_run(folder, saved.config, self.config())
+        run_state.check_same_run(folder, saved, self._game, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod
@@ -361,6 +360,7 @@ class Trainer:
         generator: nn.Module | None = None,
         discriminator: nn.Module | None = None,
         *,
+        penalty: Spec | Iterable[Spec] | None = None,
         device: str | torch.device = "auto",
     ) -> Trainer:
         """The trainer of a checkpoint.
@@ -369,17 +369,19 @@ class Trainer:
             folder: a checkpoint, or a run folder for its newest one.
             generator: one like the saved one; must be given where that is not fastgan's own.
             discriminator: the same for the discriminator.
+            penalty: the saved one; must be given where it is of one's own.
             device: auto, cpu, cuda or cuda:N.
 
         Returns:
             A new trainer, as it was when it was saved.
 
         Raises:
-            CheckpointError: none there, a damaged one, or one of another architecture.
-            ValueError: a network is not fastgan's own and none was given.
+            CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
+                not fastgan's own and none was given.
         """
         saved = checkpoint.load(as_path("folder", folder))
-        trainer = cls(**run_state.arguments(saved, generator, discriminator), device=device)
+        trainer = cls(**run_state.arguments(saved, generator, discriminator, penalty), device=device)
+        run_state.check_same_run(folder, saved, trainer._game, trainer.config())
         trainer.load_state_dict({**saved.weights, **saved.state})
         trainer._trained_on = saved.config["data"]
         return trainer

@@ -140,6 +140,9 @@ class ClosedFormStep:
                 raise NoClosedForm(f"the {role} {what} rows of {width} numbers, and is given rows of {rows[0].numel()}")
         return self.sigmoid
 
+    def find_draws(self, samples: Tensor) -> None:
+        """Nothing to find: what it recognises draws by counters."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What the step keeps besides the networks: nothing."""
         return {}
