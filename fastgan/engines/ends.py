@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from ..runtime.input_gradient import as_written
+from ..runtime.second_order import uncompiled
 
 
 class Kind(NamedTuple):
@@ -87,7 +87,7 @@ class End(NamedTuple):
 
         Raises RuntimeError where the pass does not go as it went when data were attached.
         """
-        with as_written(), _Replaced(self.kind, self.calls, instead) as calls:
+        with uncompiled(), _Replaced(self.kind, self.calls, instead) as calls:
             yield
         if calls.count not in (0, self.calls):  # none at all: the network ends so in evaluation mode alone
             name = self.kind.module.__name__.lower()
@@ -114,7 +114,7 @@ def look(network: nn.Module, kind: Kind, rows: Tensor) -> Look:
             if type(part) is kind.module:
                 hook = part.register_forward_hook(lambda module, _, output: outputs.append((module, output)))
                 stack.callback(hook.remove)
-        stack.enter_context(as_written())
+        stack.enter_context(uncompiled())
         calls = stack.enter_context(_Kept(kind))
         result = network(rows)
     if not calls.count or not isinstance(result, Tensor) or not _is_passed_on(network, kind, calls.count, rows):
@@ -133,6 +133,6 @@ def _is_passed_on(network: nn.Module, kind: Kind, number: int, rows: Tensor) -> 
         numbers.append((signs * torch.arange(1000, 1000 + x.numel(), dtype=x.dtype, device=x.device)).view_as(x))
         return numbers[-1].clone()
 
-    with as_written(), _Replaced(kind, number, far_apart):
+    with uncompiled(), _Replaced(kind, number, far_apart):
         result = network(rows)
     return result.numel() == numbers[0].numel() and torch.equal(result.reshape(-1).to(numbers[0]), numbers[0].reshape(-1))

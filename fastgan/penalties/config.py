@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import Any
 
-from .specs import DRAGAN, R1, R2, GradientPenalty, Spec, WeightClip, _require
+from torch import Tensor
+
+from .arguments import describe, require
+from .specs import DRAGAN, R1, R2, GradientPenalty, Spec, WeightClip
 
 _NAMED: dict[str, Callable[..., Spec]] = {
     "gp": lambda weight=10.0, every=1: GradientPenalty(weight, every=every),
@@ -30,11 +34,14 @@ def parse(text: str) -> tuple[Spec, ...]:
 
     Raises:
         ValueError: an unknown name, or an amount that is none.
+        TypeError: no string.
 
     Example:
         >>> parse("gp:10,r1:5:16")
         (GradientPenalty(weight=10.0, target=1.0, one_sided=False, every=1), R1(gamma=5.0, every=16))
     """
+    if not isinstance(text, str):
+        raise TypeError(f'text must be a string such as "gp:10" or "none", got {describe(text)}')
     if text == "none":
         return ()
     specs = []
@@ -67,32 +74,48 @@ def as_specs(penalty: Spec | Iterable[Spec]) -> tuple[Spec, ...]:
         >>> as_specs(R1(5.0)), as_specs([])
         ((R1(gamma=5.0, every=1),), ())
     """
-    specs = (penalty,) if isinstance(penalty, Spec) else tuple(penalty)
+    several = isinstance(penalty, Iterable) and not isinstance(penalty, (Spec, str, dict, Tensor))
+    specs: tuple[Any, ...] = tuple(penalty) if several else (penalty,)  # type: ignore[arg-type]
     for spec in specs:
         if not isinstance(spec, Spec):
-            raise TypeError(f"a penalty must be a spec from fastgan.penalties, got {type(spec).__name__}")
-    _require(sum(isinstance(spec, WeightClip) for spec in specs) <= 1, "weights can be clipped to one bound only")
+            raise TypeError(f"a penalty must be a spec from fastgan.penalties, got {describe(spec)}{_remedy(spec)}")
+    require(sum(isinstance(spec, WeightClip) for spec in specs) <= 1, "weights can be clipped to one bound only")
     return specs
+
+
+def _remedy(penalty: Any) -> str:
+    """What to write in place of something that is no spec."""
+    if isinstance(penalty, str):
+        return f": write penalties.parse({penalty!r})"
+    if penalty is None:
+        return ": write () for none"
+    if isinstance(penalty, type) and issubclass(penalty, Spec):
+        return f": write {penalty.__name__}(), an instance of it"
+    return ", such as penalties.R1(10.0)"
 
 
 _TYPES = {kind.__name__: kind for kind in (GradientPenalty, DRAGAN, R1, R2, WeightClip)}
 
 
-def to_config(specs: Iterable[Spec]) -> list[dict]:
+def to_config(specs: Spec | Iterable[Spec]) -> list[dict]:
     """Specs as plain data, for a checkpoint.
 
     Args:
-        specs: fastgan's own, or of one's own.
+        specs: one or several, fastgan's own or of one's own.
 
     Returns:
         For each its type's name and its fields; of one's own also the type's module, and of fields that are no plain data the
         type.
 
+    Raises:
+        TypeError: something that is no spec.
+        ValueError: two weight clips.
+
     Example:
         >>> to_config(parse("r1:5,clip"))
         [{'type': 'R1', 'gamma': 5.0, 'every': 1}, {'type': 'WeightClip', 'bound': 0.01}]
     """
-    return [_described(spec) for spec in specs]
+    return [_described(spec) for spec in as_specs(specs)]
 
 
 def _described(spec: Spec) -> dict:
@@ -120,18 +143,25 @@ def from_config(config: list[dict]) -> tuple[Spec, ...]:
         Equal specs.
 
     Raises:
-        ValueError: a spec that is not fastgan's own.
+        ValueError: a penalty that is none of fastgan's, or fields that it does not have.
+        TypeError: no list of such entries.
 
     Example:
         >>> from_config([{"type": "R1", "gamma": 5.0, "every": 1}])
         (R1(gamma=5.0, every=1),)
     """
-    return tuple(_built(**entry) for entry in config)
+    if not isinstance(config, (list, tuple)) or not all(isinstance(entry, dict) and "type" in entry for entry in config):
+        raise TypeError(f'config must be what to_config returned, a list such as [{{"type": "R1"}}], got {describe(config)}')
+    return tuple(map(_from_entry, config))
 
 
-def _built(type: str, module: str | None = None, **values: Any) -> Spec:
-    if module is not None or type not in _TYPES:
-        raise ValueError(
-            f"the checkpoint's penalty is a {type}, which is not fastgan's own: pass penalty= as it was given then"
-        )
-    return _TYPES[type](**values)
+def _from_entry(entry: dict) -> Spec:
+    given = {name: value for name, value in entry.items() if name != "type"}
+    kind = None if "module" in entry else _TYPES.get(entry["type"])
+    if kind is None:
+        name = entry["type"]
+        raise ValueError(f"the checkpoint's penalty is a {name}, which is not fastgan's own: pass penalty= as it was given then")
+    known = [field.name for field in dataclasses.fields(kind)]
+    unknown = ", ".join(name for name in given if name not in known)
+    require(not unknown, f"{kind.__name__} has no {unknown}, only {', '.join(known)}")
+    return kind(**given)

@@ -8,27 +8,39 @@ from torch import Tensor
 from ..chain import penalty as closed_form
 from ..ops.reference import wide
 from ..ops.sample import interpolate
-from ..runtime.input_gradient import Critic, Select, input_gradient, under_autocast
-from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty, _require
+from ..runtime.input_gradient import Critic, input_gradient, under_autocast
+from .arguments import (
+    Select,
+    as_alpha,
+    as_select,
+    check_critic,
+    check_generator,
+    check_method,
+    check_pairs,
+    check_rows,
+    require,
+)
+from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty
 
 
 def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
-    _require(method in ("auto", "autograd"), f'method must be "auto" or "autograd", got {method!r}')
+    pick = as_select(select)
     points = under_autocast(critic, points)
     if method == "auto" and select is None and (layers := closed_form.read(critic, points)):
         return closed_form.penalty(layers, points, spec)
-    return spec.value(input_gradient(critic, points, select))
+    return spec.value(input_gradient(critic, points, pick))
 
 
-def _check_rows(name: str, rows: Tensor) -> None:
-    if not isinstance(rows, Tensor) or not rows.is_floating_point():
-        what = rows.dtype if isinstance(rows, Tensor) else type(rows).__name__
-        raise TypeError(f"{name} must be a tensor of floating-point rows, got {what}")
-    _require(rows.dim() > 0 and rows.numel() > 0, f"{name} has no rows, shape {tuple(rows.shape)}")
+def _check(critic: Critic, method: str, **rows: Tensor) -> None:
+    check_critic(critic)
+    check_method(method)
+    for name, tensor in rows.items():
+        check_rows(name, tensor)
 
 
 def _uniforms(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform numbers in [0, 1), fp32 or wider."""
+    check_generator(generator)
     device, dtype = like.device, torch.promote_types(like.dtype, torch.float32)
     if generator is None:  # an overload of its own: the other one keeps torch.compile from shapes that it does not know
         return torch.rand(shape, device=device, dtype=dtype)
@@ -43,7 +55,7 @@ def gradient_penalty(
     weight: float = 10.0,
     target: float = 1.0,
     one_sided: bool = False,
-    alpha: Tensor | None = None,
+    alpha: Tensor | float | None = None,
     generator: torch.Generator | None = None,
     select: Select | None = None,
     method: str = "auto",
@@ -51,23 +63,24 @@ def gradient_penalty(
     """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2.
 
     Args:
-        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        critic: any callable, rows [B, ...] -> logits of every row, [B], [B, ...] or maps flattened to [B * L, ...].
         real: [B, ...], floating point; taken as a constant.
         fake: the same, of the same shape.
         weight: the penalty's factor, >= 0.
         target: the norm that is not penalized, >= 0.
         one_sided: whether only norms above the target are penalized (WGAN-LP).
-        alpha: one weight in [0, 1] per sample, [B]; None to draw them uniformly.
+        alpha: one weight in [0, 1] per sample, [B] or [B, 1, ...], or a number or 0-d tensor for all; None to draw them.
         generator: what draws them; None for torch's own.
-        select: picks the logits out of what the critic returns, where that is not logits alone.
+        select: picks the logits out of what the critic returns, where that is not logits alone: a function, a key such as
+            "logits", or a place such as 0.
         method: "auto" for the closed form where the critic has one, "autograd" for double backward.
 
     Returns:
         0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
 
     Raises:
-        ValueError: shapes that differ, no rows, an amount out of range.
-        TypeError: no floating-point rows, or no logits.
+        ValueError: shapes that differ, no rows, an amount out of range, logits that are not each a row's.
+        TypeError: an argument of another kind, such as integer rows, or no logits.
 
     Example:
         >>> critic = fastgan.mlp.MLP((4, 16, 1), activation="leaky_relu")
@@ -77,17 +90,13 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), torch.ones(8, 4)).item()
         250.0
     """
-    _check_rows("real", real)
-    _check_rows("fake", fake)
-    _require(real.shape == fake.shape, f"real and fake differ in shape: {tuple(real.shape)} and {tuple(fake.shape)}")
-    if alpha is None:
-        alpha = _uniforms(real.shape[:1], real, generator)
-    rows = real.shape[0]
-    one_each = alpha.shape[:1] == (rows,) and alpha.numel() == rows
-    _require(one_each, f"alpha is one weight per sample, [{rows}], got {tuple(alpha.shape)}")
-    between = interpolate(real.detach(), fake.detach(), alpha.detach())
+    _check(critic, method, real=real, fake=fake)
+    check_pairs(real, fake)
+    spec = GradientPenalty(weight, target, one_sided)
+    alpha = _uniforms(real.shape[:1], real, generator) if alpha is None else as_alpha(alpha, real)
+    between = interpolate(real.detach(), fake.detach(), alpha)
     points = between.to(torch.promote_types(real.dtype, fake.dtype))  # alpha is fp32 where rows are half
-    return _penalize(critic, points, GradientPenalty(weight, target, one_sided), method, select)
+    return _penalize(critic, points, spec, method, select)
 
 
 def r1_penalty(
@@ -96,24 +105,25 @@ def r1_penalty(
     """gamma / 2 * mean over rows of |grad D at real|^2.
 
     Args:
-        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        critic: any callable, rows [B, ...] -> logits of every row, [B], [B, ...] or maps flattened to [B * L, ...].
         real: [B, ...], floating point; taken as a constant.
         gamma: twice the penalty's factor, >= 0.
-        select: picks the logits out of what the critic returns, where that is not logits alone.
+        select: picks the logits out of what the critic returns, where that is not logits alone: a function, a key such as
+            "logits", or a place such as 0.
         method: "auto" for the closed form where the critic has one, "autograd" for double backward.
 
     Returns:
         0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
 
     Raises:
-        ValueError: no rows, an amount out of range.
-        TypeError: no floating-point rows, or no logits.
+        ValueError: no rows, an amount out of range, logits that are not each a row's.
+        TypeError: an argument of another kind, such as integer rows, or no logits.
 
     Example:
         >>> r1_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
-    _check_rows("real", real)
+    _check(critic, method, real=real)
     return _penalize(critic, real, R1(gamma), method, select)
 
 
@@ -123,24 +133,25 @@ def r2_penalty(
     """gamma / 2 * mean over rows of |grad D at fake|^2.
 
     Args:
-        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        critic: any callable, rows [B, ...] -> logits of every row, [B], [B, ...] or maps flattened to [B * L, ...].
         fake: [B, ...], floating point; taken as a constant.
         gamma: twice the penalty's factor, >= 0.
-        select: picks the logits out of what the critic returns, where that is not logits alone.
+        select: picks the logits out of what the critic returns, where that is not logits alone: a function, a key such as
+            "logits", or a place such as 0.
         method: "auto" for the closed form where the critic has one, "autograd" for double backward.
 
     Returns:
         0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
 
     Raises:
-        ValueError: no rows, an amount out of range.
-        TypeError: no floating-point rows, or no logits.
+        ValueError: no rows, an amount out of range, logits that are not each a row's.
+        TypeError: an argument of another kind, such as integer rows, or no logits.
 
     Example:
         >>> r2_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
-    _check_rows("fake", fake)
+    _check(critic, method, fake=fake)
     return _penalize(critic, fake, R2(gamma), method, select)
 
 
@@ -159,26 +170,29 @@ def dragan_penalty(
     The std is that of all elements of this process's batch.
 
     Args:
-        critic: any callable, rows [B, ...] -> logits with a row for each sample.
+        critic: any callable, rows [B, ...] -> logits of every row, [B], [B, ...] or maps flattened to [B * L, ...].
         real: [B, ...], floating point; taken as a constant.
         weight: the penalty's factor, >= 0.
         std_scale: the noise's factor, >= 0.
         generator: what draws u; None for torch's own.
-        select: picks the logits out of what the critic returns, where that is not logits alone.
+        select: picks the logits out of what the critic returns, where that is not logits alone: a function, a key such as
+            "logits", or a place such as 0.
         method: "auto" for the closed form where the critic has one, "autograd" for double backward.
 
     Returns:
         0-d, fp32 or wider; differentiable by the critic's parameters, at zero gradient with a derivative of 0, not nan.
 
     Raises:
-        ValueError: no rows, an amount out of range.
-        TypeError: no floating-point rows, or no logits.
+        ValueError: no rows, an amount out of range, logits that are not each a row's.
+        TypeError: an argument of another kind, such as integer rows, or no logits.
 
     Example:
         >>> dragan_penalty(lambda x: 3 * x.sum(1), torch.rand(8, 4)).item()
         250.0
     """
-    _check_rows("real", real)
+    _check(critic, method, real=real)
+    require(real.numel() > 1, "real is one number, which has no std: a batch of more is what DRAGAN needs")
+    spec = DRAGAN(weight, std_scale=std_scale)
     rows = wide(real.detach())
     points = (rows + std_scale * rows.std() * _uniforms(real.shape, real, generator)).to(real.dtype)
-    return _penalize(critic, points, DRAGAN(weight, std_scale=std_scale), method, select)
+    return _penalize(critic, points, spec, method, select)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -11,16 +12,7 @@ from torch import Tensor
 from ..ops import penalty as ops
 from ..ops.sample import Draws, interpolate
 from ..runtime import distributed
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _check_amount(name: str, value: float) -> None:
-    _require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
-
+from .arguments import as_amount, as_count, as_flag, as_number, check_rows, require
 
 RENAMED = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # hooks of fastgan 0.1, and their names since
 
@@ -135,12 +127,33 @@ class Penalty:
         return cls._in_closed_form
 
     def __post_init__(self) -> None:
-        for name in (field.name for field in fields(self)):  # type: ignore[arg-type]  # every penalty is a dataclass
-            value = getattr(self, name)
-            if name == "every":
-                _require(isinstance(value, int) and value >= 1, f"every must be a whole number >= 1, got {value}")
-            elif name != "one_sided":
-                _check_amount(name, value)
+        for field in fields(self):  # type: ignore[arg-type]  # every penalty is a dataclass
+            of_kind = as_count if field.name == "every" else _OF_KIND.get(field.type)
+            if of_kind:
+                object.__setattr__(self, field.name, of_kind(field.name, getattr(self, field.name)))
+
+    def __call__(self, *arguments: Any, **options: Any) -> None:
+        """Refuses to be called as a loss is.
+
+        Args:
+            *arguments: anything.
+            **options: anything.
+
+        Raises:
+            TypeError: always; the message names what a loop calls.
+        """
+        raise TypeError(
+            f"{type(self).__name__} is a spec, which a trainer takes, Trainer(..., penalty={self}): in a loop of your own "
+            "call gradient_penalty(critic, real, fake), r1_penalty(critic, real) or another function of fastgan.penalties"
+        )
+
+
+_OF_KIND: dict[Any, Callable[[str, Any], Any]] = {
+    "float": as_amount,
+    float: as_amount,
+    "bool": as_flag,
+    bool: as_flag,
+}  # by a field's annotation
 
 
 def _defined_at(cls: type, name: str) -> int:
@@ -160,6 +173,7 @@ class GradientPenalty(Penalty):
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: a value of another kind.
 
     Example:
         >>> spec = GradientPenalty(10.0, one_sided=True)
@@ -177,6 +191,7 @@ class GradientPenalty(Penalty):
         return interpolate(real, fake, draws.alpha(real.shape[0], index))
 
     def value(self, gradient: Tensor) -> Tensor:
+        check_rows("gradient", gradient)
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:
@@ -195,6 +210,7 @@ class DRAGAN(Penalty):
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: a value of another kind.
 
     Example:
         >>> DRAGAN(std_scale=1.0)
@@ -211,6 +227,7 @@ class DRAGAN(Penalty):
         return real + self.std_scale * distributed.std(real, distributed.world()) * noise
 
     def value(self, gradient: Tensor) -> Tensor:
+        check_rows("gradient", gradient)
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:
@@ -227,6 +244,7 @@ class R1(Penalty):
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: a value of another kind.
 
     Example:
         >>> R1(2.0, every=16).value(torch.tensor([[3.0, 4.0], [0.0, 1.0]])).item()
@@ -241,6 +259,7 @@ class R1(Penalty):
         return real
 
     def value(self, gradient: Tensor) -> Tensor:
+        check_rows("gradient", gradient)
         return ops.square_penalty(gradient, gamma=self.gamma)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:
@@ -257,6 +276,7 @@ class R2(R1):
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: a value of another kind.
 
     Example:
         >>> R1(1.0).at, R2(1.0).at
@@ -278,6 +298,7 @@ class WeightClip:
 
     Raises:
         ValueError: a bound that is not a finite number > 0.
+        TypeError: a bound that is no number.
 
     Example:
         >>> WeightClip(0.01)
@@ -287,7 +308,9 @@ class WeightClip:
     bound: float = 0.01
 
     def __post_init__(self) -> None:
-        _require(math.isfinite(self.bound) and self.bound > 0, f"bound must be a finite number > 0, got {self.bound}")
+        bound = as_number("bound", self.bound)
+        require(math.isfinite(bound) and bound > 0, f"bound must be a finite number > 0, got {bound}")
+        object.__setattr__(self, "bound", bound)
 
 
 Spec = Penalty | WeightClip
