@@ -24,7 +24,7 @@ _AS_ROWS = {
 
 
 def require(condition: bool, message: str) -> None:
-    """ValueError unless the condition holds."""
+    """ValueError unless the condition holds; where calls are frequent an `if` stands in its place, which writes no message."""
     if not condition:
         raise ValueError(message)
 
@@ -53,16 +53,20 @@ def as_number(name: str, value: Any) -> float:
 def as_amount(name: str, value: Any) -> float:
     """A finite number >= 0."""
     value = as_number(name, value)
-    require(math.isfinite(value) and value >= 0, f"{name} must be a finite number >= 0, got {value}")
+    if not (math.isfinite(value) and value >= 0):
+        raise ValueError(f"{name} must be a finite number >= 0, got {value}")
     return value
 
 
 def as_count(name: str, value: Any) -> int:
     """A whole number >= 1."""
+    if type(value) is int and value >= 1:
+        return value
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} must be a whole number >= 1, got {describe(value)}")
-    require(isinstance(value, Integral) and int(value) >= 1, f"{name} must be a whole number >= 1, got {value}")
-    return int(value)  # type: ignore[call-overload]
+    if not isinstance(value, Integral) or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number >= 1, got {value}")
+    return int(value)
 
 
 def as_flag(name: str, value: Any) -> bool:
@@ -82,15 +86,21 @@ def check_critic(critic: Any) -> None:
     raise TypeError(f"critic must be a module or another function, rows -> logits{hint}; got {describe(critic)}")
 
 
-def check_rows(name: str, rows: Any) -> None:
-    """TypeError for what is no tensor of floating-point rows, ValueError where there are none."""
+def check_tensor(name: str, rows: Any) -> None:
+    """TypeError for what is no tensor."""
     if not isinstance(rows, Tensor):
         hint = _AS_ROWS.get(type(rows).__name__, "the critic comes first, and rows after it").format(name)
         raise TypeError(f"{name} must be a tensor of floating-point rows, [B, ...], got {describe(rows)}: {hint}")
+
+
+def check_rows(name: str, rows: Any) -> None:
+    """TypeError for what is no tensor of floating-point rows, ValueError where there are none."""
+    check_tensor(name, rows)
     if not rows.is_floating_point():
         hint = f"scale it as the critic's images are, for example {name}.float() / 127.5 - 1"
         raise TypeError(f"{name} must be a tensor of floating-point rows, got {rows.dtype}: {hint}")
-    require(rows.dim() > 0 and rows.numel() > 0, f"{name} has no rows, shape {tuple(rows.shape)}")
+    if rows.dim() == 0 or rows.numel() == 0:
+        raise ValueError(f"{name} has no rows, shape {tuple(rows.shape)}")
 
 
 def check_pairs(real: Tensor, fake: Tensor) -> None:
@@ -100,7 +110,8 @@ def check_pairs(real: Tensor, fake: Tensor) -> None:
         if real.shape[0] == fake.shape[0] and real.numel() == fake.numel():
             hint = "where both hold the same numbers in the same order, write fake.view_as(real)"
         raise ValueError(f"real and fake differ in shape, {tuple(real.shape)} and {tuple(fake.shape)}: {hint}")
-    require(real.device == fake.device, f"real is on {real.device} and fake on {fake.device}: write fake.to(real.device)")
+    if real.device != fake.device:
+        raise ValueError(f"real is on {real.device} and fake on {fake.device}: write fake.to(real.device)")
 
 
 def as_alpha(alpha: Any, real: Tensor) -> Tensor:

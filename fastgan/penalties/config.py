@@ -160,7 +160,9 @@ def _from_entry(entry: dict) -> Spec:
     kind = None if "module" in entry else _TYPES.get(entry["type"])
     if kind is None:
         name = entry["type"]
-        raise ValueError(f"the checkpoint's penalty is a {name}, which is not fastgan's own: pass penalty= as it was given then")
+        raise ValueError(
+            f"the checkpoint's penalty is a {name}, which is not fastgan's own: pass penalty= as it was given then"
+        )
     known = [field.name for field in dataclasses.fields(kind)]
     unknown = ", ".join(name for name in given if name not in known)
     require(not unknown, f"{kind.__name__} has no {unknown}, only {', '.join(known)}")

@@ -31,11 +31,10 @@ def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select
     return spec.value(input_gradient(critic, points, pick))
 
 
-def _check(critic: Critic, method: str, **rows: Tensor) -> None:
+def _check(critic: Critic, method: str, name: str, rows: Tensor) -> None:
     check_critic(critic)
     check_method(method)
-    for name, tensor in rows.items():
-        check_rows(name, tensor)
+    check_rows(name, rows)
 
 
 def _uniforms(shape: torch.Size, like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -90,7 +89,8 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), torch.ones(8, 4)).item()
         250.0
     """
-    _check(critic, method, real=real, fake=fake)
+    _check(critic, method, "real", real)
+    check_rows("fake", fake)
     check_pairs(real, fake)
     spec = GradientPenalty(weight, target, one_sided)
     alpha = _uniforms(real.shape[:1], real, generator) if alpha is None else as_alpha(alpha, real)
@@ -123,7 +123,7 @@ def r1_penalty(
         >>> r1_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
-    _check(critic, method, real=real)
+    _check(critic, method, "real", real)
     return _penalize(critic, real, R1(gamma), method, select)
 
 
@@ -151,7 +151,7 @@ def r2_penalty(
         >>> r2_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
-    _check(critic, method, fake=fake)
+    _check(critic, method, "fake", fake)
     return _penalize(critic, fake, R2(gamma), method, select)
 
 
@@ -190,7 +190,7 @@ def dragan_penalty(
         >>> dragan_penalty(lambda x: 3 * x.sum(1), torch.rand(8, 4)).item()
         250.0
     """
-    _check(critic, method, real=real)
+    _check(critic, method, "real", real)
     require(real.numel() > 1, "real is one number, which has no std: a batch of more is what DRAGAN needs")
     spec = DRAGAN(weight, std_scale=std_scale)
     rows = wide(real.detach())

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..ops import penalty as ops
 from ..ops.sample import Draws, interpolate
 from ..runtime import distributed
-from .arguments import as_amount, as_count, as_flag, as_number, check_rows, require
+from .arguments import as_amount, as_count, as_flag, as_number, check_tensor, require
 
 RENAMED = {"push": "penalty_gradient", "has_push": "has_penalty_gradient"}  # hooks of fastgan 0.1, and their names since
 
@@ -129,8 +129,9 @@ class Penalty:
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # every penalty is a dataclass
             of_kind = as_count if field.name == "every" else _OF_KIND.get(field.type)
-            if of_kind:
-                object.__setattr__(self, field.name, of_kind(field.name, getattr(self, field.name)))
+            value = getattr(self, field.name)
+            if of_kind and (plain := of_kind(field.name, value)) is not value:
+                object.__setattr__(self, field.name, plain)
 
     def __call__(self, *arguments: Any, **options: Any) -> None:
         """Refuses to be called as a loss is.
@@ -191,7 +192,7 @@ class GradientPenalty(Penalty):
         return interpolate(real, fake, draws.alpha(real.shape[0], index))
 
     def value(self, gradient: Tensor) -> Tensor:
-        check_rows("gradient", gradient)
+        check_tensor("gradient", gradient)
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target, one_sided=self.one_sided)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:
@@ -227,7 +228,7 @@ class DRAGAN(Penalty):
         return real + self.std_scale * distributed.std(real, distributed.world()) * noise
 
     def value(self, gradient: Tensor) -> Tensor:
-        check_rows("gradient", gradient)
+        check_tensor("gradient", gradient)
         return ops.norm_penalty(gradient, weight=self.weight, target=self.target)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:
@@ -259,7 +260,7 @@ class R1(Penalty):
         return real
 
     def value(self, gradient: Tensor) -> Tensor:
-        check_rows("gradient", gradient)
+        check_tensor("gradient", gradient)
         return ops.square_penalty(gradient, gamma=self.gamma)
 
     def form(self, times: float = 1.0) -> ops.PenaltyForm:

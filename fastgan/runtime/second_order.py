@@ -6,8 +6,8 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from functools import partial
+from types import CellType
 from typing import Any
 from weakref import WeakSet
 
@@ -44,9 +44,9 @@ class _Shared:
 
 
 def _force_eager() -> Callable[[], object]:
-    stance = ExitStack()
-    stance.enter_context(torch.compiler.set_stance("force_eager"))
-    return stance.close
+    stance = torch.compiler.set_stance("force_eager")
+    stance.__enter__()
+    return lambda: stance.__exit__(None, None, None)
 
 
 def _choose_math() -> Callable[[], object]:
@@ -71,9 +71,22 @@ def uncompiled() -> AbstractContextManager[None]:
     return as_written if "torch._dynamo" in sys.modules else nullcontext()
 
 
+def _modules(critic: Any) -> Iterator[nn.Module]:
+    """The modules that can be seen of a critic: itself, a method's own, those that a function was written around."""
+    while isinstance(critic, partial):
+        critic = critic.func
+    held = [cell.cell_contents for cell in getattr(critic, "__closure__", None) or () if cell != _EMPTY]
+    for part in (critic, getattr(critic, "__self__", None), *held):
+        if isinstance(part, nn.Module):
+            yield part
+
+
+_EMPTY = CellType()
+
+
 def has_rnn(critic: Any) -> bool:
-    """Whether a critic is a module with recurrent layers in it; of a function nobody can tell."""
-    return isinstance(critic, nn.Module) and any(isinstance(module, nn.RNNBase) for module in critic.modules())
+    """Whether recurrent layers can be seen in a critic."""
+    return any(isinstance(part, nn.RNNBase) for module in _modules(critic) for part in module.modules())
 
 
 _ATTENTION_REMEDY = "leave the kernel to scaled_dot_product_attention, which runs torch's math kernel under a penalty"
@@ -90,8 +103,10 @@ def examine(critic: Any, logits: Tensor) -> None:
 
     RuntimeError for a kernel without a second derivative: autograd would tell of it in the user's backward.
     """
-    key = critic if isinstance(critic, nn.Module) else _code(critic)
-    examined = _examined[bool(getattr(critic, "training", False))]
+    module = next(_modules(critic), None)
+    # a function may be written anew in each step of a loop: its code stays
+    key = getattr(critic, "__code__", type(critic)) if module is None else module
+    examined = _examined[module is not None and module.training]
     if key in examined:
         return
     mixes_rows = False
@@ -106,15 +121,8 @@ def examine(critic: Any, logits: Tensor) -> None:
         log.warning(
             "%s has batch norm in training mode, which mixes rows: under a penalty no row's gradient is its own; "
             "take layer, instance or group norm, or put the batch norm into eval mode",
-            type(critic).__name__ if isinstance(critic, nn.Module) else "the critic",
+            "the critic" if module is None else type(module).__name__,
         )
-
-
-def _code(critic: Any) -> Any:
-    """What stays the same of a function that is written anew in each step of a loop."""
-    while isinstance(critic, partial):
-        critic = critic.func
-    return critic if isinstance(critic, nn.Module) else getattr(critic, "__code__", type(critic))
 
 
 def _mixes_rows(node: Any) -> bool:
