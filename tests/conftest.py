@@ -131,7 +131,11 @@ def run_two_processes() -> Callable[..., list[Any]]:
         shared |= environment or {}
         command = [sys.executable, str(folder / "run.py"), str(folder)]
         both = [subprocess.Popen(command, env=shared | {"RANK": str(rank)}) for rank in range(2)]
-        assert [process.wait(timeout=240) for process in both] == [0, 0]
+        try:
+            assert [process.wait(timeout=240) for process in both] == [0, 0]
+        finally:
+            for process in both:  # one may wait for the other in vain
+                process.kill()
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
     return run

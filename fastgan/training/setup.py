@@ -134,7 +134,7 @@ def clip_bound(specs: Iterable[Spec]) -> float:
 
 
 def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterable[Spec], **options: Any) -> Game:
-    """The game of two networks, whose weights and buffers are then those of the first process."""
+    """The game of two networks, whose weights, averages and buffers are then those of the first process."""
     game = Game(
         generator=generator,
         discriminator=discriminator,
@@ -143,6 +143,8 @@ def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterabl
         **options,
     )
     for network in (game.generator, game.discriminator):
-        for tensor in (network.weight, *network.module.buffers()):
+        average = () if network.ema is None else (network.ema,)
+        frozen = [parameter.detach() for parameter in network.module.parameters() if not parameter.requires_grad]
+        for tensor in (network.weight, *average, *frozen, *network.module.buffers()):
             distributed.broadcast_(tensor, game.world.size)
     return game
