@@ -22,6 +22,22 @@ from filelock import FileLock
 from fastgan.ops import backend
 
 LONGEST = ("test_interpreter.py", "test_cubins.py")  # minutes each
+ROOT = Path(__file__).resolve().parent.parent
+
+# each has a function on_rank(folder, world), which runs on two processes that all of them share
+ON_RANKS = ("tests.contexts.test_processes", "tests.runtime.test_distributed", "tests.training.test_processes")
+SCRIPT_OF_RANKS = f"""
+import importlib, sys, torch
+from pathlib import Path
+from fastgan.runtime import distributed
+with distributed.process_group("cpu") as world:
+    found = {{}}
+    for name in {ON_RANKS}:
+        folder = Path(sys.argv[1]) / name
+        folder.mkdir(exist_ok=True)
+        found[name] = importlib.import_module(name).on_rank(folder, world)
+    torch.save(found, f"{{sys.argv[1]}}/{{world.rank}}.pt")
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +155,17 @@ def run_two_processes() -> Callable[..., list[Any]]:
         return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
     return run
+
+
+@pytest.fixture(scope="session")
+def folder_of_ranks(make_once: Callable[..., Path], run_two_processes: Callable[..., list[Any]]) -> Path:
+    """Where two processes have run what ON_RANKS names: a folder for each module, and RANK.pt with what was returned."""
+    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return make_once("ranks", lambda folder: run_two_processes(folder, SCRIPT_OF_RANKS, {"PYTHONPATH": path}))
+
+
+@pytest.fixture(scope="module")
+def ranks(folder_of_ranks: Path, request: pytest.FixtureRequest) -> list[Any]:
+    """What the test module's on_rank returned on each of two processes."""
+    name = ".".join(request.path.relative_to(ROOT).with_suffix("").parts)
+    return [torch.load(folder_of_ranks / f"{rank}.pt", weights_only=True)[name] for rank in range(2)]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
+from fastgan.runtime.distributed import World
 from tests.contexts.operators import OPERATORS, Operator, critic_of, half, plain, plain_game
 
 pytestmark = pytest.mark.slow
 
-SCRIPT = """
-import sys, torch
-from torch.nn.parallel import DistributedDataParallel
-from fastgan.runtime import distributed
-from operators import OPERATORS, critic_of, half, plain_game, rows
-with distributed.process_group("cpu") as world:
+
+def on_rank(folder: Path, world: World) -> dict[str, list[Tensor]]:
+    """The gradients that a process ends with, for every operator."""
     found = {}
     for name, operator in OPERATORS.items():
         critic = critic_of(operator)
@@ -27,16 +25,7 @@ with distributed.process_group("cpu") as world:
             critic.zero_grad()
             (operator.fastgan(of, *half(world.rank)) + plain_game(wrapped, *half(world.rank))).backward()
             found[f"{name}, {way}"] = [p.grad.clone() for p in critic.parameters()]
-    torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
-"""
-
-
-@pytest.fixture(scope="module")
-def ranks(make_once: Callable[..., Path], run_two_processes: Callable[..., list]) -> list[dict]:
-    """The gradients that each of two processes ends with, for every operator."""
-    operators = Path(__file__).with_name("operators.py")
-    folder = make_once("gradients_of_ranks", lambda folder: run_two_processes(folder, SCRIPT, operators=operators))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return found
 
 
 def expected(operator: Operator) -> list[Tensor]:

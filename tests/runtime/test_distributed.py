@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,6 @@ from fastgan.runtime.distributed import World
 from fastgan.training.presets import PRESETS
 
 pytestmark = pytest.mark.slow
-
-SCRIPT = """
-import sys, torch
-from fastgan.runtime import distributed
-from tests_game import GAMES, collectives, draws_of_modules, played
-with distributed.process_group("cpu") as world:
-    found = {name: played(name, world.rank) for name in GAMES}
-    found["collectives"] = collectives(world, sys.argv[1])
-    found["draws of modules"] = draws_of_modules()
-    torch.save(found, f"{sys.argv[1]}/{world.rank}.pt")
-"""
 
 ROWS, STEPS = 8, 3
 DATA = torch.linspace(-1, 1, 120).sin().view(30, 4)
@@ -162,14 +150,20 @@ def draws_of_modules() -> dict[str, list[Tensor]]:
     return {"generator": networks[0].drawn, "critic": networks[1].drawn, "after": [torch.rand(3)]}
 
 
-def collectives(world: World, folder: str) -> dict[str, Any]:
+def on_rank(folder: Path, world: World) -> dict[str, Any]:
+    """What a process finds; it begins with weights and buffers of its own."""
+    found = {name: played(name, world.rank) for name in GAMES}
+    return found | {"collectives": collectives(folder, world), "draws of modules": draws_of_modules()}
+
+
+def collectives(folder: Path, world: World) -> dict[str, Any]:
     """What every collective operation returns."""
     own = torch.arange(4.0) + 10 * world.rank
     rows = own.view(2, 2).clone().requires_grad_()
     everyones = distributed.all_rows(rows, world)
     (everyones * torch.arange(8.0).view(4, 2)).sum().backward()
     with distributed.first_process_first():
-        first = Path(folder) / "first"
+        first = folder / "first"
         came_first = not first.exists()
         first.touch()
     return {
@@ -191,13 +185,6 @@ def flat(value: Any, prefix: str = "") -> dict[str, Tensor]:
     if not isinstance(value, dict):
         return {prefix: torch.as_tensor(value)}
     return {name: tensor for key, inner in value.items() for name, tensor in flat(inner, f"{prefix}/{key}").items()}
-
-
-@pytest.fixture(scope="module")
-def ranks(make_once: Callable[..., Path], run_two_processes: Callable[..., list]) -> list[dict]:
-    """What each of two processes ends with, for every game."""
-    folder = make_once("games_of_ranks", lambda folder: run_two_processes(folder, SCRIPT, tests_game=Path(__file__)))
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
 @pytest.mark.parametrize("name", [name for name in GAMES if name != "fp16"])
