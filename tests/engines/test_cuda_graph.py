@@ -20,6 +20,7 @@ from fastgan import Trainer, optim, penalties
 from fastgan.engines import cuda_graph
 from fastgan.engines.cuda_graph import Captured
 from fastgan.mlp import MLP
+from fastgan.runtime.distributed import World
 
 ROWS = 8
 
@@ -156,6 +157,95 @@ def test_another_batch_size_or_data_set_is_captured_again(monkeypatch: pytest.Mo
     twin, _ = trained(monkeypatch, False, [4])
     twin.attach(data().flip(0), 4).step(4)
     assert torch.equal(trainer._game.generator.weight, twin._game.generator.weight)
+
+
+def pixels() -> Tensor:
+    return torch.arange(80, dtype=torch.uint8).mul(3).view(20, 4)
+
+
+OTHERS: dict[str, Callable[[Tensor], tuple[Tensor, int]]] = {
+    "another address": lambda images: (images.flip(0), ROWS),
+    "fewer images at the same address": lambda images: (images[:9], ROWS),
+    "another dtype at the same address": lambda images: (images.view(torch.int8), ROWS),
+    "other rows": lambda images: (images, 4),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_graph_is_of_one_data_set_and_batch_size(other: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Back and forth between two of them, each step is the eager one."""
+    weights = []
+    for captured in (False, True):
+        trainer, _ = trained(monkeypatch, captured, [], engine="autograd")
+        player, images, step = trainer._runner.player, pixels(), 0
+        for given, rows in 2 * [(images, ROWS), other(images)]:
+            for _ in range(4 // player.stride):
+                step += player.play(given, step, 4 if captured else 1, rows)[0]
+        weights.append(trainer._game.generator.weight)
+        if captured:
+            assert len(player.graphs) == 2
+    assert step == 16 and torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("every", "d_steps", "count"),
+    [((4,), 2, 2), ((3,), 2, 3), ((2, 3), 1, 6), ((), 2, 1)],
+    ids=str,
+)
+def test_there_are_as_many_graphs_as_arrangements(
+    every: tuple, d_steps: int, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the penalties that are due in a step's updates; and each step has those of its own."""
+    lazy = [penalties.R1(1.0 + k, every=k) for k in every]
+    weights = []
+    for captured in (False, True):
+        trainer, _ = trained(monkeypatch, captured, [1] * 7, penalty=lazy, d_steps=d_steps, engine="autograd")
+        weights.append(trainer._game.discriminator.weight)
+    assert len(trainer._runner.player.graphs) == count
+    assert torch.equal(*weights)
+
+
+def test_metrics_stay_what_they_were_when_the_next_steps_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(monkeypatch, True, [4])
+    metrics = trainer.step(4)
+    before = {name: float(value) for name, value in metrics.items()}
+    assert {name: float(value) for name, value in trainer.step(4).items()} != before
+    assert {name: float(value) for name, value in metrics.items()} == before
+
+
+def test_graphs_of_one_step_and_of_several_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, _ = trained(monkeypatch, True, [1, 4, 1, 4, 3, 8])
+    assert len(trainer._runner.player.graphs) == 2 and trainer.step_count == 21
+    whole, _ = trained(monkeypatch, False, [21])
+    assert torch.equal(trainer._game.generator.weight, whole._game.generator.weight)
+
+
+def test_modules_that_draw_are_seeded_once_by_step_and_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph moves torch's generator on by itself; a state that was loaded is not seeded over."""
+    seeds: list[int] = []
+    monkeypatch.setattr(torch.cuda, "device", lambda *_: nullcontext())
+    monkeypatch.setattr(torch.cuda, "manual_seed", seeds.append)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device: torch.tensor([5], dtype=torch.uint8))
+    states: list[Tensor] = []
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device: states.append(state))
+
+    def player(seed: int, rank: int = 0) -> Captured:
+        trainer, _ = trained(monkeypatch, True, [], seed=seed)
+        trainer._game.world = World(rank, 2)
+        trainer._runner.player._moves_generator = True
+        return trainer._runner.player
+
+    for seed, rank, step in [(0, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0)]:
+        of = player(seed, rank)
+        for _ in range(2):
+            of._seed(step)
+    assert len(seeds) == len(set(seeds)) == 4
+    of = player(0)
+    assert of.state_dict()["random"].tolist() == [5]
+    of.load_state_dict({"random": torch.tensor([7], dtype=torch.uint8)})
+    of._seed(0)
+    assert len(seeds) == 4 and [state.tolist() for state in states] == [[7]]
+    assert "random" not in trained(monkeypatch, True, [])[0]._runner.player.state_dict()
 
 
 def test_graphs_of_buffers_that_are_gone_are_not_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
