@@ -134,6 +134,20 @@ def test_a_seed_makes_the_same_weights_wherever_torchs_generator_stands(network:
     assert equal(first, drawn)
 
 
+def test_initial_weights_have_known_answers() -> None:
+    """By Python's own integers; they may never change."""
+    generator, critic = Generator(2, image_size=3, seed=5), Discriminator(image_size=3, seed=5)
+    known = [
+        (generator.main.layers[0], [0.1864714, -0.3058231]),
+        (critic.main.layers[0], [-0.4405531, -0.3532418, -0.1844173]),
+        (generator.main.layers[3], [0.0219374, -0.0158377, 0.0218521]),
+        (critic.main.layers[3], [0.0646548, 0.0203846, -0.0292663]),
+    ]
+    for layer, expected in known:
+        torch.testing.assert_close(layer.weight[0, : len(expected)], torch.tensor(expected), rtol=0, atol=1e-6)
+        assert not layer.bias.any()
+
+
 @pytest.mark.parametrize("network", [Generator, Discriminator])
 def test_without_a_seed_torchs_generator_governs(network: type[Network]) -> None:
     torch.manual_seed(1)

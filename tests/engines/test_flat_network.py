@@ -181,6 +181,24 @@ def test_a_weight_with_a_bad_gradient_keeps_its_value() -> None:
     assert flat.weight.isfinite().all()
 
 
+@pytest.mark.parametrize("read_each_time", [True, False])
+def test_withheld_updates_and_weights_left_alone_are_counted(read_each_time: bool) -> None:
+    """A number per update, or as an engine gives it: numbers to be checked."""
+    flat, counted = flat_network(SGD(0.1)), 0
+    for step in range(300):
+        given = gradients(flat)
+        given[0].view(-1)[: step % 3] = torch.nan
+        withhold = torch.tensor([0.0, torch.inf if step % 5 == 0 else 1.0])
+        flat.collect(given)
+        flat.record_update(withhold, flat.update(withhold, torch.tensor(step)))
+        counted += step % 3 + (step % 5 == 0)
+        assert not read_each_time or flat.skipped == counted
+    assert flat.skipped == flat.skipped == counted
+    flat.record_update(torch.tensor([torch.inf]), torch.zeros(2))
+    flat.discard_records()
+    assert flat.skipped == counted
+
+
 def test_clipping_bounds_every_weight_after_each_update() -> None:
     flat, free = flat_network(SGD(0.1), clip=0.05), flat_network(SGD(0.1))
     free.weight.copy_(flat.weight)

@@ -142,6 +142,9 @@ def test_a_gradient_that_is_not_finite_stays_out(rule: str, options: dict, dtype
     for now, then, expected in zip(run.everything()[: 1 + len(run.state)], before, clean.everything(), strict=False):
         assert torch.equal(now[bad], then[bad])
         assert torch.equal(now[good], expected[good])
+    # the first step left the average at the weights, and a weight that stays keeps its average
+    assert run.ema is not None and torch.equal(run.ema[bad], run.weight[bad])
+    assert torch.equal(run.ema[good], clean.ema[good])
     assert totals[1] == 3
     torch.testing.assert_close(totals[0].double(), second[good].double().square().sum(), rtol=1e-6, atol=0)
     assert all(tensor.isfinite().all() for tensor in run.everything())
