@@ -1,0 +1,126 @@
+"""What a run reports: whole files, what is cut at a resume, and rates by the clock of the steps alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastgan import Trainer
+from fastgan.mlp import MLP
+from fastgan.training import fit
+from fastgan.training.report import RunFolder
+
+DATA = torch.linspace(-1, 1, 42).view(21, 2)
+
+
+def trainer(**options: Any) -> Trainer:
+    torch.manual_seed(0)
+    return Trainer(MLP((3, 4, 2)), MLP((2, 4, 1)), **dict(seed=0, device="cpu") | options)
+
+
+def test_a_json_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, write = RunFolder(tmp_path), Path.write_text
+    folder.write_json("config.json", {"steps": 1})
+
+    def torn(path: Path, text: str, **options: Any) -> int:
+        write(path, text[: len(text) // 2], **options)
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", torn)
+    with pytest.raises(OSError, match="no space"):
+        folder.write_json("config.json", {"steps": 2})
+    monkeypatch.undo()
+    assert folder.read_config() == {"steps": 1}
+    folder.write_json("config.json", {"steps": 3})
+    assert folder.read_config() == {"steps": 3} and [path.name for path in tmp_path.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("step", [-1, 0, 4, 6, 9])
+def test_what_comes_after_a_step_is_forgotten(step: int, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    for number in range(0, 8, 2):
+        folder.append_metrics({"step": number})
+        (folder.samples / f"step_{number:08d}.png").touch()
+    with folder.metrics.open("a") as stream:
+        stream.write('{"step": 8')
+    folder.cut_after(step)
+    kept = [number for number in range(0, 8, 2) if number <= step]
+    assert [row["step"] for row in folder.read_metrics()] == kept
+    assert sorted(path.name for path in folder.samples.iterdir()) == [f"step_{number:08d}.png" for number in kept]
+    assert folder.metrics.read_text().count("\n") == len(kept)
+
+
+@pytest.mark.parametrize(("d_steps", "batch_size"), [(1, 8), (3, 8), (2, 5)])
+def test_images_per_second_are_those_that_the_discriminator_saw(
+    d_steps: int, batch_size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over the steps since the row before, by a clock that goes on by two seconds for each of them and for each pause."""
+    run = trainer(d_steps=d_steps)
+    ticks = {"now": 100.0}
+    step, save = run.step, run.save
+
+    def stepping(n: int = 1) -> Any:
+        ticks["now"] += 2.0 * n
+        return step(n)
+
+    def saving(folder: Path) -> None:
+        ticks["now"] += 1000.0  # off the clock
+        save(folder)
+
+    monkeypatch.setattr(run, "step", stepping)
+    monkeypatch.setattr(run, "save", saving)
+    monkeypatch.setattr("time.perf_counter", lambda: ticks["now"])
+    options = dict(log_every=3, sample_every=0, checkpoint_every=2, progress=False)
+    summary = run.fit(DATA, steps=7, batch_size=batch_size, out=tmp_path / "run", **options)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [row["step"] for row in rows] == [3, 6, 7]
+    assert [row["images_per_second"] for row in rows] == pytest.approx([d_steps * batch_size / 2.0] * 3)
+    assert [row["seconds"] for row in rows] == pytest.approx([6.0, 12.0, 14.0])
+    epoch = -(-21 // (d_steps * batch_size))
+    assert [row["epoch"] for row in rows] == pytest.approx([step / epoch for step in (3, 6, 7)])
+    assert summary["seconds"] == pytest.approx(14.0) and summary["epochs"] == pytest.approx(7 / epoch)
+    assert summary["images_per_second"] == pytest.approx(d_steps * batch_size / 2.0)
+
+
+@pytest.mark.parametrize(
+    ("d_steps", "batch_size", "steps"), [(1, 7, 3), (1, 8, 3), (2, 5, 3), (3, 7, 1), (5, 8, 1), (1, 1, 21)]
+)
+def test_an_epoch_is_once_through_the_data(d_steps: int, batch_size: int, steps: int) -> None:
+    run = trainer(d_steps=d_steps).attach(DATA, batch_size)
+    assert run.steps_per_epoch() == steps
+    assert run.prepare(epochs=4).options.steps == 4 * steps
+
+
+def test_a_run_without_a_folder_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    summary = trainer().fit(DATA, steps=3, batch_size=7, log_every=1, sample_every=1, checkpoint_every=1, progress=False)
+    assert summary["steps"] == 3 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "due"),
+    [
+        (
+            dict(log_every=2, sample_every=3, checkpoint_every=4),
+            {"logged": [2, 4, 6, 7], "drawn": [0, 3, 6, 7], "saved": [0, 4, 7]},
+        ),
+        (dict(log_every=10, sample_every=0, checkpoint_every=0), {"logged": [7], "drawn": [], "saved": [0, 7]}),
+    ],
+    ids=["each", "neither pictures nor checkpoints"],
+)
+def test_reports_come_when_they_are_due(
+    given: dict[str, int], due: dict[str, list[int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the first step, at each k-th and at the last one."""
+    saved: list[int] = []
+    run = trainer()
+    monkeypatch.setattr(fit.checkpoint, "prune", lambda root, keep: saved.append(run.step_count))
+    run.fit(DATA, steps=7, batch_size=7, out=tmp_path / "run", progress=False, **given)
+    rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    drawn = sorted(int(path.stem.removeprefix("step_")) for path in (tmp_path / "run" / "samples").iterdir())
+    assert {"logged": rows, "drawn": drawn, "saved": saved} == due
