@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -104,3 +105,96 @@ def test_every_choice_has_a_reason() -> None:
     lines = backend.choices("cpu")
     assert {line.operator.partition(".")[0] for line in lines} >= {"loss", "update"}
     assert all(line.backend in backend.BACKENDS and line.reason for line in lines)
+
+
+REFERENCE, CPP, TRITON = (object() for _ in range(3))
+TABLE = {
+    "all": {"reference": {"any": REFERENCE}, "cpp": {"any": CPP}, "triton": {"any": TRITON}},
+    "no triton": {"reference": {"any": REFERENCE}, "cpp": {"cpu": CPP, "cuda": CPP}},
+    "only for gpus": {"reference": {"any": REFERENCE}, "triton": {"cuda": TRITON}},
+    "reference alone": {"reference": {"any": REFERENCE}},
+}
+FASTEST = "the fastest there is"
+
+
+@pytest.mark.parametrize(
+    ("problems", "device", "expected"),
+    [
+        pytest.param(
+            {},
+            "cuda",
+            [
+                ("all", "triton", FASTEST),
+                ("no triton", "cpp", "no triton version for cuda"),
+                ("only for gpus", "triton", FASTEST),
+                ("reference alone", "reference", "no triton or cpp version for cuda"),
+            ],
+            id="a GPU with everything",
+        ),
+        pytest.param(
+            dict(triton_problem="no interpreter"),
+            "cpu",
+            [
+                ("all", "cpp", "triton: no interpreter"),
+                ("no triton", "cpp", "no triton version for cpu"),
+                ("only for gpus", "reference", "no triton or cpp version for cpu"),
+                ("reference alone", "reference", "no triton or cpp version for cpu"),
+            ],
+            id="a processor with the extension",
+        ),
+        pytest.param(
+            dict(triton_problem="no interpreter", extension_problem="not built"),
+            "cpu",
+            [
+                ("all", "reference", "triton: no interpreter; cpp: not built"),
+                ("no triton", "reference", "cpp: not built; no triton version for cpu"),
+                ("only for gpus", "reference", "no triton or cpp version for cpu"),
+                ("reference alone", "reference", "no triton or cpp version for cpu"),
+            ],
+            id="a processor without",
+        ),
+        pytest.param(
+            dict(triton_problem="not installed", cuda_problem="built without CUDA"),
+            "cuda",
+            [
+                ("all", "reference", "triton: not installed; cpp: built without CUDA"),
+                ("no triton", "reference", "cpp: built without CUDA; no triton version for cuda"),
+                ("only for gpus", "reference", "triton: not installed; no cpp version for cuda"),
+                ("reference alone", "reference", "no triton or cpp version for cuda"),
+            ],
+            id="a GPU that nothing was built for",
+        ),
+    ],
+)
+def test_the_reason_names_what_cannot_run(
+    problems: dict[str, str], device: str, expected: list[tuple[str, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_implementations", TABLE)
+    monkeypatch.setattr(backend, "_resolve", backend._resolve.__wrapped__)
+    for name in ("triton_problem", "extension_problem", "cuda_problem"):
+        monkeypatch.setattr(backend, name, partial(lambda problem, *_: problem, problems.get(name)))
+    assert backend.choices(device) == expected
+    for operator, name, _ in expected:
+        assert resolve(operator, device) is TABLE[operator][name].get(device, TABLE[operator][name].get("any"))
+    with backend.forced("reference"):
+        assert {line[1:] for line in backend.choices(device)} == {("reference", "FASTGAN_BACKEND")}
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "interpret", "gpu", "problem"),
+    [
+        (False, "cuda", "1", True, "triton is not installed"),
+        (True, "cpu", "1", False, None),
+        (True, "cpu", "0", True, "on a CPU Triton needs TRITON_INTERPRET=1"),
+        (True, "cpu", "", True, "on a CPU Triton needs TRITON_INTERPRET=1"),
+        (True, "cuda", "0", True, None),
+        (True, "cuda", "0", False, "there is no CUDA device"),
+    ],
+)
+def test_why_triton_cannot_run(
+    installed: bool, device: str, interpret: str, gpu: bool, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend.importlib.util, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setenv("TRITON_INTERPRET", interpret)
+    assert backend.triton_problem.__wrapped__(device) == problem
