@@ -92,6 +92,7 @@ def reader() -> dict[str, Any]:
         "d_optimizer": torch.optim.Adam(critic.parameters(), lr=1e-3),
         "conditional_critic": lambda x, y: (heads(y) * x.flatten(1)).sum(dim=1, keepdim=True),
         "critic_with_features": lambda x: (critic(x), critic[:2](x)),
+        "pac_critic": lambda x: critic(x).tanh().view(-1, 2).sum(dim=1, keepdim=True),
         "step": 100,
         "my_d_loss": plain_hinge,
         "my_penalty": plain_penalty,
