@@ -44,6 +44,8 @@ def test_tensors_become_images_or_points(values: Tensor, shape: tuple[int, ...],
 def test_the_rounding_of_a_scaled_image_is_allowed() -> None:
     scaled = torch.arange(256).float().reshape(1, 16, 16) * (2.0 / 255.0) - 1.0
     assert torch.equal(data.as_image_set(scaled).images[0], scaled)
+    beyond = torch.tensor([[-1.0, 1.0]]) * (1 + torch.finfo(torch.float32).eps)
+    assert torch.equal(data.as_image_set(beyond).images, beyond)
 
 
 @pytest.mark.parametrize(

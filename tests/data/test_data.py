@@ -269,6 +269,13 @@ def test_held_out_points_are_others() -> None:
     assert not torch.equal(data.load("ring").images, data.load("ring", train=False).images)
 
 
+def test_labels_go_to_another_device_with_their_images() -> None:
+    there = data.ImageSet("mine", IMAGES.unsqueeze(1), LABELS.long(), given_shape=(4, 3)).to("meta")
+    assert there.labels is not None and there.images.device.type == there.labels.device.type == "meta"
+    assert (there.name, there.shape, there.given_shape) == ("mine", (1, 4, 3), (4, 3))
+    assert data.as_image_set(IMAGES).to("meta").labels is None
+
+
 def test_a_fingerprint_names_the_images_alone() -> None:
     one = data.as_image_set(IMAGES)
     assert one.fingerprint() == data.ImageSet("other", IMAGES.clone().unsqueeze(1), LABELS.long()).fingerprint()

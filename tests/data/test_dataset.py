@@ -65,6 +65,13 @@ def test_normalised_items_and_points_stay_floats() -> None:
     assert made.labels is not None and made.labels.tolist() == [4, 1]
 
 
+def test_normalised_levels_of_8_bits_stay_floats() -> None:
+    """2 k / 255 - 1 is a whole number of 255ths, too, but not one of a byte."""
+    for values in (LEVELS / 127.5 - 1, LEVELS / -255):
+        made = data.as_image_set(TensorDataset(values.view(4, 1, 8, 8)))
+        assert torch.equal(made.images.flatten(), values)
+
+
 def test_labels_that_are_not_numbers_are_left_out() -> None:
     for label in (1.5, "seven", None, torch.zeros(3)):
         assert data.as_image_set(Items((IMAGES[0], label), (IMAGES[1], 1))).labels is None

@@ -57,9 +57,9 @@ def test_bce_takes_torchs_weights(options: dict) -> None:
     x, target = torch.randn(4, 3), torch.rand(4, 3)
     torchs = F.binary_cross_entropy_with_logits(x, target, **options)
     torch.testing.assert_close(binary_cross_entropy_with_logits(x, target, **options), torchs)
-    labels = torch.ones_like(x)
-    torchs = F.binary_cross_entropy_with_logits(x, labels, **options)
-    torch.testing.assert_close(binary_cross_entropy_with_logits(x, 1.0, **options), torchs)
+    for number in (0.0, 0.3, 1.0):
+        torchs = F.binary_cross_entropy_with_logits(x, torch.full_like(x, number), **options)
+        torch.testing.assert_close(binary_cross_entropy_with_logits(x, number, **options), torchs)
 
 
 @pytest.mark.filterwarnings("ignore:size_average and reduce args will be deprecated")
