@@ -37,7 +37,12 @@ COMPARING: dict[str, Callable[..., Tensor]] = {
 LABELS: dict[str, Callable[..., Tensor]] = {
     f"GANLoss {kind}": lambda kind=kind, **options: GANLoss(kind, **options)(FAKE, 0.75) for kind in ("lsgan", "nonsaturating")
 }
-OPTIONS: list[dict[str, Any]] = [dict(scale=0.5), dict(reduction="sum"), dict(reduction="none"), dict(scale=0.5, reduction="sum")]
+OPTIONS: list[dict[str, Any]] = [
+    dict(scale=0.5),
+    dict(reduction="sum"),
+    dict(reduction="none"),
+    dict(scale=0.5, reduction="sum"),
+]
 
 
 def reduced(terms: Tensor, reduction: str = "mean") -> Tensor:
