@@ -13,6 +13,7 @@ from .. import losses
 from ..layers import drawing
 from ..ops import loss as loss_ops
 from ..ops.sample import Draws, Role
+from ..runtime import second_order
 from ..runtime.distributed import all_rows, sum_
 from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
@@ -64,7 +65,8 @@ class AutogradStep:
     def __init__(self, game: Game) -> None:
         self.game = game
         self.foreign = not all(map(_draws_by_counters, (game.generator.module, game.discriminator.module)))
-        self.own_draws: OwnDraws | None = None
+        self.own_draws: OwnDraws | None = None  # where something was seen to draw from torch's generator
+        self._drawing: OwnDraws | None = None  # the same while an update runs that is not captured
         self.generation = 0
         self.sigmoid: End | None = None
         self.tanh: End | None = None
@@ -141,10 +143,21 @@ class AutogradStep:
         with self._own_generators(), self._replaced(self.tanh, lambda x: torch.tanh(x.to(self.game.dtype))):
             return self.game.generator.module(latents)
 
-    def _logits(self, rows: Tensor) -> Tensor:
-        """What the critic returns without a sigmoid that it calls last."""
-        with self._own_generators(), self._replaced(self.sigmoid, lambda x: x):
-            return self.game.discriminator.module(rows)
+    @property
+    def _critic(self) -> Callable[[Tensor], Tensor]:
+        """The network, without a sigmoid that it calls last, on the update's own generators.
+
+        Penalties look at what a critic is made of: it is the module itself, or a function written around it.
+        """
+        critic, sigmoid = self.game.discriminator.module, self.sigmoid
+        if self._drawing is None and (sigmoid is None or sigmoid.module):
+            return critic
+
+        def logits(rows: Tensor) -> Tensor:
+            with self._own_generators(), self._replaced(sigmoid, lambda x: x):
+                return critic(rows)
+
+        return logits
 
     @staticmethod
     def _replaced(end: End | None, instead: Callable[[Tensor], Tensor]) -> AbstractContextManager:
@@ -152,13 +165,13 @@ class AutogradStep:
         return end.replaced(instead) if end and not end.module else nullcontext()
 
     def _own_generators(self) -> AbstractContextManager:
-        """Around what may draw from torch's generator: generators of this step's own, where something was seen to draw."""
-        return self.own_draws or nullcontext()
+        """Around what may draw from torch's generator: the update's own generators, if it has some."""
+        return self._drawing or nullcontext()
 
     def _critic_logits(self, rows: Tensor, draws: Draws, pass_: int) -> Tensor:
         """The logits of all processes' rows."""
         with drawing(draws, pass_):
-            logits = self._logits(rows)
+            logits = self._critic(rows)
         return all_rows(logits, self.game.world)
 
     def _penalty(self, real: Tensor, fake: Tensor, draws: Draws, index: StepIndex, d_step: int) -> Tensor:
@@ -167,7 +180,7 @@ class AutogradStep:
             with self._own_generators():
                 points = spec.points(real, fake, draws, number)
             with self._arithmetic(), drawing(draws, self.game.pass_of(number, spec)):
-                gradient = input_gradient(self._logits, points)
+                gradient = input_gradient(self._critic, points)
             with self._own_generators():
                 total = total + spec.every * spec.value(gradient)
         return total
@@ -212,8 +225,11 @@ class AutogradStep:
             with seeded(seed, self.game.device):
                 yield
             return
-        self.own_draws.begin(seed)
-        yield
+        self._drawing = self.own_draws.begin(seed)
+        try:
+            yield
+        finally:
+            self._drawing = None
         if self.own_draws.replayed:
             raise RuntimeError(
                 "a network draws random numbers that its backward pass draws again, as activation checkpointing does, and did "
@@ -231,6 +247,7 @@ class AutogradStep:
         try:
             trial = AutogradStep(self.game.copied())
             trial.own_draws = draws  # its updates are refused where a backward pass draws
+            second_order.leave_unexamined(trial.game.discriminator.module)
             with torch.inference_mode(False), torch.enable_grad(), draws:
                 trial(samples.clone(), at(0), len(samples))
         except Exception as reason:  # that, or a network that cannot be copied, or takes no two rows

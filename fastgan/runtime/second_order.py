@@ -126,6 +126,12 @@ def examine(critic: Any, logits: Tensor) -> None:
         )
 
 
+def leave_unexamined(module: nn.Module) -> None:
+    """Says nothing of a critic that is a copy of another."""
+    for examined in _examined:
+        examined.add(module)
+
+
 def _mixes_rows(node: Any) -> bool:
     """Whether a batch norm used its batch's statistics; instance norm is batch norm of one row to torch."""
     return getattr(node, "_saved_training", True) and node._input_metadata[0].shape[0] > 1

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import fastgan
 from fastgan import Trainer, penalties
 from fastgan.engines.autograd import AutogradStep
+from fastgan.engines.game import StepIndex
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -238,6 +239,29 @@ def test_a_network_that_begins_to_replay_is_refused_until_data_are_attached_agai
     trainer.attach(POINTS, 4).step(2)
     whole.step(2)
     assert same(weights_of(trainer), weights_of(whole))
+
+
+@pytest.mark.parametrize("draws", [True, False])
+def test_a_penalty_sees_the_critic_behind_the_draws(draws: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def mixing() -> nn.Module:
+        layers = (nn.Linear(8, 8), nn.BatchNorm1d(8), nn.SiLU(), nn.Dropout(0.3 * draws), nn.Linear(8, 1))
+        return nn.Sequential(*layers)
+
+    for number in (1, 2):
+        trainer = trainer_of(mixing, quiet_generator, penalty=penalties.R1(0.1))
+        assert has_own_draws(trainer) == draws
+        trainer.step(2)
+        said = [record.message for record in caplog.records if "has batch norm in training mode" in record.message]
+        assert len(said) == number and said[0].startswith("Sequential"), "once of each critic, and not of its copy"
+
+
+def test_a_captured_step_draws_from_torchs_generator_which_replays_move_on() -> None:
+    trainer = trainer_of(Critic)
+    engine, images = trainer._runner.engine, trainer._data.images
+    for _ in range(2):
+        before = torch.get_rng_state()
+        engine(images, StepIndex(0, torch.tensor(0)), 4)
+        assert not torch.equal(before, torch.get_rng_state())
 
 
 def test_compiled_networks_share_torchs_generator() -> None:

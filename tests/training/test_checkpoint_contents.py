@@ -129,6 +129,7 @@ class Buffers(nn.Module):
         return torch.tanh(self.third(self.second(self.norm(self.first(z)))))
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse tensor")
 def test_buffers_of_every_kind_come_back(tmp_path: Path) -> None:
     trainer = trainer_of(Buffers)
     with torch.no_grad():
