@@ -76,7 +76,7 @@ def test_a_configuration_that_is_none(wrong: Any) -> None:
 
 
 def test_a_configuration_of_other_penalties() -> None:
-    with pytest.raises(ValueError, match=r"Mine is none of fastgan's penalties.*penalty=Mine\(\.\.\.\).*restore"):
+    with pytest.raises(ValueError, match="penalty is a Mine, which is not fastgan's own: pass penalty="):
         penalties.from_config([{"type": "R1"}, {"type": "Mine", "gamma": 5.0}])
     with pytest.raises(ValueError, match="R1 has no gama, wait, only gamma, every"):
         penalties.from_config([{"type": "R1", "gama": 5.0, "wait": 3}])

@@ -130,7 +130,7 @@ CALLS: dict[str, tuple[Callable[[Trainer], Any], type[Exception], str]] = {
     "a batch by text": (lambda t: t.attach(ROWS, "8"), ValueError, "batch size must be a whole number >= 1, got '8'"),
     "a step by text": (lambda t: t.step("2"), ValueError, "n must be a whole number >= 1, got '2'"),
     "half a sample": (lambda t: t.sample(2.5), ValueError, "n must be a whole number >= 1, got 2.5"),
-    "a seed by text": (lambda t: t.sample(2, seed="0"), ValueError, "seed must be a whole number .* got '0'"),
+    "a seed by text": (lambda t: t.sample(2, seed="0"), ValueError, "seed must be None or a whole number .* got '0'"),
     "an unknown option": (lambda t: t.fit(ROWS, steps=1, batch_sise=3), TypeError, "no argument 'batch_sise'; .*'log_every'"),
     "a folder by number": (lambda t: t.fit(ROWS, steps=1, out=5), TypeError, "out must be a path, got 5"),
     "epochs by text": (lambda t: t.fit(ROWS, epochs="3"), ValueError, "epochs must be a whole number >= 0, got '3'"),
