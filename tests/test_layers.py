@@ -237,6 +237,8 @@ def test_autocast_reaches_the_product() -> None:
     assert y.dtype == torch.bfloat16
     kept = y != 0
     torch.testing.assert_close(y[kept], 2 * expected[kept], rtol=0, atol=0)
+    slopes, plain = (torch.autograd.grad(z.float().sum(), (layer.weight, layer.bias)) for z in (y, expected * 2 * kept))
+    torch.testing.assert_close(slopes, plain, rtol=0.02, atol=0.02)
 
 
 @pytest.mark.slow

@@ -234,6 +234,8 @@ def with_z_dim(z_dim: object) -> nn.Module:
         pytest.param(lambda: with_z_dim([8, 1, 1]), (8, 1, 1), id="a shape"),
         pytest.param(lambda: nn.Sequential(nn.Linear(64, 10), nn.Linear(10, 2)), (64,), id="the first Linear's"),
         pytest.param(lambda: nn.Sequential(nn.ConvTranspose2d(32, 8, 4), nn.Linear(3, 3)), (32, 1, 1), id="DCGAN's"),
+        pytest.param(lambda: nn.ConvTranspose1d(6, 2, 8), (6, 1), id="of signals"),
+        pytest.param(lambda: nn.ConvTranspose3d(7, 2, 4), (7, 1, 1, 1), id="of voxels"),
     ],
 )
 def test_latents_have_the_shape_a_generator_says(generator: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:

@@ -51,6 +51,13 @@ def test_betas_lie_in_the_unit_interval(betas: tuple) -> None:
         Adam(betas=betas)
 
 
+@pytest.mark.parametrize("value", [1.0, 1.5], ids=repr)
+@pytest.mark.parametrize(("spec", "name"), [(SGD, "momentum"), (RMSprop, "momentum"), (RMSprop, "alpha")])
+def test_decays_lie_in_the_unit_interval(spec: type, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\)"):
+        spec(0.1, **{name: value})
+
+
 @pytest.mark.parametrize("betas", [(), (0.9,), (0.9, 0.99, 0.999)], ids=repr)
 def test_betas_are_two(betas: tuple) -> None:
     with pytest.raises(ValueError, match="betas"):

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import Trainer, penalties
-from fastgan.chain.recognition import read
+from fastgan.chain.recognition import read, recognise
+from fastgan.chain.tracing import NotAnMLP
 from fastgan.layers import FusedLinear
 
 FEATURES = 6
@@ -181,6 +182,17 @@ def test_features_left_behind_do_not_make_a_critic_another() -> None:
         critic(x)
         assert is_closed(penalties.r1_penalty(critic, x))
     assert read(critic) is read(critic)
+
+
+def test_what_was_no_chain_may_become_one() -> None:
+    critic, x = Critic(), torch.randn(4, 6)
+    handle = critic.first.register_forward_hook(hook)
+    assert not is_closed(penalties.r1_penalty(critic, x))
+    with pytest.raises(NotAnMLP, match="Linear 'first' has hooks"):
+        recognise(critic)
+    handle.remove()
+    assert is_closed(penalties.r1_penalty(critic, x))
+    assert recognise(critic).layers[0].weight is critic.first.weight
 
 
 def test_a_critic_that_changes_at_every_use_is_given_up() -> None:

@@ -254,9 +254,8 @@ def test_refresh_takes_over_the_weights(format_: str, chain: str) -> None:
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(packs(case.products), packs(fresh), strict=True))
 
 
-def test_products_are_chosen_by_precision_and_backend(requires_dot: None) -> None:
+def test_products_are_chosen_by_precision_and_backend() -> None:
     layers, wide_layers = layers_of("one output", HALF), layers_of("one output", torch.float64)
-    assert isinstance(products_of(layers, "bf16"), PackedProducts)
     chosen = [
         (products_of(layers, "bf16", backend="reference"), HALF),
         (products_of(layers, "fp32"), torch.float32),
@@ -265,6 +264,10 @@ def test_products_are_chosen_by_precision_and_backend(requires_dot: None) -> Non
     ]
     for products, dtype in chosen:
         assert isinstance(products, TorchProducts) and products.weights[0].dtype == dtype
+
+
+def test_products_in_bf16_are_packed_where_a_processor_has_its_dot_products(requires_dot: None) -> None:
+    assert isinstance(products_of(layers_of("one output", HALF), "bf16"), PackedProducts)
 
 
 def test_a_probability_next_to_one_drops_every_unit(format_: str) -> None:

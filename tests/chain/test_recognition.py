@@ -319,6 +319,10 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a pre-forward hook": (lambda: after(lambda n: n.register_forward_pre_hook(print)), "Sequential has hooks"),
     "a backward hook": (lambda: after(lambda n: n[0].register_full_backward_hook(print)), "Linear '0' has hooks"),
     "a parameter's hook": (lambda: after(lambda n: n[0].weight.register_hook(print)), r"'0\.weight' has hooks"),
+    "a hook on a gradient that is done": (
+        lambda: after(lambda n: n[2].bias.register_post_accumulate_grad_hook(print)),
+        r"'2\.bias' has hooks",
+    ),
     "spectral norm": (lambda: chain(first=nn.utils.parametrizations.spectral_norm(nn.Linear(6, 5))), "parametrized"),
     "weight norm": (lambda: chain(first=nn.utils.parametrizations.weight_norm(nn.Linear(6, 5))), "parametrized"),
     "spectral norm by hooks": (lambda: chain(first=nn.utils.spectral_norm(nn.Linear(6, 5))), "Linear '0' has hooks"),
@@ -341,6 +345,7 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a view between layers": (lambda: hidden(lambda h: h.view(-1, 5)), r"view\(\) stands between"),
     "a fixed batch": (lambda: front(lambda x: x.view(64, -1)), "number of rows at 64"),
     "rows joined in front": (lambda: front(torch.flatten), r"flatten\(\) before the first Linear"),
+    "channels and rows joined": (lambda: front(lambda x: torch.flatten(x, 1, 2)), r"flatten\(\) before the first Linear"),
     "squeezed in front": (lambda: front(torch.squeeze), r"squeeze\(\) before the first Linear"),
     "rows split": (lambda: end(lambda y: y.view(-1), 4), "do not keep the rows"),
     "a view that does not fit": (lambda: front(lambda x: x.view(-1, 4)), "does not run on rows"),

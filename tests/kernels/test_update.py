@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from fastgan.ops import reference
+from fastgan.ops.backend import launcher
+from fastgan.ops.triton import update as update_triton
 from fastgan.ops.update import state_size, update_
 
 RULES = [
@@ -89,3 +91,34 @@ def test_any_number_that_is_not_finite_skips_an_update(wrong: float, device: tor
     update_(weight, torch.ones(100, device=device), state, lr, count, torch.zeros(300, device=device), **given)
     torch.testing.assert_close(weight, before - 0.1)
     assert count == 1 and reference.is_withheld(finite_check)
+
+
+def test_a_log_of_updates_counts_those_that_were_skipped_and_the_weights_left_alone(device: torch.device) -> None:
+    """Three updates and one flush: three gradients of the first are not finite, and the second is skipped."""
+    torch.manual_seed(1)
+    launch, size, given = launcher(device), 2500, dict(rule="adam", options=dict(betas=(0.5, 0.9)))
+    gradients, weight = torch.randn(3, size), torch.randn(size)
+    gradients[0, [0, 1024, 2499]] = torch.tensor([torch.nan, torch.inf, -torch.inf])
+    gradients[1, 7] = torch.nan
+    parts = update_triton.programs(size)
+    records = torch.zeros(3, 4 + 2 * parts)
+    records[:, 0], records[:, 2], records[:, 3] = torch.arange(3.0), 0.25, -0.5
+    records[1, 3] = torch.inf
+    mine, states, log = weight.clone().to(device), [torch.zeros(size, device=device) for _ in range(2)], records.to(device)
+    lr, count = torch.tensor(0.1, dtype=torch.float64, device=device), torch.tensor(5, device=device)
+    optimizer = update_triton.optimizer_args(mine, states, lr, count, clip=0.0, ema=None, ema_decay=0.0, **given)
+    whole = update_triton.RecordLocation(log, log.shape[1], 3, 2, 4, 4)
+    for number in range(3):
+        update_triton.step_(launch, optimizer, gradients[number : number + 1].to(device), whole._replace(number=number))
+    skips, results = torch.tensor(2, device=device), torch.zeros(update_triton.RESULTS, device=device)
+    update_triton.flush_(launch, whole, parts, count, skips, results)
+    assert (int(count), int(skips)) == (5 + 2, 2 + 1 + 4)
+
+    expected, exact = weight.double(), [torch.zeros(size, dtype=torch.float64) for _ in range(2)]
+    done, held = torch.tensor(5), torch.tensor(False)
+    for number in (0, 2):
+        reference.update_(expected, gradients[number].double(), exact, lr.cpu(), done, held, **given)
+    for found, wanted in zip((mine, *states), (expected, *exact), strict=True):
+        torch.testing.assert_close(found.double().cpu(), wanted, rtol=2e-5, atol=2e-6)
+    torch.testing.assert_close(results.cpu()[:4], torch.tensor([2.0, 0.25, -0.5, 0.0]))
+    torch.testing.assert_close(results.cpu()[4:], torch.stack((gradients[2].square().sum(), torch.zeros(()))))
