@@ -93,15 +93,6 @@ class MLP(nn.Module):
             x = layer(x)
         return x
 
-    def as_mlp(self) -> MLP | None:
-        """This module as the chain it is.
-
-        Returns:
-            Itself; None where it, or one of its layers, may compute something else.
-        """
-        itself = type(self).forward is MLP.forward and all(type(layer) is FusedLinear for layer in self.layers)
-        return self if itself else None
-
     @classmethod
     def from_sequential(cls, module: nn.Sequential) -> MLP:
         """The same chain, sharing the module's parameters.

@@ -73,14 +73,6 @@ class Network(nn.Module):
         drawn = zip(self.main.layers, self._initial_weights(self._drawn_from), strict=True)
         return all(torch.equal(layer.weight, weight.to(layer.weight)) and not layer.bias.any() for layer, weight in drawn)
 
-    def as_mlp(self) -> MLP | None:
-        """The chain that the network is.
-
-        Returns:
-            `main`; None for a subclass that computes something else.
-        """
-        return self.main if type(self).forward in (Generator.forward, Discriminator.forward) else None
-
     def config(self) -> dict:
         """The constructor's arguments, for a checkpoint.
 
