@@ -155,29 +155,12 @@ def _flattens_rows(module: nn.Module) -> bool:
     return isinstance(module, nn.Flatten) and (module.start_dim, module.end_dim) == (1, -1)
 
 
-def is_patched(module: nn.Module) -> bool:
-    """Whether calling the module runs something besides its class's forward, or on tensors that are no parameters.
-
-    Args:
-        module: one layer; what it contains is not looked at.
-
-    Returns:
-        True for a module with hooks, a forward of its own, or a Linear whose weight is computed.
-
-    Example:
-        >>> linear = torch.nn.Linear(2, 2)
-        >>> is_patched(linear), is_patched(torch.nn.utils.parametrizations.spectral_norm(linear))
-        (False, True)
-    """
+def _check_plain(module: nn.Module) -> None:
+    """A hook would not run in the fused layer; spectral and weight norm by hooks keep their weight elsewhere."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     # not module.weight: reading it computes it, where it is parametrized
     computed = isinstance(module, nn.Linear) and not isinstance(module._parameters.get("weight"), nn.Parameter)
-    return bool(hooks) or computed or "forward" in vars(module)
-
-
-def _check_plain(module: nn.Module) -> None:
-    """A hook would not run in the fused layer; spectral and weight norm by hooks keep their weight elsewhere."""
-    if is_patched(module):
+    if hooks or computed or "forward" in vars(module):
         raise ValueError(f"{type(module).__name__} has hooks, or a forward or a weight that are not its own")
 
 

@@ -393,7 +393,4 @@ def from_config(config: dict) -> Optimizer:
     fields = {name: value for name, value in config.items() if name != "rule"}
     if isinstance(fields["lr"], dict):
         fields["lr"] = Schedule(**fields["lr"])
-    if "betas" in fields:
-        fields["betas"] = tuple(fields["betas"])
-    build = _TYPES[config["rule"]]
-    return build(**fields)
+    return _TYPES[config["rule"]](**fields)

@@ -8,12 +8,12 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..ops import loss as ops
+from ..runtime.arguments import NUMBERS, describe
 
 LOGITS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-NUMBERS = (int, float, np.integer, np.floating)  # bool is an int
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -27,25 +27,6 @@ def shown_without(*hidden: str, **renamed: str) -> Callable[[Function], Function
         return function
 
     return show
-
-
-def describe(value: Any) -> str:
-    """What an argument is, in an error's words."""
-    if isinstance(value, Tensor):
-        return f"a tensor of {value.dtype}, shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, nn.Module):
-        return f"a module ({type(value).__name__})"
-    if isinstance(value, Mapping):
-        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return f"a {type(value).__name__} of {len(value)}"
-    if isinstance(value, np.ndarray):
-        return "a numpy array"
-    if callable(value):
-        return f"a function ({getattr(value, '__name__', type(value).__name__)})"
-    return repr(value) if value is None or isinstance(value, (str, *NUMBERS)) else f"an object of {type(value).__name__}"
 
 
 def _remedy(name: str, value: Any) -> str:

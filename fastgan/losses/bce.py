@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from ..ops import loss as ops
 from ..ops.backend import BackendUnavailable, check_name
 from ..ops.reference import wide, wide_labels
-from .arguments import LOGITS, check_device, check_type, describe, labels_of
+from ..runtime.arguments import describe
+from .arguments import LOGITS, check_device, check_type, labels_of
 
 
 def binary_cross_entropy_with_logits(

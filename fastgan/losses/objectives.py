@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from ..ops import loss as ops
+from ..runtime.arguments import describe
 from .arguments import (
     check_logits,
     check_options,
     check_order,
     check_pair,
     check_type,
-    describe,
     refuse_by_position,
     shown_without,
 )

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..runtime.arguments import describe
+
 Select = Callable[[Any], Tensor] | str | int
 
 # how rows are had from what people pass in place of a tensor
@@ -27,15 +29,6 @@ def require(condition: bool, message: str) -> None:
     """ValueError unless the condition holds; where calls are frequent an `if` stands in its place, which writes no message."""
     if not condition:
         raise ValueError(message)
-
-
-def describe(value: Any) -> str:
-    """A value as an error names it."""
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    return repr(value) if value is None or isinstance(value, (str, bool, int, float)) else type(value).__name__
 
 
 def as_number(name: str, value: Any) -> float:

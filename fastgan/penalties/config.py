@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .arguments import describe, require
+from ..runtime.arguments import describe
+from .arguments import require
 from .specs import DRAGAN, R1, R2, GradientPenalty, Spec, WeightClip
 
 _NAMED: dict[str, Callable[..., Spec]] = {

@@ -16,6 +16,7 @@ from ..data.convert import is_image
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
+from ..runtime.arguments import describe
 from ..runtime.module_state import modes_kept
 from ..runtime.randomness import drawing_from
 from .setup import check
@@ -54,7 +55,7 @@ def generate(game: Game, latents: Tensor, weights: dict[str, Tensor]) -> Tensor:
             faults.append(error)
             continue
         check(
-            isinstance(made, Tensor), f"the generator must return one tensor of samples, got {_name(made)}: return that alone"
+            isinstance(made, Tensor), f"the generator must return one tensor of samples, got {describe(made)}: return it alone"
         )
         if made.shape[:1] == latents.shape[:1]:
             game.latent_shape = shape
@@ -87,17 +88,13 @@ def try_networks(game: Game, images: ImageSet, rows: int) -> tuple[Tensor, Tenso
         ) from error
     check(
         isinstance(logits, Tensor) and logits.is_floating_point(),
-        f"the discriminator must return one tensor of logits, got {_name(logits)}: return its logits alone",
+        f"the discriminator must return one tensor of logits, got {describe(logits)}: return its logits alone",
     )
     return latents.view(rows, *game.latent_shape), fake, shape
 
 
 def _line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
-
-
-def _name(value: object) -> str:
-    return f"a tensor of {value.dtype}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def shape_of_samples(made: tuple[int, ...], images: ImageSet) -> tuple[int, ...]:

@@ -15,9 +15,9 @@ from ..engines.cuda_graph import RANDOM, Eager
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..penalties import Spec
+from ..runtime.arguments import describe
 from . import checkpoint
 from .checkpoint import Checkpoint, CheckpointError
-from .setup import kind_of
 
 # what a run is a function of
 COMPARED = ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "precision", "engine", "seed", "data")
@@ -63,7 +63,7 @@ def check_form(state: Any) -> None:
             f"load_state_dict takes what state_dict() returned; for a checkpoint write restore({os.fspath(state)!r})"
         )
     if not isinstance(state, Mapping):
-        raise TypeError(f"load_state_dict takes what state_dict() returned, got {kind_of(state)}")
+        raise TypeError(f"load_state_dict takes what state_dict() returned, got {describe(state)}")
     lacking = [name for name, kind in PARTS.items() if not isinstance(state.get(name), kind)]
     if lacking:
         raise CheckpointError(

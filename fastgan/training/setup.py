@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -21,6 +20,7 @@ from ..models import Network
 from ..optim import Optimizer
 from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
+from ..runtime.arguments import describe
 from ..runtime.input_gradient import HALVES
 from .fit import FitOptions
 
@@ -46,14 +46,14 @@ def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mappi
     if not isinstance(loss, str):
         name = loss.kind if isinstance(loss, GANLoss) else "hinge"
         raise TypeError(
-            f"loss must be a preset's name, such as loss={name!r}, got {kind_of(loss)}: "
+            f"loss must be a preset's name, such as loss={name!r}, got {describe(loss)}: "
             "a loss of your own needs a loop of your own"
         )
     for name, optimizer in optimizers.items():
         if not isinstance(optimizer, (Optimizer, type(None))):
             raise TypeError(
                 f"{name} must be a spec of fastgan.optim, such as {name}=fastgan.optim.Adam(2e-4, betas=(0.5, 0.999)), got "
-                f"{kind_of(optimizer)}: the trainer makes the updates itself, and has the parameters"
+                f"{describe(optimizer)}: the trainer makes the updates itself, and has the parameters"
             )
     if ema is not None and (isinstance(ema, bool) or not isinstance(ema, (int, float))):
         raise TypeError(f"ema must be None or a decay in [0, 1), such as ema=0.999, got {ema!r}")
@@ -63,26 +63,15 @@ def _check_module(role: str, network: Any) -> None:
     if not isinstance(network, nn.Module):
         is_class = isinstance(network, type) and issubclass(network, nn.Module)
         remedy = f"write {network.__name__}(...)" if is_class else "put what it does into the forward of one"
-        raise TypeError(f"{role} must be an nn.Module, got {kind_of(network)}: {remedy}")
+        raise TypeError(f"{role} must be an nn.Module, got {describe(network)}: {remedy}")
     if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
         raise TypeError(f"{role} is scripted or traced by torch.jit: give the trainer the module that it was made of")
-
-
-def kind_of(value: Any) -> str:
-    """What a value is, for a message to whoever passed it."""
-    if isinstance(value, type):
-        return f"the class {value.__module__}.{value.__qualname__}"
-    if inspect.isroutine(value):
-        return f"the function {value.__name__}"
-    if value is None or isinstance(value, (str, int, float)):
-        return repr(value)
-    return f"an object of {type(value).__module__}.{type(value).__qualname__}".replace("builtins.", "")
 
 
 def as_path(name: str, value: Any) -> Path:
     """The path that an argument is; TypeError for what is none."""
     if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {kind_of(value)}")
+        raise TypeError(f"{name} must be a path, got {describe(value)}")
     return Path(value)
 
 

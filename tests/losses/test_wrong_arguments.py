@@ -87,10 +87,10 @@ def test_wrong_kinds_name_what_came_and_what_to_write() -> None:
     for value, words in {
         "list": ([X, X], "a list of 2: call the loss for each, as in sum(d_loss(r, f) for r, f in zip(real, fake))"),
         "dict": ({"logits": X}, "a dict of 'logits': pick the logits, or call the loss for each of fake.values()"),
-        "array": (X.numpy(), "a numpy array: write torch.from_numpy(fake)"),
-        "module": (nn.Linear(1, 1), "a module (Linear): call it"),
-        "function": (F.softplus, "a function (softplus): call it"),
-        "class": (nn.Linear, "the class Linear: make an instance, call it"),
+        "array": (X.numpy(), "an object of numpy.ndarray: write torch.from_numpy(fake)"),
+        "module": (nn.Linear(1, 1), "a module of torch.nn.modules.linear.Linear: call it"),
+        "function": (F.softplus, "the function softplus: call it"),
+        "class": (nn.Linear, "the class torch.nn.modules.linear.Linear: make an instance, call it"),
         "integers": (X.long(), "a tensor of torch.int64, shape (4, 1): write fake.float()"),
         "object": (object(), "an object of object"),
     }.values():

@@ -24,7 +24,7 @@ def test_a_spec_is_no_function(spec: penalties.Penalty) -> None:
     for arguments in ((critic(), torch.zeros(4, 12)), (critic(), torch.zeros(4, 12), torch.ones(4, 12)), ()):
         with pytest.raises(TypeError, match=rf"{type(spec).__name__} is a spec.*gradient_penalty\(critic, real, fake\)"):
             spec(*arguments)
-    with pytest.raises(TypeError, match=r"must be a number, got Sequential: .*r1_penalty\(critic, real\)"):
+    with pytest.raises(TypeError, match=r"must be a number, got a module of \S+\.Sequential: .*r1_penalty\(critic, real\)"):
         type(spec)(critic(), torch.zeros(4, 12))
     for wrong in (5.0, [torch.zeros(4, 12)], critic(), np.zeros(3)):
         with pytest.raises(TypeError, match="gradient must be a tensor of floating-point rows"):
@@ -34,16 +34,16 @@ def test_a_spec_is_no_function(spec: penalties.Penalty) -> None:
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (R1, r"the class R1: write R1\(\), an instance of it"),
-        ([R1(), WeightClip], r"the class WeightClip: write WeightClip\(\)"),
-        (nn.Linear, "the class Linear, such as"),
+        (R1, r"the class fastgan\.penalties\.specs\.R1: write R1\(\), an instance of it"),
+        ([R1(), WeightClip], r"the class fastgan\.penalties\.specs\.WeightClip: write WeightClip\(\)"),
+        (nn.Linear, r"the class torch\.nn\.modules\.linear\.Linear, such as"),
         ("r1:5", r"'r1:5': write penalties\.parse\('r1:5'\)"),
         (["r1"], r"write penalties\.parse\('r1'\)"),
         (None, r"None: write \(\) for none"),
         (10.0, r"10\.0, such as penalties\.R1"),
-        (r1_penalty, r"function, such as penalties\.R1"),
-        (torch.tensor(10.0), "a tensor of shape"),
-        (torch.ones(2), "a tensor of shape"),
+        (r1_penalty, r"the function r1_penalty, such as penalties\.R1"),
+        (torch.tensor(10.0), r"a tensor of torch\.float32, shape \(\)"),
+        (torch.ones(2), r"a tensor of torch\.float32, shape \(2,\)"),
         ({"r1": R1()}, "dict"),
     ],
 )

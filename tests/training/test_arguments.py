@@ -35,7 +35,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "the spec's class": (dict(d_optimizer=optim.Adam), TypeError, r"d_optimizer .* got the class fastgan\.optim\.Adam"),
     "an optimizer's name": (dict(g_optimizer="adam"), TypeError, r"g_optimizer must be a spec .* got 'adam'"),
     "a loss of one's own": (dict(loss=lambda real, fake: fake.mean()), TypeError, r"loss must be .* got the function <lambda>"),
-    "a module": (dict(loss=losses.GANLoss("lsgan")), TypeError, r"such as loss='lsgan', got an object of fastgan\.losses"),
+    "a module": (dict(loss=losses.GANLoss("lsgan")), TypeError, r"such as loss='lsgan', got a module of fastgan\.losses"),
     "no loss": (dict(loss=None), TypeError, "loss must be a preset's name, such as loss='hinge', got None"),
     "an average by text": (dict(ema="0.9"), TypeError, r"ema must be None or a decay in \[0, 1\), .* got '0\.9'"),
     "an average by yes": (dict(ema=True), TypeError, "ema must be None or a decay .* got True"),
@@ -62,7 +62,7 @@ def test_networks_that_are_none() -> None:
         ),
         r"generator must be an nn\.Module, got the function <lambda>: put what it does": (lambda z: z, critic()),
         r"discriminator must be an nn\.Module, got None": (generator(), None),
-        r"discriminator must be an nn\.Module, got an object of list": (generator(), [critic()]),
+        r"discriminator must be an nn\.Module, got a list of 1": (generator(), [critic()]),
         r"discriminator is scripted or traced by torch\.jit": (generator(), scripted),
         r"generator is scripted or traced": (nn.Sequential(torch.jit.trace(generator(), torch.zeros(1, 4))), critic()),
     }

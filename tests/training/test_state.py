@@ -209,7 +209,7 @@ def test_a_state_of_other_trained_parameters_says_so() -> None:
         pytest.param("runs/mine", TypeError, r"write restore\('runs/mine'\)", id="a path"),
         pytest.param(Path("runs/mine"), TypeError, r"write restore\('runs/mine'\)", id="a Path"),
         pytest.param(None, TypeError, "got None", id="None"),
-        pytest.param([1, 2], TypeError, "got an object of list", id="a list"),
+        pytest.param([1, 2], TypeError, "got a list of 2", id="a list"),
         pytest.param(Checkpoint({}, {}), TypeError, "got an object of .*Checkpoint", id="a checkpoint"),
         pytest.param({}, CheckpointError, "without generator, discriminator, g_optimizer", id="an empty dict"),
         pytest.param(generator().state_dict(), CheckpointError, "trainer.generator.load_state_dict", id="a network's"),
