@@ -1,1 +1,1 @@
-"""What a computation runs on: device, precision, processes, and the critic's input gradient under autocast."""
+"""What everything above shares: device, precision, processes, random numbers, gradients by inputs, the words of errors."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgan import Trainer
+from fastgan.runtime.distributed import World
 
 POINTS = torch.linspace(-1, 1, 96).view(12, 8)
 
@@ -39,3 +40,19 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
 def assert_same_weights(one: Trainer, other: Trainer) -> None:
     mine, theirs = weights_of(one), weights_of(other)
     assert not [name for name in mine if not torch.equal(mine[name], theirs[name])]
+
+
+class Counting:
+    """A trainer that only counts, as many steps at once as it may."""
+
+    batch_size, d_steps, precision, engine, stride, skipped = 8, 1, "fp32", "counting", 1000, 0
+    device, skips = torch.device("cpu"), torch.zeros(())
+
+    def __init__(self, world: World | None = None) -> None:
+        self.world, self.step_count = world or World(0, 1), 0
+        self.strides: list[int] = []
+
+    def step(self, n: int = 1) -> dict[str, Tensor]:
+        self.strides.append(n)
+        self.step_count += n
+        return {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -45,6 +46,17 @@ def test_everything_is_synced_before_the_rename_and_its_folder_after_it(
         assert after == [("renamed", "step_00000007"), ("synced", ".")]
         saved = {path.name: path.stat().st_size for path in step_folder(root, 7).iterdir()}
         assert saved == {name: sizes[name] for name in FILES}, "they are synced when they are whole"
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_another_format_is_refused(version: int | str | None, tmp_path: Path) -> None:
+    folder = step_folder(tmp_path, 1)
+    checkpoint.save(folder, content(1.0))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == 1
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": version}))
+    with pytest.raises(CheckpointError, match=f"checkpoint format {version}; this fastgan reads 1"):
+        checkpoint.load(folder)
 
 
 def test_a_save_that_fails_leaves_what_stood_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

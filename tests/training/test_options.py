@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -222,6 +223,19 @@ def test_progress_is_shown_or_not(shown: bool, caplog: pytest.LogCaptureFixture,
 def test_a_value_that_is_not_finite_stops_a_run_unless_it_is_skipped(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError):
         reported(tmp_path / "r", trainer={"g_optimizer": optim.SGD(1e38)})
+
+
+def test_what_was_skipped_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Each row's warning counts what came since the row before."""
+    with caplog.at_level(logging.WARNING, logger="fastgan"):
+        run, _ = reported(tmp_path / "r", steps=8, log_every=2, on_nonfinite="skip", trainer={"g_optimizer": optim.SGD(1e38)})
+    counts = [0, *(row["skipped"] for row in rows(tmp_path / "r"))]
+    added = [
+        (row["step"], after - before) for row, before, after in zip(rows(tmp_path / "r"), counts, counts[1:], strict=False)
+    ]
+    said = re.findall(r"by step (\d+), (\d+) updates or weights were left alone", caplog.text)
+    assert [(int(step), int(count)) for step, count in said] == [pair for pair in added if pair[1]]
+    assert len(said) > 1 and counts[-1] == run.skipped
 
 
 @pytest.mark.parametrize("d_steps", [1, 3])

@@ -23,6 +23,7 @@ from fastgan.runtime import distributed
 from fastgan.runtime.distributed import World
 from fastgan.training import checkpoint, fit
 from fastgan.training.fit import Fit, FitOptions
+from tests.training.runs import Counting
 
 DATA = torch.linspace(-1, 1, 80).sin().view(40, 2)
 REPORTS = dict(log_every=2, sample_every=2, checkpoint_every=2, keep=1)
@@ -163,22 +164,6 @@ def test_a_signal_to_one_process_stops_both_at_the_same_step(folder: Path, ranks
 def test_a_value_that_is_not_finite_stops_both(ranks: list[dict]) -> None:
     assert ranks[0]["not finite"] == ranks[1]["not finite"]
     assert ranks[0]["not finite"]["steps"] == 2 and "not finite" in ranks[0]["not finite"]["message"]
-
-
-class Counting:
-    """A trainer of several processes that only counts, as many steps at once as it may."""
-
-    batch_size, d_steps, precision, engine, stride, skipped = 8, 1, "fp32", "counting", 1000, 0
-    device, skips = torch.device("cpu"), torch.zeros(())
-
-    def __init__(self, world: World) -> None:
-        self.world, self.step_count = world, 0
-        self.strides: list[int] = []
-
-    def step(self, n: int = 1) -> dict[str, Tensor]:
-        self.strides.append(n)
-        self.step_count += n
-        return {}
 
 
 @pytest.mark.parametrize("at", [1, 16, 17, 40])
