@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from ..layers import FusedLinear
-from ..runtime.module_state import ModuleState
+from ..runtime.module_state import ModuleState, copied
 
 
 class NotAnMLP(ValueError):
@@ -26,10 +26,7 @@ def label_of(part: nn.Module, path: str) -> str:
 
 def twin(module: nn.Module) -> nn.Module:
     """A copy around the same parameters: what a forward does to its module does not reach the original."""
-    attributes = [value for part in module.modules() for value in vars(part).values()]
-    # deepcopy refuses results of a differentiable computation, such as features that the last forward left behind
-    memo = {id(value): value.detach().clone() for value in attributes if isinstance(value, Tensor)}
-    return copy.deepcopy(module, memo | {id(parameter): parameter for parameter in module.parameters()})
+    return copied([module], module.parameters())[0]
 
 
 def _modes() -> tuple[bool, ...]:

@@ -25,7 +25,12 @@ from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex
 
 log = logging.getLogger("fastgan")
 
+ROLES = ("discriminator", "generator")
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NoGradient(ValueError):
+    """A network's loss does not depend on its parameters."""
 
 
 class LossScale:
@@ -75,7 +80,7 @@ class AutogradStep:
 
     def __call__(self, images: Tensor, index: StepIndex, rows: int) -> dict[str, Tensor]:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device. Metrics as 0-d tensors."""
-        with self.game.training_mode(), self._ends(), matmul_precision(self.game.precision):
+        with self._modes(), self.game.training_mode(), self._ends(), matmul_precision(self.game.precision):
             metrics: dict[str, Tensor] = {}
             for d_step in range(self.game.d_steps):
                 metrics = self._update_discriminator(images, index, d_step, rows)
@@ -84,6 +89,14 @@ class AutogradStep:
             for network in (self.game.generator, self.game.discriminator):
                 network.count_skipped()
         return metrics
+
+    @contextmanager
+    def _modes(self) -> Iterator[None]:
+        """A step is the same one whatever modes of torch its caller is in."""
+        device = self.game.device.type
+        autocast = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with torch.inference_mode(False), torch.enable_grad(), autocast:
+            yield
 
     def _update_discriminator(self, images: Tensor, index: StepIndex, d_step: int, rows: int) -> dict[str, Tensor]:
         game, draws, buffers = self.game, self.game.draws(index, d_step, rows), self._kept_buffers()
@@ -188,7 +201,13 @@ class AutogradStep:
     def _gradients(self, loss: Tensor, network: FlatNetwork, which: int) -> Sequence[Tensor | None]:
         if self.scales:
             loss = loss * self.scales[which].scale
-        return torch.autograd.grad(loss, network.parameters, allow_unused=True)
+        gradients = torch.autograd.grad(loss, network.parameters, allow_unused=True) if loss.requires_grad else ()
+        if all(gradient is None for gradient in gradients):
+            raise NoGradient(
+                f"no parameter of the {ROLES[which]} gets a gradient of its loss: a result on the way is detached, computed "
+                "under no_grad, or rounded to integers"
+            )
+        return gradients
 
     def _apply(
         self, network: FlatNetwork, gradients: Sequence[Tensor | None], withhold: Tensor, index: StepIndex, which: int
@@ -206,10 +225,16 @@ class AutogradStep:
         network.record_update(withhold, statistics)
         return statistics[0].sqrt()
 
-    def _arithmetic(self) -> AbstractContextManager:
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
         """Passes in half precision, where it is the game's. Those that share one context share one cast of the weights."""
         dtype = HALF.get(self.game.precision)
-        return torch.autocast(self.game.device.type, dtype) if dtype else nullcontext()
+        if dtype is None:
+            yield
+            return
+        with torch.autocast(self.game.device.type, dtype):
+            yield
+        torch.clear_autocast_cache()  # inside another autocast torch would keep the casts
 
     @contextmanager
     def _randomness(self, index: StepIndex, d_step: int) -> Iterator[None]:
@@ -239,20 +264,29 @@ class AutogradStep:
     def find_draws(self, samples: Tensor) -> None:
         """Plays a step with copies of the networks: where something draws, steps get generators of their own.
 
-        Others share torch's with all threads: networks that draw only at times or in a backward pass, and compiled ones.
+        Others share torch's with all threads: networks that draw in a backward pass, and compiled ones. ValueError where an
+        update fails, as the first one would.
         """
         self.own_draws, draws = None, OwnDraws()
         if any(is_compiled(network.module) for network in (self.game.generator, self.game.discriminator)):
             return
         try:
             trial = AutogradStep(self.game.copied())
-            trial.own_draws = draws  # its updates are refused where a backward pass draws
-            second_order.leave_unexamined(trial.game.discriminator.module)
-            with torch.inference_mode(False), torch.enable_grad(), draws:
-                trial(samples.clone(), at(0), len(samples))
-        except Exception as reason:  # that, or a network that cannot be copied, or takes no two rows
-            log.debug("torch's generator is seeded for each update: %s", reason)
+        except Exception as reason:
+            log.debug("torch's generator is seeded for each update: a network has no copy: %s", reason)
             return
+        trial.own_draws = draws  # its updates are refused where a backward pass draws
+        second_order.leave_unexamined(trial.game.discriminator.module)
+        try:
+            with draws:
+                trial(samples.clone(), at(0), len(samples))
+        except (NoGradient, torch.OutOfMemoryError):  # a copy may share parameters; and it needs memory of its own
+            return
+        except Exception as error:
+            if draws.replayed:
+                return
+            line = str(error).partition("\n")[0]
+            raise ValueError(f"an update of these networks fails: {type(error).__name__}: {line}") from error
         self.own_draws = draws if draws.drawn else None
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .buffers import is_written
 from .engine import Engine
 from .game import Game, StepIndex, at, mix
 
@@ -212,7 +213,7 @@ def preserved(game: Game, engine: Engine) -> Iterator[None]:
     """What training changes is afterwards as it was: weights, moments, averages, counters, buffers, random states."""
     networks = (game.generator, game.discriminator)
     tensors = [t for network in networks for t in (network.weight, network.lr, network.skipped, *network.state_dict().values())]
-    tensors += [buffer for network in networks for buffer in network.module.buffers()]
+    tensors += [buffer for network in networks for buffer in network.module.buffers() if is_written(buffer)]
     tensors += engine.state_dict().values()
     kept = [(tensor, tensor.clone()) for tensor in tensors]
     devices = [game.device] if game.device.type == "cuda" else []

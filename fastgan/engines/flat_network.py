@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -59,16 +59,16 @@ class FlatNetwork:
         self.skips = torch.zeros((), dtype=torch.int64, device=first.device)
         self._updates: list[tuple[Tensor, Tensor]] = []
 
-    def _trainable(self) -> list[nn.Parameter]:
-        return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
+    def _trainable(self, or_one_of: Collection[int] = ()) -> list[nn.Parameter]:
+        return [p for p in self.module.parameters() if p.requires_grad or id(p) in or_one_of]
 
     def _remember_tree(self) -> None:
         self._tree, self._parts = ModuleTree(self.module), list(self.module.modules())
 
-    def _in_place(self) -> bool:
+    def _in_place(self, frozen: bool) -> bool:
         """Whether every parameter is where it was, in the module and in the buffer; walking the tree would take a while."""
         where = [parameter.data_ptr() for parameter in self.parameters]
-        wanted = all([parameter.requires_grad for parameter in self.parameters])
+        wanted = frozen or all([parameter.requires_grad for parameter in self.parameters])
         return self._tree.holds() and wanted and where == self._places
 
     @contextmanager
@@ -84,10 +84,12 @@ class FlatNetwork:
                 part.training = False
             yield
 
-    def buffers(self) -> list[Tensor]:
-        """The module's buffers, one that several parts share only once."""
-        tensors = (tensor for part in self._parts for tensor in part._buffers.values() if tensor is not None)
-        return list({id(tensor): tensor for tensor in tensors}.values())
+    def buffers(self) -> Iterator[tuple[nn.Module, str, Tensor]]:
+        """The module's buffers, each with its part and its name there."""
+        for part in self._parts:
+            for name, tensor in part._buffers.items():
+                if tensor is not None:
+                    yield part, name, tensor
 
     def _check_alike(self) -> None:
         name = type(self.module).__name__
@@ -117,14 +119,15 @@ class FlatNetwork:
         self._places = [parameter.data_ptr() for parameter in self.parameters]
         self._adoptions += 1
 
-    def ensure_views(self) -> None:
+    def ensure_views(self, frozen: bool = False) -> None:
         """Repairs parameters that were moved out of the buffer since the last step, keeping their values.
 
-        A module whose dtype, device or set of parameters changed is refused with a RuntimeError.
+        A module whose dtype, device or set of parameters changed is refused with a RuntimeError. frozen: whether parameters
+        may be frozen now, because nothing is trained.
         """
-        if self._in_place():
+        if self._in_place(frozen):
             return
-        current = self._trainable()
+        current = self._trainable({id(parameter) for parameter in self.parameters} if frozen else ())
         alike = [(p.shape, p.dtype, p.device) for p in current] == [
             (p.shape, self.weight.dtype, self.weight.device) for p in self.parameters
         ]

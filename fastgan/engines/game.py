@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from ..ops.sample import Draws, Role
 from ..optim import SGD
 from ..penalties import Penalty
 from ..runtime.distributed import World
+from ..runtime.module_state import copied
 from .flat_network import FlatNetwork
 
 # passes over the critic and over the generator, each with dropout masks of its own; penalty k's own points are PENALTY + k
@@ -94,7 +94,7 @@ class Game:
 
     def copied(self) -> Game:
         """This game of copies of both networks, in one process, to see what a step does."""
-        networks = copy.deepcopy((self.generator.module, self.discriminator.module))
+        networks = copied((self.generator.module, self.discriminator.module))
         generator, discriminator = (FlatNetwork(network, SGD(0.0)) for network in networks)
         return replace(self, generator=generator, discriminator=discriminator, world=World())
 

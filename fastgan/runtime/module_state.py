@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import operator
 import types
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -23,6 +24,7 @@ _PLAIN = (
     *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
     *(torch.dtype, torch.device, torch.layout),
 )
+_KINDS = ("_modules", "_parameters", "_buffers")
 _DEPTH = 3  # how far into attributes of attributes the check looks
 _MOST = 64  # entries of a container that are looked at
 
@@ -36,6 +38,30 @@ def modes_kept(*modules: nn.Module) -> Iterator[None]:
     finally:
         for part, training in modes:
             part.training = training
+
+
+def copied(modules: Sequence[nn.Module], shared: Iterable[Tensor] = ()) -> list[nn.Module]:
+    """Deep copies, around the same `shared` tensors.
+
+    Of results of a differentiable computation, such as features that the last forward left behind, the numbers are copied; what
+    has no copy, such as a lock or an open file, is shared.
+    """
+    named = [item for module in modules for part in module.modules() for item in vars(part).items()]
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    memo |= {id(value): value.detach().clone() for _, value in named if isinstance(value, Tensor) and id(value) not in memo}
+    try:
+        return copy.deepcopy(list(modules), dict(memo))
+    except Exception:
+        uncopied = [value for name, value in named if name not in _COMMON and not _has_a_copy(value, memo)]
+        return copy.deepcopy(list(modules), memo | {id(value): value for value in uncopied})
+
+
+def _has_a_copy(value: Any, memo: dict[int, Any]) -> bool:
+    try:
+        copy.deepcopy(value, dict(memo))
+    except Exception:
+        return False
+    return True
 
 
 def has_global_hooks() -> bool:
@@ -67,15 +93,18 @@ class ModuleState:
     deep; training flags; how many hooks there are, global ones among them; methods and attributes of its classes. Not seen:
     what a forward reads elsewhere, in closures, globals and files.
 
-    left_behind: attributes, as (number of the module in `modules()`, name), that the forward itself sets at every call.
+    left_behind: attributes, as (number of the module in `modules()`, name), that the forward itself sets at every call;
+    kinds: the tables whose entries are compared.
     """
 
-    def __init__(self, module: nn.Module, left_behind: frozenset[tuple[int, str]] = frozenset()) -> None:
+    def __init__(self, module: nn.Module, left_behind: Iterable[tuple[int, str]] = (), kinds: Iterable[str] = _KINDS) -> None:
         parts = list(module.modules())
-        self._tree = ModuleTree(module, ("_modules", "_parameters", "_buffers"))
+        self._tree = ModuleTree(module, kinds)
         self._attributes = [vars(part) for part in parts]
         self._were = [dict(attributes) for attributes in self._attributes]
-        self._left_behind = left_behind
+        self._left_behind = frozenset(left_behind)
+        for part, name in self._left_behind:
+            self._were[part].pop(name, None)
         self._inner = list(self._read_inner())
         self._types = list(map(type, parts))
         own = {cls for kind in self._types for cls in kind.__mro__[: kind.__mro__.index(nn.Module)]}

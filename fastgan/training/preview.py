@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ from ..runtime.module_state import modes_kept
 from ..runtime.randomness import drawing_from
 from .setup import check
 
+_LATENTS = "if its latents are others, give it an attribute z_dim, their number or their shape (generator.z_dim = 100)"
 # what modules raise for inputs of another shape
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)
 
@@ -48,7 +50,7 @@ def generate(game: Game, latents: Tensor, weights: dict[str, Tensor]) -> Tensor:
     faults = []
     for shape in models.latent_shapes(game.latent_shape):
         try:
-            made = torch.func.functional_call(game.generator.module, weights, (latents.view(len(latents), *shape),))
+            made = _called(game.generator.module, weights, latents.view(len(latents), *shape))
         except torch.OutOfMemoryError:
             raise
         except REFUSALS as error:
@@ -62,9 +64,14 @@ def generate(game: Game, latents: Tensor, weights: dict[str, Tensor]) -> Tensor:
             return made
         faults.append(ValueError(f"it made samples of shape {tuple(made.shape)} of them"))
     raise ValueError(
-        f"the generator takes no latents of shape {(len(latents), *game.latent_shape)}: {_line(faults[0])}; if its latents are "
-        "others, give it an attribute z_dim, their number or their shape without the rows (generator.z_dim = 100)"
+        f"the generator takes no latents of shape {(len(latents), *game.latent_shape)}: {_line(faults[0])}; "
+        + (_of_another_dtype(game.generator) or _LATENTS)
     ) from faults[0]
+
+
+def _called(module: nn.Module, weights: dict[str, Tensor], latents: Tensor) -> Any:
+    """What a module makes, with these weights in place of its own; functional calls know no nn.DataParallel."""
+    return torch.func.functional_call(module, weights, (latents,)) if weights else module(latents)
 
 
 def try_networks(game: Game, images: ImageSet, rows: int) -> tuple[Tensor, Tensor, tuple[int, ...]]:
@@ -82,15 +89,25 @@ def try_networks(game: Game, images: ImageSet, rows: int) -> tuple[Tensor, Tenso
     except REFUSALS as error:
         flat = tuple(fake.shape[1:]) == (images.features,)
         remedy = f"nn.Unflatten(1, {shape}) at the generator's end" if flat else "nn.Flatten() at the discriminator's beginning"
+        remedy = f"give it layers of that size, or {remedy} where that is its shape"
         raise ValueError(
-            f"the discriminator takes no samples of shape {tuple(fake.shape)}: {_line(error)}; give it layers of that size, or "
-            f"{remedy} where that is its shape"
+            f"the discriminator takes no samples of shape {tuple(fake.shape)}: {_line(error)}; "
+            f"{_of_another_dtype(game.discriminator) or remedy}"
         ) from error
     check(
         isinstance(logits, Tensor) and logits.is_floating_point(),
         f"the discriminator must return one tensor of logits, got {describe(logits)}: return its logits alone",
     )
     return latents.view(rows, *game.latent_shape), fake, shape
+
+
+def _of_another_dtype(network: FlatNetwork) -> str:
+    """What to do about a frozen weight or a buffer that is no number of the trained weights' type; "" where there is none."""
+    dtype = network.weight.dtype
+    for name, tensor in (*network.module.named_parameters(), *network.module.named_buffers()):
+        if tensor.is_floating_point() and tensor.dtype != dtype:
+            return f"its '{name}' is {tensor.dtype}, and its trained weights {dtype}: make them alike"
+    return ""
 
 
 def _line(error: Exception) -> str:

@@ -33,7 +33,7 @@ def network_states(game: Game) -> dict[str, Any]:
 
 def averaged(network: FlatNetwork) -> dict[str, Any]:
     """The network's state dict with the moving average in place of the weights that are trained."""
-    network.ensure_views()
+    network.ensure_views(frozen=True)
     ema = network.averages()
     return {name: ema.get(id(value), value) for name, value in network.module.state_dict(keep_vars=True).items()}
 
@@ -75,7 +75,7 @@ def check_form(state: Any) -> None:
 def check_networks(game: Game, state: Mapping[str, Any]) -> None:
     """CheckpointError where a state does not fit the networks; the message names the parameter."""
     for role, network in (("generator", game.generator), ("discriminator", game.discriminator)):
-        network.ensure_views()
+        network.ensure_views(frozen=True)
         checkpoint.check_fit(role, network.module.state_dict(), state[role])
 
 

@@ -17,10 +17,13 @@ from ..engines.engine import Engine
 from ..engines.game import Game
 from ..ops import backend
 from ..ops.loss import LOGIT_KINDS
+from ..runtime.module_state import ModuleState
 from ..runtime.randomness import drawing_from
 from . import preview
 
 log = logging.getLogger("fastgan")
+
+_STRUCTURE = ("_modules", "_parameters")  # forwards that put another tensor in a buffer's place are followed as they are
 
 
 class Runner:
@@ -36,6 +39,7 @@ class Runner:
         self.captures = capture == "auto" and game.device.type == "cuda" and not backend.triton_problem()
         self.reads_logits = False
         self._rows: tuple[Tensor, Tensor] | None = None
+        self._seen: _Networks | None = None  # as the autograd engine was told of them
         self._use(self._first_engine())
 
     def _first_engine(self) -> Engine:
@@ -63,17 +67,24 @@ class Runner:
         """Runs both networks on as many rows as an update has; ValueError where they and the data do not fit each other."""
         with self._apart():
             latents, samples, self.game.sample_shape = preview.try_networks(self.game, images, rows)
-            self.look_at(latents, samples)
-        self.engine.find_draws(samples)
-
-    def look_at(self, latents: Tensor, samples: Tensor) -> None:
-        """Sees how the networks end, and whether they take rows like these, the generator's of a few latents."""
         self._rows = latents, samples
+        self._look()
+
+    def _look(self) -> None:
+        """Sees how the networks end, whether they draw, and whether they take the rows that they were tried with."""
+        if self._rows is None:
+            return
+        with self._apart():
+            self._find_ends(*self._rows)
+        self.engine.find_draws(self._rows[1])
+        self._seen = _Networks(self.game) if isinstance(self.engine, AutogradStep) else None
+
+    def _find_ends(self, latents: Tensor, samples: Tensor) -> None:
         try:
             reads = self.engine.find_ends(latents, samples, read_logits=self.game.loss in LOGIT_KINDS)
         except NoClosedForm as reason:
             self._leave_closed_form(reason)
-            return
+            reads = self.engine.find_ends(latents, samples, read_logits=self.game.loss in LOGIT_KINDS)
         if reads and not self.reads_logits:
             log.warning("the discriminator ends in a Sigmoid: %s is computed on the logits before it", self.game.loss)
         self.reads_logits = reads
@@ -83,15 +94,36 @@ class Runner:
             raise reason
         log.warning("the autograd engine goes on: %s", reason)
         self._use(AutogradStep(self.game))
-        if self._rows:
-            with self._apart():
-                self.look_at(*self._rows)
-            self.engine.find_draws(self._rows[1])
 
     def play(self, images: Tensor, step: int, most: int, rows: int) -> tuple[int, Mapping[str, Tensor]]:
         """Runs at least one step, at most `most`; returns how many and the last one's metrics."""
+        if self._seen and not self._seen.hold():
+            self._look()
         try:
-            return self.player.play(images, step, most, rows)
+            played = self.player.play(images, step, most, rows)
         except NoClosedForm as reason:  # before anything was done: a network is no chain any more
             self._leave_closed_form(reason)
-            return self.player.play(images, step, most, rows)
+            self._look()
+            played = self.player.play(images, step, most, rows)
+        if self._seen:
+            self._seen.forgive_steps()
+        return played
+
+
+class _Networks:
+    """Whether a game's networks are what they were when they were looked at, besides what steps change in them."""
+
+    def __init__(self, game: Game) -> None:
+        self._modules = game.generator.module, game.discriminator.module
+        self._states = [ModuleState(module, kinds=_STRUCTURE) for module in self._modules]
+        self._stepped = False
+
+    def hold(self) -> bool:
+        return all(state.holds(module) for state, module in zip(self._states, self._modules, strict=True))
+
+    def forgive_steps(self) -> None:
+        """After the first step since: attributes that it has set, such as counters and features, are not looked at again."""
+        if not self._stepped:
+            pairs = zip(self._modules, self._states, strict=True)
+            self._states = [ModuleState(module, state.changes(), kinds=_STRUCTURE) for module, state in pairs]
+            self._stepped = True

@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from .. import models
+from ..engines.buffers import is_written
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..losses import GANLoss
@@ -66,6 +68,13 @@ def _check_module(role: str, network: Any) -> None:
         raise TypeError(f"{role} must be an nn.Module, got {describe(network)}: {remedy}")
     if any(isinstance(part, torch.jit.ScriptModule) for part in network.modules()):
         raise TypeError(f"{role} is scripted or traced by torch.jit: give the trainer the module that it was made of")
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if is_lazy(tensor):
+            raise ValueError(f"{role}'s '{name}' has no size yet: call the network once, on rows of the data's size, before")
+        if tensor.is_meta:
+            raise ValueError(f"{role}'s '{name}' is on the meta device: write {role}.to_empty(device=...) and load its weights")
+        if tensor.is_inference():
+            raise ValueError(f"{role}'s '{name}' was made under torch.inference_mode(), and cannot be trained: make it outside")
 
 
 def as_path(name: str, value: Any) -> Path:
@@ -134,6 +143,7 @@ def make_game(generator: FlatNetwork, discriminator: FlatNetwork, specs: Iterabl
     for network in (game.generator, game.discriminator):
         average = () if network.ema is None else (network.ema,)
         frozen = [parameter.detach() for parameter in network.module.parameters() if not parameter.requires_grad]
-        for tensor in (network.weight, *average, *frozen, *network.module.buffers()):
+        buffers = [buffer for _, _, buffer in network.buffers() if is_written(buffer)]
+        for tensor in (network.weight, *average, *frozen, *buffers):
             distributed.broadcast_(tensor, game.world.size)
     return game

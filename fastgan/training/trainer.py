@@ -281,7 +281,7 @@ class Trainer:
         check(is_whole(n, 1), f"n must be a whole number >= 1, got {n!r}")
         check(seed is None or is_whole(seed, 0, 2**63 - 1), f"seed must be None or a whole number in [0, 2^63), got {seed!r}")
         seed = self.seed if seed is None else seed
-        self._game.generator.ensure_views()
+        self._game.generator.ensure_views(frozen=True)
         weights = preview.ema_weights(self._game.generator) if ema else {}
         return preview.make_samples(self._game, n, seed, weights)
 

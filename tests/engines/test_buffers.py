@@ -93,6 +93,52 @@ def test_buffers_of_every_kind_are_put_back() -> None:
     assert module.count == 4 and module.mask.tolist() == [False, True]
 
 
+class Normalised(nn.Module):
+    """A norm as people write it: the mean is another tensor after each batch."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("order", torch.arange(features))
+        self.register_buffer("scale", torch.ones(1).expand(features))
+        self.register_buffer("mixing", torch.eye(features).to_sparse())
+        self.register_buffer("eighths", torch.ones(features).to(torch.float8_e4m3fn))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        x = (x - self.mean)[:, self.order] * self.scale * self.eighths.float()
+        return x @ self.mixing.to_dense()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("spikes", [(3, 0), (0, 4)], ids=str)
+def test_a_buffer_that_is_replaced_is_put_back_too(spikes: tuple[int, int], precision: str) -> None:
+    """And constants of kinds that nobody writes into are left alone."""
+    generator, critic = networks(*spikes)
+    generator[2], critic[2] = Normalised(8), Normalised(8)
+    trainer = Trainer(generator, critic, precision=precision, device="cpu").attach(ROWS, 8)
+    trainer.step(4)
+    assert trainer.skipped > 0
+    assert all(network[2].mean.isfinite().all() and network[2].mean.any() for network in (generator, critic))
+    assert trainer.sample(4).isfinite().all()
+
+
+def test_a_buffer_is_put_back_where_it_is_now() -> None:
+    module = nn.Linear(2, 2)
+    module.register_buffer("mean", torch.tensor([1.0, 2.0]))
+    module.register_buffer("gone", torch.zeros(2))
+    module.register_buffer("longer", torch.zeros(2))
+    network = FlatNetwork(module, SGD(0.1))
+    kept = KeptBuffers([network])
+    module.mean, module.longer = torch.tensor([float("nan"), 5.0], requires_grad=True) * 1.0, torch.ones(3)
+    del module.gone
+    kept.restore(torch.tensor(False))
+    assert module.mean.tolist() == [1.0, 5.0]
+    kept.restore(torch.tensor(True))
+    assert module.mean.tolist() == [1.0, 2.0] and module.longer.tolist() == [1.0, 1.0, 1.0]
+
+
 def modes(*modules: nn.Module) -> list[bool]:
     return [part.training for module in modules for part in module.modules()]
 

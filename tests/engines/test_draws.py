@@ -229,10 +229,33 @@ def test_checkpointed_networks_replay_their_draws() -> None:
     assert same(weights_of(plain), weights_of(replaying))
 
 
-def test_a_network_that_begins_to_replay_is_refused_until_data_are_attached_again() -> None:
+def test_a_network_that_begins_to_replay_is_followed() -> None:
     trainer, whole = trainer_of(Critic), trainer_of(Critic)
-    before = weights_of(trainer)
     trainer.discriminator.replays = True
+    trainer.step(2)
+    whole.step(2)
+    assert not has_own_draws(trainer) and same(weights_of(trainer), weights_of(whole))
+
+
+class Hidden(Critic):
+    """A critic that does what is said elsewhere, where nobody sees it."""
+
+    @property
+    def replays(self) -> bool:  # type: ignore[override]
+        return bool(SAID)
+
+    @replays.setter
+    def replays(self, value: bool) -> None:
+        pass
+
+
+SAID: list[bool] = []
+
+
+def test_a_change_that_is_not_seen_is_refused_until_data_are_attached_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, whole = trainer_of(Hidden), trainer_of(Critic)
+    before = weights_of(trainer)
+    monkeypatch.setattr(f"{__name__}.SAID", [True])
     with pytest.raises(RuntimeError, match="attach the data again"):
         trainer.step()
     assert same(before, weights_of(trainer))

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fastgan import Trainer, penalties
+from fastgan.engines.autograd import AutogradStep
+from fastgan.optim import SGD
 
 ROWS = torch.rand(24, 6, generator=torch.Generator().manual_seed(1)) * 2 - 1
 
@@ -137,3 +139,82 @@ def test_a_tanh_at_the_end_runs_in_fp32_however_it_is_called(function: Callable[
         trainer.step(3)
         weights.append(network.net[0].weight.detach().clone())
     assert torch.equal(*weights)
+
+
+def appended(*ends: nn.Module) -> Callable[[Critic], None]:
+    return lambda critic: critic.net.extend(ends)
+
+
+def function(end: End) -> Callable[[Critic], None]:
+    return lambda critic: setattr(critic, "end", end)
+
+
+def last(x: nn.Module) -> Callable[[Critic], None]:
+    return lambda critic: setattr(critic, "last", x)
+
+
+def hooked(critic: Critic) -> None:
+    critic.last.register_forward_hook(lambda module, inputs, output: 2.0 * output - 0.5)
+
+
+def hooked_at_the_root(critic: Critic) -> None:
+    critic.register_forward_hook(lambda module, inputs, output: 3.0 * output)
+
+
+SIGMOID_MODULE = SIGMOIDS["a module"]
+CHANGES: dict[str, tuple[End, Callable[[Critic], None]]] = {
+    "a sigmoid is appended": (lambda n, x: x, appended(nn.Sigmoid())),
+    "a function is called": (lambda n, x: x, function(SIGMOIDS["torch.sigmoid"])),
+    "another module is called": (SIGMOID_MODULE, last(nn.Sigmoid())),
+    "it is no sigmoid any more": (SIGMOID_MODULE, last(nn.Hardtanh())),
+    "something stands before it": (SIGMOID_MODULE, appended(nn.Tanh())),
+    "something follows it": (SIGMOID_MODULE, last(nn.Sequential(nn.Sigmoid(), nn.Hardtanh(0.1, 0.6)))),
+    "a function is called twice": (SIGMOIDS["torch.sigmoid"], function(lambda n, x: torch.sigmoid(torch.sigmoid(x)))),
+    "the module has a hook": (SIGMOID_MODULE, hooked),
+    "the network has a hook": (SIGMOID_MODULE, hooked_at_the_root),
+    "nothing": (SIGMOID_MODULE, lambda critic: None),
+}
+
+
+@pytest.mark.parametrize(("end", "change"), CHANGES.values(), ids=CHANGES)
+def test_an_end_that_changes_after_attach_is_followed(end: End, change: Callable[[Critic], None]) -> None:
+    """A step is that of a trainer that took the network as it is now."""
+    still = dict(g_optimizer=SGD(0.0), d_optimizer=SGD(0.0), device="cpu", engine="autograd")
+    critic = Critic(end)
+    trainer = Trainer(generator(), critic, **still).attach(ROWS, 8)
+    trainer.step(2)
+    change(critic)
+    found = trainer.step(1)
+    other = Critic(end)
+    change(other)
+    wanted = Trainer(generator(), other, **still).attach(ROWS, 8).step(3)
+    assert {name: value.item() for name, value in found.items()} == {name: value.item() for name, value in wanted.items()}
+
+
+class Counting(Critic):
+    """A critic that notes what it does: in attributes, in a list, in a buffer that it replaces."""
+
+    def __init__(self) -> None:
+        super().__init__(SIGMOID_MODULE)
+        self.calls, self.seen = 0, [0.0]
+        self.register_buffer("mean", torch.zeros(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls, self.features = self.calls + 1, x
+        self.seen.append(x.detach().mean().item())
+        self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return super().forward(x)
+
+
+def test_what_a_forward_notes_is_no_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    find_ends = AutogradStep.find_ends
+    monkeypatch.setattr(AutogradStep, "find_ends", lambda *args, **given: looks.append(1) or find_ends(*args, **given))
+    critic = Counting()
+    trainer = Trainer(generator(), critic, device="cpu").attach(ROWS, 8)
+    for _ in range(4):
+        trainer.step(1)
+    assert len(looks) == 1 and critic.calls > 12
+    critic.last = nn.Sigmoid()
+    trainer.step(2)
+    assert len(looks) == 2

@@ -82,6 +82,7 @@ class Watched(nn.Module):
 def test_graphs_are_made_of_what_is_differentiated_alone(loss: str) -> None:
     generator, critic = Watched(3, 4), Watched(4, 1)
     run = Trainer(generator, critic, loss=loss, penalty=penalties.R1(1.0), d_steps=2, device="cpu").attach(DATA, 8)
+    run.step()
     for network in (generator, critic):
         network.seen.clear()
     run.step()
