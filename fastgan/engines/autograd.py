@@ -19,7 +19,7 @@ from ..runtime.input_gradient import input_gradient
 from ..runtime.precision import matmul_precision
 from ..runtime.randomness import OwnDraws, is_compiled, seeded
 from .buffers import KeptBuffers
-from .ends import SIGMOID, TANH, End, look
+from .ends import SIGMOID, TANH, End, look, returns_probabilities
 from .flat_network import FlatNetwork
 from .game import FAKE, FOR_CRITIC, GENERATOR, OWN_UPDATE, REAL, Game, StepIndex, at, mix
 
@@ -53,10 +53,6 @@ class LossScale:
 def _draws_by_counters(network: nn.Module) -> bool:
     """Whether all of a network is fastgan's own, whose draws are no business of torch's generator."""
     return all(type(part).__module__.startswith(("fastgan.", "torch.nn.modules.container")) for part in network.modules())
-
-
-def _are_probabilities(output: object) -> bool:
-    return isinstance(output, Tensor) and bool(((output >= 0) & (output <= 1)).all())
 
 
 class AutogradStep:
@@ -298,10 +294,11 @@ class AutogradStep:
         if read_logits:
             seen = look(self.game.discriminator.module, SIGMOID, samples)
             self.sigmoid = seen.end
-            if seen.end is None and seen.ran and _are_probabilities(seen.result):
+            if returns_probabilities(self.game.discriminator.module, samples, seen):
                 log.warning(
-                    "the discriminator returns numbers in [0, 1] and calls a sigmoid, though not last: %s takes them for "
-                    "logits; end it before the sigmoid",
+                    "the discriminator returns numbers in [0, 1]%s, and %s takes them for logits: end it before what maps them "
+                    "there, such as a sigmoid",
+                    " before its last Sigmoid" if seen.end else "",
                     self.game.loss,
                 )
         self.generation += 1

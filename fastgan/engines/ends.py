@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -98,11 +98,10 @@ class End(NamedTuple):
 
 
 class Look(NamedTuple):
-    """A network's end, if it is an activation of the kind; else whether that ran somewhere before it, and what came out."""
+    """A network's end, if it is an activation of the kind, and how often that was called in a pass."""
 
     end: End | None
-    ran: bool
-    result: Any
+    calls: int
 
 
 @torch.no_grad()
@@ -118,10 +117,37 @@ def look(network: nn.Module, kind: Kind, rows: Tensor) -> Look:
         calls = stack.enter_context(_Kept(kind))
         result = network(rows)
     if not calls.count or not isinstance(result, Tensor) or not _is_passed_on(network, kind, calls.count, rows):
-        return Look(None, calls.count > 0, result)
+        return Look(None, calls.count)
     last = next((module for module, made in outputs if made is calls.output), None)
     alone = last if sum(module is last for module, _ in outputs) == 1 else None
-    return Look(End(kind, alone, calls.count), True, result)
+    return Look(End(kind, alone, calls.count), calls.count)
+
+
+@torch.no_grad()
+def returns_probabilities(network: nn.Module, rows: Tensor, seen: Look) -> bool:
+    """Whether what is read of a critic, as it was looked at, stays in [0, 1], for rows far away too.
+
+    Where no sigmoid was seen, both ends have to be reached there: other critics begin with small numbers as well.
+    """
+    ran = seen.calls > (seen.end is not None)
+    before = _Replaced(seen.end.kind, seen.end.calls, lambda x: x) if seen.end else nullcontext()
+    far_away = []
+    with uncompiled(), before:
+        if not _in_unit_interval(network(rows)):
+            return False
+        for scale in (1e4, -1e4):
+            try:
+                far_away.append(network(scale * rows))
+            except Exception:  # it takes no such rows
+                return ran
+    if not all(map(_in_unit_interval, far_away)):
+        return False
+    reached = torch.cat([numbers.reshape(-1) for numbers in far_away])
+    return ran or bool(reached.min() < 1e-3 and reached.max() > 1 - 1e-3)
+
+
+def _in_unit_interval(result: Any) -> bool:
+    return isinstance(result, Tensor) and bool(((result >= 0) & (result <= 1)).all())
 
 
 def _is_passed_on(network: nn.Module, kind: Kind, number: int, rows: Tensor) -> bool:

@@ -148,8 +148,13 @@ class ModuleState:
         """The attributes inside which something can change."""
         for part, attributes in enumerate(self._attributes):
             for name, value in attributes.items():
-                if name not in _COMMON and not isinstance(value, _PLAIN) and (part, name) not in self._left_behind:
+                if name not in _COMMON and not _is_constant(value) and (part, name) not in self._left_behind:
                     yield _Inner((part, name), value)
+
+
+def _is_constant(value: Any) -> bool:
+    """Whether nothing inside a value can change."""
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(map(_is_constant, value)))
 
 
 def _same(now: Any, then: Any) -> bool:

@@ -94,6 +94,23 @@ PROBABILITIES: dict[str, End] = {
     "clamped in place": lambda n, x: clamped_in_place(torch.sigmoid(x)),
     "a module's, clamped in place": lambda n, x: clamped_in_place(n.last(x)),
     "averaged": lambda n, x: torch.sigmoid(x.expand(-1, 3)).mean(1),
+    "written out": lambda n, x: 1 / (1 + torch.exp(-x)),
+    "by tanh": lambda n, x: 0.5 * (torch.tanh(x / 2) + 1),
+    "by logsigmoid": lambda n, x: F.logsigmoid(x).exp(),
+    "a softmax's column": lambda n, x: torch.softmax(torch.cat([x, -x], 1), 1)[:, :1],
+    "hard": lambda n, x: F.hardsigmoid(x),
+    "an operator": lambda n, x: torch.ops.aten.sigmoid(x),
+    "logits, clamped": lambda n, x: x.clamp(0, 1),
+}
+TWICE: End = lambda n, x: torch.sigmoid(torch.sigmoid(x))  # noqa: E731
+LOGITS: dict[str, End] = {
+    "a gate": lambda n, x: 10.0 * x * torch.sigmoid(x) - 5.0,
+    "small ones": lambda n, x: 1e-3 * x + 0.5,
+    "no negative ones": lambda n, x: F.relu(x),
+    "none at first": lambda n, x: 0.0 * x,
+    "one number at first": lambda n, x: 0.0 * x + 0.3,
+    "bounded": lambda n, x: 0.2 * torch.tanh(x) + 0.5,
+    "a sigmoid's multiple": lambda n, x: 3.0 * torch.sigmoid(x),
 }
 
 
@@ -105,10 +122,34 @@ def test_probabilities_that_cannot_be_read_are_said(end: End, caplog: pytest.Log
     assert "returns numbers in [0, 1]" in record.getMessage() and "nonsaturating" in record.getMessage()
 
 
-def test_a_gate_is_no_end(caplog: pytest.LogCaptureFixture) -> None:
+def test_probabilities_before_a_sigmoid_are_said(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="fastgan"):
-        trained(lambda n, x: 10.0 * x * torch.sigmoid(x) - 5.0)
+        trained(TWICE)
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "returns numbers in [0, 1] before its last Sigmoid" in first and "computed on the logits" in second
+
+
+@pytest.mark.parametrize("end", LOGITS.values(), ids=LOGITS)
+def test_small_logits_are_no_probabilities(end: End, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, logger="fastgan"):
+        Trainer(generator(), Critic(end), device="cpu").attach(ROWS, 8)
     assert not caplog.records
+
+
+@pytest.mark.parametrize(
+    ("end", "said"), [(PROBABILITIES["clamped"], 1), (PROBABILITIES["written out"], 0)], ids=["a sigmoid", "unknown"]
+)
+def test_a_critic_that_refuses_rows_far_away_is_read_by_the_others(
+    end: End, said: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    def within(n: nn.Module, x: Tensor) -> Tensor:
+        if x.abs().max() > 100:
+            raise ValueError("rows are images in [-1, 1]")
+        return end(n, x)
+
+    with caplog.at_level(logging.WARNING, logger="fastgan"):
+        trained(within)
+    assert len(caplog.records) == said
 
 
 def test_a_pass_that_goes_another_way_is_refused() -> None:
