@@ -345,3 +345,19 @@ def test_the_real_rows_are_one_endless_shuffled_stream():
     for epoch in seen.view(6, SAMPLES):
         assert epoch.sort().values.tolist() == list(range(SAMPLES))
     assert seen[:SAMPLES].tolist() != seen[SAMPLES : 2 * SAMPLES].tolist()
+
+
+def test_each_network_has_a_loss_scale_of_its_own():
+    """Whatever they are, a step's gradients are the same, but for what fp16 rounds."""
+    weights = []
+    for scales in ((2.0**6, 2.0**12), (2.0**12, 2.0**6)):
+        generator, discriminator = networks()
+        options = dict(g_optimizer=optim.SGD(0.1), d_optimizer=optim.SGD(0.1), precision="fp16", device="cpu")
+        trainer = Trainer(generator, discriminator, **options).attach(data() * 1.0, ROWS)
+        for scale, value in zip(trainer._runner.engine.scales, scales, strict=True):
+            scale.scale.fill_(value)
+        trainer.step(2)
+        assert [scale.scale.item() for scale in trainer._runner.engine.scales] == list(scales)
+        weights.append([p.detach().clone() for network in (generator, discriminator) for p in network.parameters()])
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-3)
