@@ -144,6 +144,7 @@ def draws_of_modules() -> dict[str, list[Tensor]]:
     torch.manual_seed(0)
     networks = Noisy(3, 4), Noisy(4, 1)
     game = Trainer(*networks, penalty=penalties.R1(1.0), d_steps=2, seed=3, device="cpu").attach(DATA, ROWS)
+    game.step()  # from here on what a forward notes is no change of the network
     for network in networks:
         network.drawn = []
     game.step(2)
