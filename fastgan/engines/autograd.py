@@ -257,6 +257,7 @@ class AutogradStep:
                 "not when data were attached: attach the data again"
             )
 
+    @torch.inference_mode(False)
     def find_draws(self, samples: Tensor) -> None:
         """Plays a step with copies of the networks: where something draws, steps get generators of their own.
 

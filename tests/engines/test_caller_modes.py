@@ -52,9 +52,9 @@ def test_a_step_is_the_same_in_every_mode_of_its_caller(
     mode: Callable[[], AbstractContextManager], pair: Callable[[], tuple[nn.Module, nn.Module]], options: dict[str, Any]
 ) -> None:
     def trained(within: Callable[[], AbstractContextManager]) -> list[Tensor]:
-        trainer = Trainer(*pair(), seed=1, device="cpu", **options).attach(DATA, 8)
+        trainer = Trainer(*pair(), seed=1, device="cpu", **options)
         with within():
-            trainer.step(3)
+            trainer.attach(DATA, 8).step(3)
         return [p.detach().clone() for network in (trainer.generator, trainer.discriminator) for p in network.parameters()]
 
     assert all(map(torch.equal, trained(mode), trained(nullcontext)))
