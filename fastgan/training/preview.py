@@ -107,9 +107,11 @@ def shape_of_samples(made: tuple[int, ...], images: ImageSet) -> tuple[int, ...]
     check(count == images.features, f"the generator makes samples of {count} numbers, but {images.name} has {images.features}")
     if len(made) > 1 and made == given:
         return made
-    if _layout(made) and len(given) == 1:
+    if not _layout(made):
+        return images.shape if len(given) == 1 and is_image(given) else given
+    if len(given) == 1:
         return made
-    if _layout(made) and _layout(made) != _layout(given):
+    if _layout(made) != _layout(given):
         raise ValueError(
             f"the generator makes samples of shape {made}, but {images.name} has {given}, the same numbers in another order: "
             + _how_to_arrange(made, given)

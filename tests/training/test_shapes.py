@@ -63,12 +63,19 @@ FITTING = [
     pytest.param(generator(8, 12), floats(16, 1, 8, 12), (1, 8, 12), id="no channel made"),
     pytest.param(generator(8, 12, 1), floats(16, 1, 8, 12), (1, 8, 12), id="one channel last"),
     pytest.param(generator(1, 8, 12), bytes_(16, 8, 12), (1, 8, 12), id="no channel given"),
+    pytest.param(generator(96), bytes_(16, 8, 12), (8, 12), id="flat rows, no channel given"),
     pytest.param(generator(1, 40), floats(16, 1, 40), (1, 40), id="signals"),
+    pytest.param(generator(100), floats(16, 2, 50), (2, 50), id="flat rows of signals of two channels"),
+    pytest.param(generator(40), bytes_(16, 1, 40), (1, 40), id="flat rows of signals of bytes"),
+    pytest.param(generator(40, 1), floats(16, 1, 40), (1, 40), id="signals with the one channel last"),
     pytest.param(generator(3, 40), floats(16, 3, 40), (3, 40), id="signals of three channels"),
     pytest.param(generator(1, 4, 5, 6), bytes_(16, 1, 4, 5, 6), (1, 4, 5, 6), id="voxels"),
     pytest.param(generator(120), bytes_(16, 1, 4, 5, 6), (1, 4, 5, 6), id="flat rows of voxels"),
     pytest.param(generator(2), floats(16, 2), (2,), id="points"),
     pytest.param(generator(9), floats(16, 9), (9,), id="points of nine numbers"),
+    pytest.param(generator(7), bytes_(16, 7), (7,), id="flat bytes that are no square image"),
+    pytest.param(generator(1, 18), bytes_(16, 18), (18,), id="flat bytes and a row with one channel"),
+    pytest.param(generator(64), bytes_(16, 64), (1, 8, 8), id="flat bytes of a square image"),
 ]
 
 
