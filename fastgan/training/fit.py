@@ -15,8 +15,10 @@ from torch import Tensor
 
 from .._version import __version__
 from ..runtime import distributed
+from ..runtime.arguments import describe
 from ..runtime.distributed import World
 from . import checkpoint
+from .arguments import check_switch, check_whole
 from .device_metrics import Reading, mark, seconds
 from .pictures import drawing
 from .report import RunFolder, display
@@ -106,6 +108,7 @@ class FitOptions:
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: resume or progress that is neither True nor False, a command that is no dict.
     """
 
     steps: int
@@ -123,11 +126,15 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite must be "raise" or "skip", got {self.on_nonfinite!r}')
-        least = {"steps": 0, "log_every": 1, "sample_every": 0, "checkpoint_every": 0, "keep": 1}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < minimum):
-                raise ValueError(f"{name.replace('_', ' ')} must be a whole number >= {minimum}, got {value!r}")
+        for name, least in {"steps": 0, "log_every": 1, "keep": 1}.items():
+            check_whole(name, getattr(self, name), least)
+        for name in ("sample_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 0)
+        for name in ("resume", "progress"):
+            check_switch(name, getattr(self, name))
+        if not isinstance(self.command, dict):
+            raise TypeError(f"command must be a dict of the command line's flags, got {describe(self.command)}")
         self.sample_every = max(1, self.steps // 20) if self.sample_every is None else self.sample_every
         self.checkpoint_every = max(1, self.steps // 5) if self.checkpoint_every is None else self.checkpoint_every
 

@@ -19,7 +19,7 @@ from ..ops.sample import Draws, Role
 from ..runtime.arguments import describe
 from ..runtime.module_state import modes_kept
 from ..runtime.randomness import drawing_from
-from .setup import check
+from .arguments import check
 
 # what modules raise for inputs of another shape
 REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,21 +19,11 @@ from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
 from ..runtime.arguments import describe
 from ..runtime.input_gradient import HALVES
+from .arguments import check, check_whole, is_whole
 from .fit import FitOptions
 
 ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
-
-
-def check(condition: bool, message: str) -> None:
-    """ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-def is_whole(value: object, least: int, most: float = math.inf) -> bool:
-    """Whether a value is a whole number from `least` to `most`; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mapping[str, Any], ema: Any) -> None:
@@ -68,13 +55,6 @@ def _check_module(role: str, network: Any) -> None:
         raise TypeError(f"{role} is scripted or traced by torch.jit: give the trainer the module that it was made of")
 
 
-def as_path(name: str, value: Any) -> Path:
-    """The path that an argument is; TypeError for what is none."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {describe(value)}")
-    return Path(value)
-
-
 def check_reporting(names: Iterable[str]) -> None:
     """TypeError for an argument that a run does not have."""
     known = [field.name for field in fields(FitOptions) if field.name not in ("steps", "epoch_steps", "out", "command")]
@@ -90,7 +70,7 @@ def check_choices(d_steps: Any, seed: Any, ema: Any, engine: Any, capture: Any, 
     check(ema is None or 0.0 <= ema < 1.0, f"ema must be None or a decay in [0, 1), got {ema!r}")
     check(engine in ENGINES, f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
     check(capture in CAPTURES, f"unknown capture {capture!r}; choose one of {', '.join(CAPTURES)}")
-    check(is_whole(steps_per_graph, 1), f"steps_per_graph must be a whole number >= 1, got {steps_per_graph!r}")
+    check_whole("steps_per_graph", steps_per_graph, 1)
 
 
 def place(networks: tuple[nn.Module, nn.Module], seed: int, device: torch.device, precision: str) -> torch.dtype:

@@ -19,10 +19,10 @@ from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
 from . import checkpoint, preview, run_state, setup
+from .arguments import as_path, check, check_whole, is_whole
 from .fit import Fit, FitOptions
 from .presets import preset
 from .runner import Runner
-from .setup import as_path, check, is_whole
 
 log = logging.getLogger("fastgan")
 
@@ -254,8 +254,8 @@ class Trainer:
         """
         setup.check_reporting(reporting)
         check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
-        for name, value in (("epochs", epochs), ("steps", steps)):
-            check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
+        if epochs is not None:
+            check_whole("epochs", epochs, 0)
         if out is not None:
             checkpoint.check_savable(run_state.network_states(self._game))
         epoch_steps = self.steps_per_epoch()

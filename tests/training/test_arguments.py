@@ -148,3 +148,32 @@ def test_a_call(call: Callable[[Any], Any], kind: type[Exception], message: str,
     with pytest.raises(kind, match=message):
         call(trainer)
     assert trainer.step_count == 0 and not [*tmp_path.iterdir()]
+
+
+WHOLE = {"steps": 0, "epochs": 0, "log_every": 1, "sample_every": 0, "checkpoint_every": 0, "keep": 1}
+NONE_SAYS = ("steps", "epochs", "sample_every", "checkpoint_every")  # what None leaves to a default
+REPORTS: list[tuple[str, Any, type[Exception], str]] = [
+    *[
+        (name, value, ValueError, f"{name} must be a whole number >= {least}, got ")
+        for name, least in WHOLE.items()
+        for value in (least - 1, True, False, 1.0, "1", [1], torch.tensor(1), *([] if name in NONE_SAYS else [None]))
+    ],
+    *[
+        (name, value, TypeError, f"{name} must be True or False, got ")
+        for name in ("resume", "progress")
+        for value in ("no", "", 0, 1, None)
+    ],
+    *[("on_nonfinite", value, ValueError, "on_nonfinite must be") for value in ("ignore", None, True, [])],
+    ("command", None, TypeError, "command must be a dict of the command line's flags, got None"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "message"), REPORTS)
+def test_a_report_of_another_kind_is_refused_before_the_run_folder_is_claimed(
+    name: str, value: Any, kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    trainer = Trainer(generator(), critic(), device="cpu")
+    total = {} if name == "epochs" else {"steps": 3}
+    with pytest.raises(kind, match=message):
+        trainer.fit(ROWS, batch_size=8, out=tmp_path / "run", **{"progress": False} | total | {name: value})
+    assert not [*tmp_path.iterdir()] and trainer.step_count == 0
