@@ -19,6 +19,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..runtime.arguments import describe
+
 FORMAT = 1
 MANIFEST = "manifest.json"
 FILES = (MANIFEST, "config.json", "state.pt")  # and safetensors
@@ -279,15 +281,19 @@ def check_fit(role: str, own: dict[str, Any], saved: dict[str, Any]) -> None:
 
 
 def _differences(own: dict[str, Any], saved: dict[str, Any], look: Callable[[Tensor], Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names, and what two state dicts have there; of extra states it counts only whether they are there."""
-    for name in sorted(own.keys() | saved.keys()):
-        extra = name.rpartition(".")[2] == "_extra_state"
-        there, here = (
-            "absent" if name not in state else look(state[name]) if isinstance(state[name], Tensor) and not extra else "there"
-            for state in (saved, own)
-        )
+    """Names, and what two state dicts have there; of extra states it counts only whether they are present."""
+    for name in sorted(own.keys() | saved.keys(), key=str):
+        there, here = (_seen(state, name, look) for state in (saved, own))
         if there != here:
             yield name, there, here
+
+
+def _seen(state: dict[str, Any], name: str, look: Callable[[Tensor], Any]) -> Any:
+    if name not in state:
+        return "absent"
+    if str(name).rpartition(".")[2] == "_extra_state":
+        return "present"
+    return look(state[name]) if isinstance(state[name], Tensor) else describe(state[name])
 
 
 def sweep(root: Path) -> None:
