@@ -150,20 +150,22 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
         The folder; None where nothing is written, and in all processes but the first.
 
     Raises:
-        RunFolderError: a folder that is taken or cannot be written.
+        RunFolderError: a folder that is taken, holds no run to resume, or cannot be written.
         CheckpointError: a checkpoint of another run.
     """
     if options.out is None:
         return None
     folder = RunFolder(options.out)
-    if not options.resume and trainer.world.rank == 0:
-        folder.check_free()
     newest = checkpoint.latest(folder.checkpoints) if options.resume else None
     if newest is not None:
         trainer.restore(newest)
         log.info("resumed %s at step %d", folder.path, trainer.step_count)
     elif options.resume:
+        if trainer.world.rank == 0:
+            folder.check_can_begin()
         log.info("no checkpoint in %s: starting at step 0", folder.path)
+    elif trainer.world.rank == 0:
+        folder.check_free()
     if trainer.world.rank:
         return None
     folder.create()

@@ -181,7 +181,7 @@ def arguments(saved: Checkpoint, generator: Any, discriminator: Any, penalty: An
         for role, network in (("generator", generator), ("discriminator", discriminator)):
             same[role] = models.build(config["networks"][role], role) if network is None else network
             if isinstance(network, nn.Module) and config["precision"] != "fp64":  # in which a trainer turns any network
-                checkpoint.check_fit(role, network.state_dict(), saved.weights[role])
+                checkpoint.check_fit(role, network.state_dict(), saved.weights.get(role, {}))
         same["penalty"] = penalties.from_config(config["penalty"]) if penalty is None else penalty
     except ValueError as reason:
         raise CheckpointError(str(reason)) from None

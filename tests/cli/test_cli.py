@@ -84,6 +84,18 @@ def test_resume_refuses_what_would_change_past_draws(run, flags, capsys):
     assert flags[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "message"), [("", "it has run: name the run"), ("run/checkpoints", "continue that one with --out")]
+)
+def test_resume_begins_no_run_among_other_files(place: str, message: str, tmp_path: Path, capsys) -> None:
+    flags = ("--data", "ring", "--batch-size", 8, "--steps", 0)
+    assert here("train", *flags, "--out", tmp_path / "run") == 0
+    before = sorted(tmp_path.rglob("*"))
+    assert here("train", *flags, "--resume", "--out", tmp_path / place) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.splitlines()) == 1 and sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_resume_allows_repeated_flags_and_new_totals(run):
     command = cli.parse(["train", "--resume", "--out", str(run), "--data", "ring", "--batch-size", "8", "--epochs", "3"])
