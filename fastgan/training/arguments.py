@@ -32,8 +32,10 @@ def check_switch(name: str, value: Any) -> None:
         raise TypeError(f"{name} must be True or False, got {describe(value)}")
 
 
-def as_path(name: str, value: Any) -> Path:
-    """The path that an argument is; TypeError for what is none."""
+def as_path(name: str, value: Any, error: type[ValueError] = ValueError) -> Path:
+    """The path that an argument is; TypeError for what is none, `error` for a null character in it, which no system takes."""
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {describe(value)}")
+    if "\0" in str(value):
+        raise error(f"{name} must be a path, got {str(value)!r}, which has a null character in it")
     return Path(value)

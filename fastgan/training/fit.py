@@ -113,7 +113,7 @@ class FitOptions:
 
     steps: int
     epoch_steps: int
-    out: Path | None = None
+    out: str | Path | None = None
     resume: bool = False
     log_every: int = 100
     sample_every: int | None = None

@@ -19,7 +19,7 @@ from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
 from . import checkpoint, preview, run_state, setup
-from .arguments import as_path, check, check_whole, is_whole
+from .arguments import check, check_whole, is_whole
 from .fit import Fit, FitOptions
 from .presets import preset
 from .runner import Runner
@@ -261,7 +261,7 @@ class Trainer:
         epoch_steps = self.steps_per_epoch()
         total = epochs * epoch_steps if epochs is not None else steps
         assert total is not None
-        return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else as_path("out", out), **reporting))
+        return Fit(self, FitOptions(total, epoch_steps, out=out, **reporting))
 
     @torch.no_grad()
     def sample(self, n: int, ema: bool = True, *, seed: int | None = None) -> Tensor:
@@ -332,12 +332,13 @@ class Trainer:
             folder: its place; a checkpoint that stands there is replaced.
 
         Raises:
-            CheckpointError: something else stands there, or a network has an extra state that is no plain data.
+            CheckpointError: something else stands there, or nothing can, or a network has an extra state that is no plain data.
+            TypeError: no path.
         """
         if self.world.rank:
             return
         saved = run_state.gathered(self._game, self._runner.player, self.step_count, self.config())
-        checkpoint.save(as_path("folder", folder), saved)
+        checkpoint.save(folder, saved)
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -349,7 +350,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(as_path("folder", folder))
+        saved = checkpoint.load(folder)
         run_state.check_same_run(folder, saved, self._game, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
 
@@ -379,7 +380,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
                 not fastgan's own and none was given.
         """
-        saved = checkpoint.load(as_path("folder", folder))
+        saved = checkpoint.load(folder)
         trainer = cls(**run_state.arguments(saved, generator, discriminator, penalty), device=device)
         run_state.check_same_run(folder, saved, trainer._game, trainer.config())
         trainer.load_state_dict({**saved.weights, **saved.state})

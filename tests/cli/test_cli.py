@@ -140,6 +140,17 @@ def test_nothing_at_all_is_trained_where_that_is_asked(flag: str, tmp_path: Path
     assert here("train", "--resume", "--out", tmp_path / "run", "--epochs", 0, "--steps", 0) == 2
 
 
+def test_a_folder_that_is_gone_while_a_run_trains_is_a_short_message(tmp_path: Path, monkeypatch, capsys) -> None:
+    from fastgan.training import checkpoint
+
+    def gone(*_: object) -> None:
+        raise checkpoint.CheckpointError("the folder cannot be written")
+
+    monkeypatch.setattr(checkpoint, "save", gone)
+    assert here("train", "--data", "ring", "--batch-size", 8, "--steps", 1, "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err == "fastgan: the folder cannot be written\n"
+
+
 @pytest.mark.slow
 def test_doctor_names_every_operator_and_a_reason(capsys):
     assert here("doctor") == 0
@@ -197,6 +208,12 @@ BAD = [
     pytest.param(["sample", "nowhere", "--out", "a.npy"], "ending .npy", id="numbers"),
     pytest.param(["sample", "nowhere", "--out", "a"], "no ending", id="no ending"),
     pytest.param(["sample", "nowhere", "--out", ".png"], "no ending", id="an ending alone"),
+    pytest.param(["sample", "nowhere", "--out", "..png"], "--out ..png has no ending", id="an ending after two dots"),
+    pytest.param(["sample", "nowhere", "--out", "a.png."], "--out a.png. has the ending .,", id="a dot at the end"),
+    pytest.param(["sample", "nowhere", "--out", "a\0.png"], "--out must be a path, got 'a\\x00.png'", id="null in a picture"),
+    pytest.param(["sample", "a\0b"], "folder must be a path, got 'a\\x00b'", id="null in a run"),
+    pytest.param(["train", "--data", "ring", "--out", "a\0b"], "out must be a path", id="null in a folder"),
+    pytest.param(["train", "--resume", "--out", "x" * 300], "File name too long", id="a folder's name too long"),
     pytest.param(["sample", "nowhere", "--out", "."], "is a folder; name a picture, such as samples.png", id="a folder"),
     pytest.param(["sample", "nowhere", "--out", "no/a.png"], "the folder of no/a.png does not exist", id="no such folder"),
     pytest.param(["sample", "nowhere", "-n", "0"], "-n must be", id="no samples"),
