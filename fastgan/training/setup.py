@@ -14,6 +14,7 @@ from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..losses import GANLoss
 from ..models import Network
+from ..ops.reference import RULES
 from ..optim import Optimizer
 from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
@@ -37,7 +38,8 @@ def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mappi
             "a loss of your own needs a loop of your own"
         )
     for name, optimizer in optimizers.items():
-        if not isinstance(optimizer, (Optimizer, type(None))):
+        is_spec = isinstance(optimizer, Optimizer) and getattr(optimizer, "rule", None) in RULES  # the base class has none
+        if optimizer is not None and not is_spec:
             raise TypeError(
                 f"{name} must be a spec of fastgan.optim, such as {name}=fastgan.optim.Adam(2e-4, betas=(0.5, 0.999)), got "
                 f"{describe(optimizer)}: the trainer makes the updates itself, and has the parameters"

@@ -33,6 +33,16 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "torch's class": (dict(d_optimizer=torch.optim.SGD), TypeError, r"d_optimizer .* got the class torch\.optim\.sgd\.SGD"),
     "the spec's class": (dict(d_optimizer=optim.Adam), TypeError, r"d_optimizer .* got the class fastgan\.optim\.Adam"),
+    "the specs' base class": (
+        dict(d_optimizer=optim.Optimizer(1e-3)),
+        TypeError,
+        r"d_optimizer must be a spec .* such as d_optimizer=fastgan.optim.Adam.*, got an object of fastgan\.optim\.Optimizer",
+    ),
+    "a rule of one's own": (
+        dict(g_optimizer=type("Lion", (optim.Optimizer,), {"rule": "lion"})(1e-3)),
+        TypeError,
+        r"g_optimizer must be a spec of fastgan\.optim, .* got an object of .*Lion",
+    ),
     "an optimizer's name": (dict(g_optimizer="adam"), TypeError, r"g_optimizer must be a spec .* got 'adam'"),
     "a loss of one's own": (dict(loss=lambda real, fake: fake.mean()), TypeError, r"loss must be .* got the function <lambda>"),
     "a module": (dict(loss=losses.GANLoss("lsgan")), TypeError, r"such as loss='lsgan', got a module of fastgan\.losses"),
