@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import models
 from ..data import ImageSet
-from ..data.convert import is_image
+from ..data.convert import channels_first, is_image
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
@@ -126,15 +126,23 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _how_to_arrange(made: tuple[int, ...], given: tuple[int, ...]) -> str:
-    if sorted(made) != sorted(given):
+    ours, theirs = _permutation(made, given), _permutation(given, made)
+    if not ours:
         return f"let its layers make {given}; a view of what they make would not"
+    permuted = (1, *(given[axis - 1] for axis in theirs[1:]))
+    refused = bool(channels_first(permuted))  # as data with the channels last
+    return f"end it with .permute{ours}" + ("" if refused else f", or give the data's .permute{theirs}")
 
-    def permute(one: tuple[int, ...], other: tuple[int, ...]) -> str:
-        axes = range(len(one))
-        found = next(order for order in itertools.permutations(axes) if tuple(one[axis] for axis in order) == other)
-        return f".permute{(0, *(axis + 1 for axis in found))}"
 
-    return f"end it with {permute(made, given)}, or give the data's {permute(given, made)}"
+def _permutation(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation of rows of one shape after which their numbers stand as in the other; () where there is none."""
+    if sorted(_layout(one)) != sorted(_layout(other)):
+        return ()
+    orders = list(itertools.permutations(range(len(one))))
+    shapes = [tuple(one[axis] for axis in order) for order in orders]
+    alike = [_layout(shape) == _layout(other) for shape in shapes]
+    found = orders[shapes.index(other) if other in shapes else alike.index(True)]
+    return (0, *(axis + 1 for axis in found))
 
 
 def ema_weights(network: FlatNetwork) -> dict[str, Tensor]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from typing import Any
 
@@ -97,6 +98,25 @@ def _check_weights(role: str, network: nn.Module, precision: str) -> None:
                 f"the {role}'s parameter '{name}' is {parameter.dtype}, and weights are trained in fp32: give the trainer "
                 f'{role}.float(), and precision="bf16" or "fp16" for products in half precision'
             )
+
+
+@contextmanager
+def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
+    """Around what first holds a batch: ValueError that names it where there is no memory for it."""
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            message = f"batch_size={batch_size} rows do not fit into the memory of {device}: give a smaller batch_size"
+            raise ValueError(message) from error
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, by torch's own error on a GPU and by its text on a CPU; also behind another error."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+        return True
+    return error.__cause__ is not None and _is_out_of_memory(error.__cause__)
 
 
 def clip_bound(specs: Iterable[Spec]) -> float:

@@ -147,12 +147,13 @@ class Trainer:
 
         Raises:
             ValueError: the generator's samples, the data and the critic do not fit each other, in size or layout (flat rows fit
-                any), or the batch the processes.
+                any), or the batch the processes or the memory.
             DataError: data that cannot be used.
         """
         rows = distributed.local_rows(batch_size, self.world.size)
         images = as_image_set(data)
-        self._runner.try_networks(images, rows)
+        with setup.memory_for(batch_size, self.device):
+            self._runner.try_networks(images, rows)
         self._data, self._rows, self.batch_size = images.to(self.device), rows, batch_size
         now = self._data_config()
         if self._trained_on and self._trained_on != now:

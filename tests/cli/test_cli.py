@@ -183,8 +183,8 @@ def test_a_signal_finishes_the_step_saves_and_exits(number, code, tmp_path):
 BAD = [
     pytest.param(["train", "--loss", "foo"], "nonsaturating", id="unknown objective"),
     pytest.param(["train", "--data", "cifar"], "digits", id="unknown data"),
-    pytest.param(["train", "--batch-size", "0"], "batch size", id="batch size 0"),
-    pytest.param(["train", "--batch-size", "-3"], "batch size", id="negative batch size"),
+    pytest.param(["train", "--batch-size", "0"], "batch_size must be", id="batch size 0"),
+    pytest.param(["train", "--batch-size", "-3"], "batch_size must be", id="negative batch size"),
     pytest.param(["train", "--g-lr", "-1"], "lr", id="negative rate"),
     pytest.param(["train", "--d-lr", "nan"], "lr", id="rate nan"),
     pytest.param(["train", "--g-optimizer", "no-such-rule"], "adam", id="unknown optimizer"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ REFUSED = [
     pytest.param(generator(12, 8), bytes_(16, 8, 12), (2, 1), id="no channels, height and width exchanged"),
     pytest.param(generator(40, 2), floats(16, 2, 40), (2, 1), id="signals with the channels last"),
     pytest.param(generator(4, 5, 6, 2), floats(16, 2, 4, 5, 6), (4, 1, 2, 3), id="voxels with the channels last"),
+    pytest.param(generator(6, 8), floats(16, 1, 8, 6), (2, 1), id="no channel made, height and width exchanged"),
+    pytest.param(generator(6, 1, 8), floats(16, 1, 8, 6), (2, 3, 1), id="the one channel in the middle"),
+    pytest.param(generator(5, 4, 6), floats(16, 1, 4, 5, 6), (2, 1, 3), id="voxels, no channel made"),
 ]
 
 
@@ -120,6 +124,16 @@ def test_another_layout_is_refused_with_what_to_write(
     assert f"end it with .permute{(0, *axes)}" in str(caught.value) and not (tmp_path / "run").exists()
     mended = nn.Sequential(made, Permuted(0, *axes))
     assert trainer_of(mended, values).attach(given, 4).sample(2).shape == (2, *values.shape[1:])
+    if match := re.search(r"give the data's \.permute\((.*)\)", str(caught.value)):
+        trainer_of(made, values).attach(values.permute(*map(int, match[1].split(","))), 4).step()
+
+
+def test_a_channel_that_the_data_have_not_stands_in_no_permutations_way() -> None:
+    made, values = generator(1, 6, 8), bytes_(16, 8, 6)
+    with pytest.raises(ValueError, match=r"end it with .permute\(0, 1, 3, 2\), or give the data's .permute\(0, 2, 1\)"):
+        trainer_of(made, values).attach(values, 4)
+    mended = nn.Sequential(made, Permuted(0, 1, 3, 2))
+    assert trainer_of(mended, values).attach(values, 4).sample(2).shape == (2, 1, 8, 6)
 
 
 def test_a_layout_that_no_permutation_mends_names_the_datas() -> None:
