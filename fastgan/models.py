@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from .layers import FusedLinear
 from .mlp import MLP
 from .ops.sample import Role, stream, uniforms
+from .runtime.arguments import describe as describe_argument
 
 
 class Network(nn.Module):
@@ -233,23 +235,35 @@ def latent_shape(generator: nn.Module) -> tuple[int, ...]:
         The shape, without the rows.
 
     Raises:
-        ValueError: neither says it.
+        ValueError: neither says it, or a `z_dim` that is no whole number of at least 1 and no shape of such.
 
     Example:
         >>> latent_shape(Generator(z_dim=16)), latent_shape(torch.nn.ConvTranspose2d(100, 64, 4))
         ((16,), (100, 1, 1))
     """
     z_dim = getattr(generator, "z_dim", None)
-    if isinstance(z_dim, int):
-        return (z_dim,)
-    if isinstance(z_dim, (tuple, list)):
-        return tuple(z_dim)
+    if z_dim is not None:
+        return _as_shape(z_dim)
     for module in generator.modules():
         if isinstance(module, nn.Linear):
             return (module.in_features,)
         if isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)):
             return (module.in_channels, *(1 for _ in module.kernel_size))
     raise ValueError(f"{type(generator).__name__} does not say which latents it takes: give it a z_dim attribute")
+
+
+def _as_shape(z_dim: Any) -> tuple[int, ...]:
+    is_shape = isinstance(z_dim, (tuple, list))
+    try:
+        shape = tuple(-1 if isinstance(extent, bool) else operator.index(extent) for extent in (z_dim if is_shape else [z_dim]))
+    except TypeError:
+        shape = ()
+    if shape and min(shape) >= 1:
+        return shape
+    raise ValueError(
+        "generator.z_dim must be the number of a latent's numbers, such as 100, or its shape, such as (100, 1, 1), got "
+        f"{repr(z_dim) if is_shape else describe_argument(z_dim)}"
+    )
 
 
 def latent_shapes(shape: tuple[int, ...]) -> list[tuple[int, ...]]:

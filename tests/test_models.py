@@ -7,10 +7,12 @@ import math
 from collections.abc import Callable
 from itertools import combinations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastgan import Trainer
 from fastgan.models import Discriminator, Generator, Network, build, describe, latent_shape
 
 G_SIZES, D_SIZES = (100, 256, 512, 1024, 784), (784, 1024, 512, 256, 1)
@@ -221,7 +223,7 @@ def test_only_a_network_without_a_seed_is_there_to_be_drawn_again(network: type[
 
 
 def with_z_dim(z_dim: object) -> nn.Module:
-    module = nn.Identity()
+    module = nn.Linear(3, 2)
     module.z_dim = z_dim
     return module
 
@@ -232,6 +234,10 @@ def with_z_dim(z_dim: object) -> nn.Module:
         pytest.param(lambda: Generator(z_dim=9), (9,), id="fastgan's"),
         pytest.param(lambda: with_z_dim(12), (12,), id="a number"),
         pytest.param(lambda: with_z_dim([8, 1, 1]), (8, 1, 1), id="a shape"),
+        pytest.param(lambda: with_z_dim(torch.Size([8, 2])), (8, 2), id="torch's shape"),
+        pytest.param(lambda: with_z_dim(np.int64(12)), (12,), id="numpy's number"),
+        pytest.param(lambda: with_z_dim((np.int32(8), 1)), (8, 1), id="a shape of numpy's numbers"),
+        pytest.param(lambda: with_z_dim(None), (3,), id="none"),
         pytest.param(lambda: nn.Sequential(nn.Linear(64, 10), nn.Linear(10, 2)), (64,), id="the first Linear's"),
         pytest.param(lambda: nn.Sequential(nn.ConvTranspose2d(32, 8, 4), nn.Linear(3, 3)), (32, 1, 1), id="DCGAN's"),
         pytest.param(lambda: nn.ConvTranspose1d(6, 2, 8), (6, 1), id="of signals"),
@@ -245,3 +251,21 @@ def test_latents_have_the_shape_a_generator_says(generator: Callable[[], nn.Modu
 def test_a_generator_that_does_not_say_it_is_told_how() -> None:
     with pytest.raises(ValueError, match="z_dim"):
         latent_shape(nn.Sequential(nn.Conv2d(1, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    "z_dim",
+    ["4", 4.0, True, (), ("4",), (4, 1.0), (4, False), [[4]], {4}, np.ones(2), nn.Linear, 0, -4, np.int64(-1), (4, 0), (-4, 1)],
+    ids=repr,
+)
+def test_a_z_dim_that_is_none_is_refused_by_its_name(z_dim: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"^generator.z_dim must be .*, such as 100, or its shape, such as \(100, 1, 1\), got "
+    ):
+        Trainer(with_z_dim(z_dim), nn.Linear(2, 1), device="cpu")
+
+
+def test_a_trainer_takes_numpys_number_for_latents() -> None:
+    trainer = Trainer(with_z_dim(np.int64(3)), nn.Linear(2, 1), device="cpu").attach(torch.zeros(4, 2), 2)
+    trainer.step(1)
+    assert trainer.sample(5).shape == (5, 2)

@@ -60,6 +60,7 @@ def _execute(command: Command) -> int:
 
 
 def _run(job: Job) -> int:
+    from ..training.checkpoint import CheckpointError
     from ..training.fit import NonFiniteError
     from ..training.signals import Interrupted
 
@@ -71,6 +72,8 @@ def _run(job: Job) -> int:
     except NonFiniteError as error:
         print(f"fastgan: {error}", file=sys.stderr)
         return 1
+    except CheckpointError:  # a folder that was there is not there any more
+        raise
     except (ValueError, TypeError) as error:
         # past `prepare` these are faults of the program, which deserve their traceback
         raise RuntimeError("the command failed") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -50,15 +51,19 @@ class Sample:
     def _check_out(self) -> None:
         from PIL import Image
 
+        from ..training.arguments import as_path
+
+        as_path("--out", self.out, UsageError)
         if self.out.is_dir():
             raise UsageError(f"--out {self.out} is a folder; name a picture, such as {self.out / 'samples.png'}")
         if not self.out.parent.is_dir():
             raise UsageError(f"the folder of {self.out} does not exist")
         formats = Image.registered_extensions()
         endings = [ending for ending in ENDINGS if formats.get(ending) in Image.SAVE]
-        if self.out.suffix.lower() not in endings:
-            ending = f"the ending {self.out.suffix}" if self.out.suffix else "no ending"
-            raise UsageError(f"--out {self.out} has {ending}, which says no format; choose one of {', '.join(endings)}")
+        ending = os.path.splitext(self.out)[1]  # as Pillow looks at it: dots at a name's beginning are none of an ending
+        if ending.lower() not in endings:
+            found = f"the ending {ending}" if ending else "no ending"
+            raise UsageError(f"--out {self.out} has {found}, which says no format; choose one of {', '.join(endings)}")
 
     def _draw(self, trainer: Trainer) -> None:
         from ..training import report

@@ -24,8 +24,10 @@ def from_tensor(values: Tensor, name: str) -> Tensor:
     """uint8, or floats in [-1, 1], of two to five dimensions -> contiguous uint8 or float32 images.
 
     [N, H, W] -> [N, 1, H, W]; [N, F] -> [N, 1, S, S] where F = S * S is at least 16, otherwise floats stay [N, F] and
-    uint8 becomes [N, 1, 1, F]. Raises DataTypeError for other dtypes, DataError for other shapes and values.
+    uint8 becomes [N, 1, 1, F]. Raises DataTypeError for other dtypes and for what is not dense, DataError for other shapes and
+    values.
     """
+    check_dense(values, name)
     if values.dtype != torch.uint8 and not values.is_floating_point():
         raise DataTypeError(f"{name}: values are {values.dtype}; {SCALE_ADVICE}")
     if axes := channels_first(values.shape):
@@ -34,6 +36,15 @@ def from_tensor(values: Tensor, name: str) -> Tensor:
     if images.is_floating_point() and images.dim() > 2 and bool((images >= 0).all()):
         log.warning("%s: no value is below 0; if these are images in [0, 1], scale them to [-1, 1] by 2 * x - 1", name)
     return images
+
+
+def check_dense(values: Tensor, what: str) -> None:
+    """DataTypeError for a tensor without values, or with values in another form than one for each place."""
+    if values.is_meta:
+        raise DataTypeError(f"{what} is on the meta device, where nothing has a value: give it on the CPU")
+    if values.layout != torch.strided or values.is_nested:
+        kind, remedy = ("nested", "x.to_padded_tensor(0)") if values.is_nested else (values.layout, "x.to_dense()")
+        raise DataTypeError(f"{what} is {kind}: give it dense, {remedy}")
 
 
 def arrange(values: Tensor, name: str) -> Tensor:

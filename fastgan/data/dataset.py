@@ -31,10 +31,11 @@ def from_dataset(data: Any, name: str) -> tuple[Tensor, Tensor | None, tuple[int
     An item is a PIL image or a tensor, alone or first in a tuple. Image tensors in [0, 1] become uint8 where all their values
     are of 8 bits, k / 255 as of torchvision's ToTensor, and 2 x - 1 elsewhere.
     """
-    if len(data) == 0:
+    count = _length(data, name)
+    if count == 0:
         raise DataError(f"{name} is empty")
     with _seeded():
-        items, labels = _read(data, name)
+        items, labels = _read(data, count, name)
         after = _next_draws()
         changes = _change(data, items, name)
     with _seeded():
@@ -43,6 +44,13 @@ def from_dataset(data: Any, name: str) -> tuple[Tensor, Tensor | None, tuple[int
         _warn_about_draws(name, seeded=draws)
     images = convert.in_range(_scaled(convert.arrange(items.values, name), name), name)
     return images, None if None in labels else torch.tensor(labels), items.shape
+
+
+def _length(data: Any, name: str) -> int:
+    try:
+        return len(data)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataTypeError(f"{name} has no length: {error}; let its __len__ return the number of its items") from error
 
 
 @contextmanager
@@ -89,17 +97,27 @@ def _warn_about_draws(name: str, seeded: bool) -> None:
         )
 
 
-def _read(data: Any, name: str) -> tuple[_Items, list[int | None]]:
-    first, label = _item(data[0], 0, name)
-    shape = (len(data), *first.shape)
+def _read(data: Any, count: int, name: str) -> tuple[_Items, list[int | None]]:
+    def read(number: int) -> tuple[Tensor, int | None]:
+        try:
+            item = data[number]
+        except LookupError as error:
+            raise DataError(
+                f"{name} has no item {number}, though its length is {count} ({type(error).__name__}: {error}); "
+                "let its __len__ return the number of its items, which are counted from 0"
+            ) from error
+        return _item(item, number, name)
+
+    first, label = read(0)
+    shape = (count, *first.shape)
     if axes := convert.channels_first(shape):
         remedy = f"item.permute{tuple(axis - 1 for axis in axes[1:])} in the data set's transform"
         raise convert.channels_last(name, shape, remedy)
     convert.arrange(first.expand(shape), name)  # what no data can be is refused before the reading
-    items, labels = _Items(len(data), first), [label]
+    items, labels = _Items(count, first), [label]
     items.append(first)
-    for number in range(1, len(data)):
-        row, label = _item(data[number], number, name)
+    for number in range(1, count):
+        row, label = read(number)
         if row.shape != first.shape or row.dtype != first.dtype:
             raise DataError(
                 f"{name}: item {number} is {row.dtype} {tuple(row.shape)}, item 0 {first.dtype} {tuple(first.shape)}; "
@@ -191,6 +209,7 @@ def _item(item: Any, number: int, name: str) -> tuple[Tensor, int | None]:
             f"{name}: the image of item {number} is a {type(image).__name__}; a PIL image or a tensor is expected "
             "(transforms.ToTensor()), alone or first in a tuple"
         )
+    convert.check_dense(image, f"{name}: item {number}")
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise DataTypeError(f"{name}: item {number} is {image.dtype}; {convert.SCALE_ADVICE}")
     try:

@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from ..runtime.arguments import describe
 from .convert import SCALE_ADVICE
 from .errors import DataError, DataTypeError
 
@@ -27,7 +28,7 @@ class ImageSet:
 
     Raises:
         DataError: other shapes.
-        DataTypeError: other dtypes.
+        DataTypeError: other dtypes, and what is no tensor.
 
     Example:
         >>> pictures = ImageSet("mine", torch.zeros(10, 1, 28, 28, dtype=torch.uint8), torch.arange(10))
@@ -43,6 +44,9 @@ class ImageSet:
     given_shape: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
+        for part, value in (("images", self.images), ("labels", self.labels)):
+            if not isinstance(value, Tensor) and not (value is None and part == "labels"):
+                raise DataTypeError(f"{self.name}: {part} must be a tensor, got {describe(value)}")
         shape = tuple(self.images.shape)
         if self.images.dtype not in (torch.uint8, torch.float32):
             raise DataTypeError(f"{self.name}: images are {self.images.dtype}; {SCALE_ADVICE}")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..ops import sample
+from ..runtime.arguments import describe
 from . import convert, dataset, idx
 from .errors import DataError, DataNotFound, DataTypeError
 from .image_set import ImageSet
@@ -93,19 +95,25 @@ def as_image_set(data: Any) -> ImageSet:
         The whole set; an ImageSet as it is.
 
     Raises:
-        DataTypeError: other types.
-        DataError: other shapes and values, channels last among them.
+        DataTypeError: other types, and tensors that are sparse or have no values.
+        DataError: other shapes and values, channels last among them, and a length that is not the number of items.
 
     Example:
         >>> as_image_set(torch.rand(100, 784) * 2 - 1).shape, as_image_set(torch.rand(100, 3)).shape
         ((1, 28, 28), (3,))
     """
     if isinstance(data, ImageSet):
+        convert.check_dense(data.images, data.name)
         return data
     if isinstance(data, str):
         return load(data)
     if isinstance(data, Tensor):
         return ImageSet("tensor", convert.from_tensor(data.detach(), "tensor"), given_shape=tuple(data.shape[1:]))
+    if isinstance(data, type):
+        raise DataTypeError(f"data is {describe(data)}: give an instance of it, {data.__name__}(...)")
+    if isinstance(data, Mapping):
+        first = next(map(repr, data), "...")
+        raise DataTypeError(f"data is {describe(data)}: give one tensor or Dataset, such as data[{first}]")
     if isinstance(data, DataLoader):
         raise DataTypeError("a DataLoader was given; give its data set (loader.dataset): batches are drawn on the device")
     if isinstance(data, IterableDataset) or not (hasattr(data, "__len__") and hasattr(data, "__getitem__")):
@@ -113,7 +121,8 @@ def as_image_set(data: Any) -> ImageSet:
     if hasattr(data, "__array__"):
         axes = convert.channels_first(getattr(data, "shape", ()))
         permuted = f".permute{axes}" if axes else ""
-        raise DataTypeError(f"{type(data).__name__} is an array; give torch.from_numpy(array){permuted}")
+        array = "array" if isinstance(data, np.ndarray) else "numpy.asarray(data)"
+        raise DataTypeError(f"{type(data).__name__} is an array; give torch.from_numpy({array}){permuted}")
     name = type(data).__name__
     return ImageSet(name, *dataset.from_dataset(data, name))
 

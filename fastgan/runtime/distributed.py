@@ -63,9 +63,11 @@ def first_process_first() -> Iterator[None]:
 def local_rows(batch_size: int, size: int) -> int:
     """How many rows of a batch each process holds; ValueError unless they divide evenly."""
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch size must be a whole number >= 1, got {batch_size!r}")
+        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+    if batch_size >= 2**31:
+        raise ValueError(f"batch_size must be less than 2^31 rows, got {batch_size}")
     if batch_size % size:
-        raise ValueError(f"batch size {batch_size} does not divide by {size} processes")
+        raise ValueError(f"batch_size {batch_size} does not divide by {size} processes")
     return batch_size // size
 
 

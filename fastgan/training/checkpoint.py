@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+
+from ..runtime.arguments import describe
+from .arguments import as_path
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -65,7 +69,7 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
-def save(folder: Path, checkpoint: Checkpoint) -> None:
+def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     """Writes a checkpoint, replacing one that stands there.
 
     Args:
@@ -73,14 +77,18 @@ def save(folder: Path, checkpoint: Checkpoint) -> None:
         checkpoint: what to write.
 
     Raises:
-        CheckpointError: something else stands there, or a network has a state that no checkpoint holds; nothing was written.
+        CheckpointError: something else stands there, no folder can be made there, or a network has a state that no checkpoint
+            holds; nothing was written.
     """
-    folder = Path(folder)
-    _check_replaceable(folder)
+    folder = as_path("folder", folder, CheckpointError)
     check_savable(checkpoint.weights)
-    partial = folder.parent / f".{folder.name}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    try:
+        _check_replaceable(folder)
+        partial = folder.parent / f".{folder.name}.{os.getpid()}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
     extra: dict[str, dict[str, Any]] = {}
     for role, state in checkpoint.weights.items():
         # copies, because tensors may share memory, which the format does not hold
@@ -174,6 +182,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Inside, an error of the system is a CheckpointError about a file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be read: {error.strerror}") from error
+
+
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
@@ -201,7 +218,7 @@ def verify(folder: Path) -> None:
             raise CheckpointError(f"{file} is missing or damaged: it does not have the sum in {MANIFEST}")
 
 
-def load(folder: Path) -> Checkpoint:
+def load(folder: str | Path) -> Checkpoint:
     """Reads a verified checkpoint onto the CPU; nothing is unpickled beyond tensors and plain data.
 
     Args:
@@ -213,7 +230,7 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    folder = find(Path(folder))
+    folder = find(as_path("folder", folder, CheckpointError))
     verify(folder)
     weights = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
     state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
@@ -234,8 +251,9 @@ def find(folder: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    if (folder / MANIFEST).is_file():
-        return folder
+    with _reading(folder):
+        if (folder / MANIFEST).is_file():
+            return folder
     newest = latest(folder / "checkpoints")
     if newest is None:
         raise CheckpointError(f"there is no checkpoint in {folder}")
@@ -250,8 +268,13 @@ def latest(root: Path) -> Path | None:
 
     Returns:
         Its folder, None if there is none.
+
+    Raises:
+        CheckpointError: no such path can be.
     """
-    for folder in sorted(root.glob("step_*"), reverse=True):
+    with _reading(root):
+        folders = sorted(root.glob("step_*"), reverse=True)
+    for folder in folders:
         try:
             verify(folder)
             return folder
@@ -279,15 +302,19 @@ def check_fit(role: str, own: dict[str, Any], saved: dict[str, Any]) -> None:
 
 
 def _differences(own: dict[str, Any], saved: dict[str, Any], look: Callable[[Tensor], Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Names, and what two state dicts have there; of extra states it counts only whether they are there."""
-    for name in sorted(own.keys() | saved.keys()):
-        extra = name.rpartition(".")[2] == "_extra_state"
-        there, here = (
-            "absent" if name not in state else look(state[name]) if isinstance(state[name], Tensor) and not extra else "there"
-            for state in (saved, own)
-        )
+    """Names, and what two state dicts have there; of extra states it counts only whether they are present."""
+    for name in sorted(own.keys() | saved.keys(), key=str):
+        there, here = (_seen(state, name, look) for state in (saved, own))
         if there != here:
             yield name, there, here
+
+
+def _seen(state: dict[str, Any], name: str, look: Callable[[Tensor], Any]) -> Any:
+    if name not in state:
+        return "absent"
+    if str(name).rpartition(".")[2] == "_extra_state":
+        return "present"
+    return look(state[name]) if isinstance(state[name], Tensor) else describe(state[name])
 
 
 def sweep(root: Path) -> None:

@@ -15,8 +15,10 @@ from torch import Tensor
 
 from .._version import __version__
 from ..runtime import distributed
+from ..runtime.arguments import describe
 from ..runtime.distributed import World
 from . import checkpoint
+from .arguments import check_switch, check_whole
 from .device_metrics import Reading, mark, seconds
 from .pictures import drawing
 from .report import RunFolder, display
@@ -106,11 +108,12 @@ class FitOptions:
 
     Raises:
         ValueError: a value out of its range.
+        TypeError: resume or progress that is neither True nor False, a command that is no dict.
     """
 
     steps: int
     epoch_steps: int
-    out: Path | None = None
+    out: str | Path | None = None
     resume: bool = False
     log_every: int = 100
     sample_every: int | None = None
@@ -123,11 +126,15 @@ class FitOptions:
     def __post_init__(self) -> None:
         if self.on_nonfinite not in ("raise", "skip"):
             raise ValueError(f'on_nonfinite must be "raise" or "skip", got {self.on_nonfinite!r}')
-        least = {"steps": 0, "log_every": 1, "sample_every": 0, "checkpoint_every": 0, "keep": 1}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < minimum):
-                raise ValueError(f"{name.replace('_', ' ')} must be a whole number >= {minimum}, got {value!r}")
+        for name, least in {"steps": 0, "log_every": 1, "keep": 1}.items():
+            check_whole(name, getattr(self, name), least)
+        for name in ("sample_every", "checkpoint_every"):
+            if getattr(self, name) is not None:
+                check_whole(name, getattr(self, name), 0)
+        for name in ("resume", "progress"):
+            check_switch(name, getattr(self, name))
+        if not isinstance(self.command, dict):
+            raise TypeError(f"command must be a dict of the command line's flags, got {describe(self.command)}")
         self.sample_every = max(1, self.steps // 20) if self.sample_every is None else self.sample_every
         self.checkpoint_every = max(1, self.steps // 5) if self.checkpoint_every is None else self.checkpoint_every
 
@@ -143,20 +150,22 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
         The folder; None where nothing is written, and in all processes but the first.
 
     Raises:
-        RunFolderError: a folder that is taken or cannot be written.
+        RunFolderError: a folder that is taken, holds no run to resume, or cannot be written.
         CheckpointError: a checkpoint of another run.
     """
     if options.out is None:
         return None
     folder = RunFolder(options.out)
-    if not options.resume and trainer.world.rank == 0:
-        folder.check_free()
     newest = checkpoint.latest(folder.checkpoints) if options.resume else None
     if newest is not None:
         trainer.restore(newest)
         log.info("resumed %s at step %d", folder.path, trainer.step_count)
     elif options.resume:
+        if trainer.world.rank == 0:
+            folder.check_can_begin()
         log.info("no checkpoint in %s: starting at step 0", folder.path)
+    elif trainer.world.rank == 0:
+        folder.check_free()
     if trainer.world.rank:
         return None
     folder.create()

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from .. import models
 from ..data import ImageSet
-from ..data.convert import is_image
+from ..data.convert import channels_first, is_image
 from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..ops.sample import Draws, Role
 from ..runtime.arguments import describe
 from ..runtime.module_state import modes_kept
 from ..runtime.randomness import drawing_from
-from .setup import check
+from .arguments import check
 
 _LATENTS = "if its latents are others, give it an attribute z_dim, their number or their shape (generator.z_dim = 100)"
 # what modules raise for inputs of another shape
@@ -124,9 +124,11 @@ def shape_of_samples(made: tuple[int, ...], images: ImageSet) -> tuple[int, ...]
     check(count == images.features, f"the generator makes samples of {count} numbers, but {images.name} has {images.features}")
     if len(made) > 1 and made == given:
         return made
-    if _layout(made) and len(given) == 1:
+    if not _layout(made):
+        return images.shape if len(given) == 1 and is_image(given) else given
+    if len(given) == 1:
         return made
-    if _layout(made) and _layout(made) != _layout(given):
+    if _layout(made) != _layout(given):
         raise ValueError(
             f"the generator makes samples of shape {made}, but {images.name} has {given}, the same numbers in another order: "
             + _how_to_arrange(made, given)
@@ -141,15 +143,23 @@ def _layout(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _how_to_arrange(made: tuple[int, ...], given: tuple[int, ...]) -> str:
-    if sorted(made) != sorted(given):
+    ours, theirs = _permutation(made, given), _permutation(given, made)
+    if not ours:
         return f"let its layers make {given}; a view of what they make would not"
+    permuted = (1, *(given[axis - 1] for axis in theirs[1:]))
+    refused = bool(channels_first(permuted))  # as data with the channels last
+    return f"end it with .permute{ours}" + ("" if refused else f", or give the data's .permute{theirs}")
 
-    def permute(one: tuple[int, ...], other: tuple[int, ...]) -> str:
-        axes = range(len(one))
-        found = next(order for order in itertools.permutations(axes) if tuple(one[axis] for axis in order) == other)
-        return f".permute{(0, *(axis + 1 for axis in found))}"
 
-    return f"end it with {permute(made, given)}, or give the data's {permute(given, made)}"
+def _permutation(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
+    """The permutation of rows of one shape after which their numbers stand as in the other; () where there is none."""
+    if sorted(_layout(one)) != sorted(_layout(other)):
+        return ()
+    orders = list(itertools.permutations(range(len(one))))
+    shapes = [tuple(one[axis] for axis in order) for order in orders]
+    alike = [_layout(shape) == _layout(other) for shape in shapes]
+    found = orders[shapes.index(other) if other in shapes else alike.index(True)]
+    return (0, *(axis + 1 for axis in found))
 
 
 def ema_weights(network: FlatNetwork) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,11 +16,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from .arguments import as_path
 from .pictures import drawing, figure, write_grid
 
 log = logging.getLogger("fastgan")
 
 ANIMATION_FRAMES = 100
+FILES = ("config.json", "metrics.jsonl", "losses.png", "samples.gif", "summary.json")  # of a run, besides its two folders
 
 
 class RunFolderError(ValueError):
@@ -31,10 +34,14 @@ class RunFolder:
 
     Args:
         path: the folder, which need not be there yet.
+
+    Raises:
+        TypeError: no path.
+        RunFolderError: a path with a null character.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path) -> None:
+        self.path = as_path("out", path, RunFolderError)
         self.metrics = self.path / "metrics.jsonl"
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
@@ -44,11 +51,67 @@ class RunFolder:
         """Checks that nothing stands there.
 
         Raises:
-            RunFolderError: something does.
+            RunFolderError: something does, or no such path can be.
         """
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        with self._accessed():
+            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+        if not free:
             advice = "continue it with --resume, or choose another --out"
             raise RunFolderError(f"{self.path} already exists and was left untouched: {advice}")
+
+    @contextmanager
+    def _accessed(self) -> Iterator[None]:
+        """Inside, an error of the system is a RunFolderError about this folder."""
+        try:
+            yield
+        except OSError as error:
+            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; choose another --out") from error
+
+    def check_can_begin(self) -> None:
+        """Checks that a run without a checkpoint can begin here: in a free place, or where one was stopped before its first.
+
+        Raises:
+            RunFolderError: the place lies inside a run, or has files of something else, or a run that would be lost.
+        """
+        outer = next((parent for parent in self.path.resolve().parents if RunFolder(parent).is_run()), None)
+        if outer is not None:
+            raise RunFolderError(
+                f"{self.path} lies inside the run {outer} and was left untouched: continue that one with --out {outer}, "
+                "or choose another --out"
+            )
+        with self._accessed():
+            if not self.path.exists():
+                return
+            names = [file.name for file in self.path.iterdir()] if self.path.is_dir() else [self.path.name]
+        foreign = sorted(name for name in names if not (self.path.is_dir() and self._is_own(name)))
+        if foreign:
+            raise RunFolderError(
+                f"{self.path} is no run and was left untouched, it has {foreign[0]}: "
+                "name the run's folder with --out, or a new one"
+            )
+        if self.read_metrics() or any(self.checkpoints.glob("step_*")):
+            raise RunFolderError(
+                f"{self.path} holds a run without a whole checkpoint, which cannot be continued, and was left untouched: "
+                "choose another --out"
+            )
+
+    def _is_own(self, name: str) -> bool:
+        """Whether a run wrote the file or folder of this name; some have a dot before it until they are whole."""
+        if name == "config.json":
+            return self.is_run()
+        return name.removeprefix(".") in (*FILES, self.samples.name, self.checkpoints.name) or name.startswith(".probe.")
+
+    def is_run(self) -> bool:
+        """Whether a run was begun here.
+
+        Returns:
+            True if there is the configuration of one.
+        """
+        try:
+            config = self.read_config()
+        except RunFolderError:
+            return False
+        return isinstance(config, dict) and "fastgan" in config
 
     def create(self) -> None:
         """Makes the folders and finds out that they can be written, before any training.
@@ -56,14 +119,12 @@ class RunFolder:
         Raises:
             RunFolderError: they cannot.
         """
-        try:
+        with self._accessed():
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}"
             probe.write_text("")
             probe.unlink()
-        except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}") from error
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Writes a JSON file whole or not at all.

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .. import models, optim, penalties
 from ..engines.cuda_graph import RANDOM, Eager
@@ -17,6 +17,7 @@ from ..engines.game import Game
 from ..penalties import Spec
 from ..runtime.arguments import describe
 from . import checkpoint
+from .arguments import is_whole
 from .checkpoint import Checkpoint, CheckpointError
 
 # what a run is a function of
@@ -70,6 +71,11 @@ def check_form(state: Any) -> None:
             f"a dict without {', '.join(lacking)} is no trainer's state: load_state_dict takes what state_dict() returned, and "
             "one network's weights go into trainer.generator.load_state_dict, or the discriminator's"
         )
+    if not is_whole(state["step_count"], 0):
+        raise CheckpointError(f"the saved step_count must be a whole number >= 0, got {describe(state['step_count'])}")
+    shape = state.get("sample_shape", ())
+    if not isinstance(shape, (tuple, list)) or not all(is_whole(extent, 1) for extent in shape):
+        raise CheckpointError(f"the saved sample_shape must be a sample's shape, such as (1, 28, 28), got {shape!r}")
 
 
 def check_networks(game: Game, state: Mapping[str, Any]) -> None:
@@ -89,17 +95,30 @@ def check_state(game: Game, player: Eager, state: Mapping[str, Any]) -> None:
             f"the saved state has {'an' if saved else 'no'} average of the generator's weights (ema), and this trainer "
             f"{'has one' if own else 'none'}: create the trainer {remedy}"
         )
+    _check_tensors("", {"skipped": game.skipped}, state)
     for name, network in zip(OPTIMIZERS, (game.generator, game.discriminator), strict=True):
+        _check_tensors(f"{name}'s ", network.state_dict(), state[name])
         try:
             network.check_state(state[name])
         except ValueError as reason:
             raise CheckpointError(f"the saved state is of another {name}: {reason}") from None
-    saved_step, own_step = (names - {RANDOM} for names in (state["step"].keys(), player.state_dict().keys()))
+    player_state = player.state_dict()
+    saved_step, own_step = (names - {RANDOM} for names in (state["step"].keys(), player_state.keys()))
     if saved_step != own_step:
         raise CheckpointError(
             f"the saved state is of another precision: it has {'a' if saved_step else 'no'} loss scale, which fp16 has alone, "
             f"and this trainer's precision is {game.precision}"
         )
+    _check_tensors("step's ", player_state, state["step"])
+
+
+def _check_tensors(where: str, own: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """CheckpointError where something is no tensor of the own one's dtype, or is several numbers in place of one."""
+    for name, tensor in own.items():
+        value = saved.get(name, tensor)
+        alike = isinstance(value, Tensor) and value.dtype == tensor.dtype and (value.dim() == 0 or tensor.dim() > 0)
+        if not alike:
+            raise CheckpointError(f"the saved {where}{name} must be {describe(tensor)}, got {describe(value)}")
 
 
 def take_over(game: Game, player: Eager, state: Mapping[str, Any]) -> int:
@@ -151,7 +170,8 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
 def arguments(saved: Checkpoint, generator: Any, discriminator: Any, penalty: Any) -> dict[str, Any]:
     """The arguments of the trainer that wrote a checkpoint.
 
-    Networks and penalties are built where none are given and they are fastgan's; CheckpointError where they are not.
+    Networks and penalties are built where none are given and they are fastgan's; CheckpointError where they are not, and for
+    given networks that do not fit.
     """
     config = saved.config
     same = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
@@ -160,6 +180,8 @@ def arguments(saved: Checkpoint, generator: Any, discriminator: Any, penalty: An
     try:
         for role, network in (("generator", generator), ("discriminator", discriminator)):
             same[role] = models.build(config["networks"][role], role) if network is None else network
+            if isinstance(network, nn.Module) and config["precision"] != "fp64":  # in which a trainer turns any network
+                checkpoint.check_fit(role, network.state_dict(), saved.weights.get(role, {}))
         same["penalty"] = penalties.from_config(config["penalty"]) if penalty is None else penalty
     except ValueError as reason:
         raise CheckpointError(str(reason)) from None

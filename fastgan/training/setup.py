@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,26 +17,17 @@ from ..engines.flat_network import FlatNetwork
 from ..engines.game import Game
 from ..losses import GANLoss
 from ..models import Network
+from ..ops.reference import RULES
 from ..optim import Optimizer
 from ..penalties import Penalty, Spec, WeightClip
 from ..runtime import distributed
 from ..runtime.arguments import describe
 from ..runtime.input_gradient import HALVES
+from .arguments import check, check_whole, is_whole
 from .fit import FitOptions
 
 ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
-
-
-def check(condition: bool, message: str) -> None:
-    """ValueError with the message unless the condition holds."""
-    if not condition:
-        raise ValueError(message)
-
-
-def is_whole(value: object, least: int, most: float = math.inf) -> bool:
-    """Whether a value is a whole number from `least` to `most`; True and False are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
 
 
 def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mapping[str, Any], ema: Any) -> None:
@@ -52,7 +41,8 @@ def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mappi
             "a loss of your own needs a loop of your own"
         )
     for name, optimizer in optimizers.items():
-        if not isinstance(optimizer, (Optimizer, type(None))):
+        is_spec = isinstance(optimizer, Optimizer) and getattr(optimizer, "rule", None) in RULES  # the base class has none
+        if optimizer is not None and not is_spec:
             raise TypeError(
                 f"{name} must be a spec of fastgan.optim, such as {name}=fastgan.optim.Adam(2e-4, betas=(0.5, 0.999)), got "
                 f"{describe(optimizer)}: the trainer makes the updates itself, and has the parameters"
@@ -77,13 +67,6 @@ def _check_module(role: str, network: Any) -> None:
             raise ValueError(f"{role}'s '{name}' was made under torch.inference_mode(), and cannot be trained: make it outside")
 
 
-def as_path(name: str, value: Any) -> Path:
-    """The path that an argument is; TypeError for what is none."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise TypeError(f"{name} must be a path, got {describe(value)}")
-    return Path(value)
-
-
 def check_reporting(names: Iterable[str]) -> None:
     """TypeError for an argument that a run does not have."""
     known = [field.name for field in fields(FitOptions) if field.name not in ("steps", "epoch_steps", "out", "command")]
@@ -99,7 +82,7 @@ def check_choices(d_steps: Any, seed: Any, ema: Any, engine: Any, capture: Any, 
     check(ema is None or 0.0 <= ema < 1.0, f"ema must be None or a decay in [0, 1), got {ema!r}")
     check(engine in ENGINES, f"unknown engine {engine!r}; choose one of {', '.join(ENGINES)}")
     check(capture in CAPTURES, f"unknown capture {capture!r}; choose one of {', '.join(CAPTURES)}")
-    check(is_whole(steps_per_graph, 1), f"steps_per_graph must be a whole number >= 1, got {steps_per_graph!r}")
+    check_whole("steps_per_graph", steps_per_graph, 1)
 
 
 def place(networks: tuple[nn.Module, nn.Module], seed: int, device: torch.device, precision: str) -> torch.dtype:
@@ -124,6 +107,25 @@ def _check_weights(role: str, network: nn.Module, precision: str) -> None:
                 f"the {role}'s parameter '{name}' is {parameter.dtype}, and weights are trained in fp32: give the trainer "
                 f'{role}.float(), and precision="bf16" or "fp16" for products in half precision'
             )
+
+
+@contextmanager
+def memory_for(batch_size: int, device: torch.device) -> Iterator[None]:
+    """Around what first holds a batch: ValueError that names it where there is no memory for it."""
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            message = f"batch_size={batch_size} rows do not fit into the memory of {device}: give a smaller batch_size"
+            raise ValueError(message) from error
+        raise
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, by torch's own error on a GPU and by its text on a CPU; also behind another error."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error):
+        return True
+    return error.__cause__ is not None and _is_out_of_memory(error.__cause__)
 
 
 def clip_bound(specs: Iterable[Spec]) -> float:

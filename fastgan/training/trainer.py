@@ -19,10 +19,10 @@ from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
 from . import checkpoint, preview, run_state, setup
+from .arguments import check, check_whole, is_whole
 from .fit import Fit, FitOptions
 from .presets import preset
 from .runner import Runner
-from .setup import as_path, check, is_whole
 
 log = logging.getLogger("fastgan")
 
@@ -147,12 +147,13 @@ class Trainer:
 
         Raises:
             ValueError: the generator's samples, the data and the critic do not fit each other, in size or layout (flat rows fit
-                any), or the batch the processes.
+                any), or the batch the processes or the memory.
             DataError: data that cannot be used.
         """
         rows = distributed.local_rows(batch_size, self.world.size)
         images = as_image_set(data)
-        self._runner.try_networks(images, rows)
+        with setup.memory_for(batch_size, self.device):
+            self._runner.try_networks(images, rows)
         self._data, self._rows, self.batch_size = images.to(self.device), rows, batch_size
         now = self._data_config()
         if self._trained_on and self._trained_on != now:
@@ -254,14 +255,14 @@ class Trainer:
         """
         setup.check_reporting(reporting)
         check((epochs is None) != (steps is None), "give either epochs or steps, the total of the whole run")
-        for name, value in (("epochs", epochs), ("steps", steps)):
-            check(value is None or is_whole(value, 0), f"{name} must be a whole number >= 0, got {value!r}")
+        if epochs is not None:
+            check_whole("epochs", epochs, 0)
         if out is not None:
             checkpoint.check_savable(run_state.network_states(self._game))
         epoch_steps = self.steps_per_epoch()
         total = epochs * epoch_steps if epochs is not None else steps
         assert total is not None
-        return Fit(self, FitOptions(total, epoch_steps, out=None if out is None else as_path("out", out), **reporting))
+        return Fit(self, FitOptions(total, epoch_steps, out=out, **reporting))
 
     @torch.no_grad()
     def sample(self, n: int, ema: bool = True, *, seed: int | None = None) -> Tensor:
@@ -332,12 +333,13 @@ class Trainer:
             folder: its place; a checkpoint that stands there is replaced.
 
         Raises:
-            CheckpointError: something else stands there, or a network has an extra state that is no plain data.
+            CheckpointError: something else stands there, or nothing can, or a network has an extra state that is no plain data.
+            TypeError: no path.
         """
         if self.world.rank:
             return
         saved = run_state.gathered(self._game, self._runner.player, self.step_count, self.config())
-        checkpoint.save(as_path("folder", folder), saved)
+        checkpoint.save(folder, saved)
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -349,7 +351,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(as_path("folder", folder))
+        saved = checkpoint.load(folder)
         run_state.check_same_run(folder, saved, self._game, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
 
@@ -379,7 +381,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
                 not fastgan's own and none was given.
         """
-        saved = checkpoint.load(as_path("folder", folder))
+        saved = checkpoint.load(folder)
         trainer = cls(**run_state.arguments(saved, generator, discriminator, penalty), device=device)
         run_state.check_same_run(folder, saved, trainer._game, trainer.config())
         trainer.load_state_dict({**saved.weights, **saved.state})

@@ -84,6 +84,18 @@ def test_resume_refuses_what_would_change_past_draws(run, flags, capsys):
     assert flags[0] in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("place", "message"), [("", "it has run: name the run"), ("run/checkpoints", "continue that one with --out")]
+)
+def test_resume_begins_no_run_among_other_files(place: str, message: str, tmp_path: Path, capsys) -> None:
+    flags = ("--data", "ring", "--batch-size", 8, "--steps", 0)
+    assert here("train", *flags, "--out", tmp_path / "run") == 0
+    before = sorted(tmp_path.rglob("*"))
+    assert here("train", *flags, "--resume", "--out", tmp_path / place) == 2
+    said = capsys.readouterr().err
+    assert message in said and len(said.splitlines()) == 1 and sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.slow
 def test_resume_allows_repeated_flags_and_new_totals(run):
     command = cli.parse(["train", "--resume", "--out", str(run), "--data", "ring", "--batch-size", "8", "--epochs", "3"])
@@ -128,6 +140,17 @@ def test_nothing_at_all_is_trained_where_that_is_asked(flag: str, tmp_path: Path
     assert here("train", "--resume", "--out", tmp_path / "run", "--epochs", 0, "--steps", 0) == 2
 
 
+def test_a_folder_that_is_gone_while_a_run_trains_is_a_short_message(tmp_path: Path, monkeypatch, capsys) -> None:
+    from fastgan.training import checkpoint
+
+    def gone(*_: object) -> None:
+        raise checkpoint.CheckpointError("the folder cannot be written")
+
+    monkeypatch.setattr(checkpoint, "save", gone)
+    assert here("train", "--data", "ring", "--batch-size", 8, "--steps", 1, "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err == "fastgan: the folder cannot be written\n"
+
+
 @pytest.mark.slow
 def test_doctor_names_every_operator_and_a_reason(capsys):
     assert here("doctor") == 0
@@ -160,8 +183,8 @@ def test_a_signal_finishes_the_step_saves_and_exits(number, code, tmp_path):
 BAD = [
     pytest.param(["train", "--loss", "foo"], "nonsaturating", id="unknown objective"),
     pytest.param(["train", "--data", "cifar"], "digits", id="unknown data"),
-    pytest.param(["train", "--batch-size", "0"], "batch size", id="batch size 0"),
-    pytest.param(["train", "--batch-size", "-3"], "batch size", id="negative batch size"),
+    pytest.param(["train", "--batch-size", "0"], "batch_size must be", id="batch size 0"),
+    pytest.param(["train", "--batch-size", "-3"], "batch_size must be", id="negative batch size"),
     pytest.param(["train", "--g-lr", "-1"], "lr", id="negative rate"),
     pytest.param(["train", "--d-lr", "nan"], "lr", id="rate nan"),
     pytest.param(["train", "--g-optimizer", "no-such-rule"], "adam", id="unknown optimizer"),
@@ -179,12 +202,18 @@ BAD = [
     pytest.param(["train", "--data", "mnist", "--data-root", "nowhere"], "--data digits", id="data folder missing"),
     pytest.param(["train", "--data", "idx"], "idx", id="idx without a folder"),
     pytest.param(["train", "--resume"], "--out", id="resume without a folder"),
-    pytest.param(["train", "--log-every", "0"], "log every", id="no reports"),
+    pytest.param(["train", "--log-every", "0"], "log_every must be", id="no reports"),
     pytest.param(["sample", "nowhere"], "no checkpoint", id="sample without a run"),
     pytest.param(["sample", "nowhere", "--out", "a.txt"], "ending .txt, which says no format; choose one of .png, ", id="text"),
     pytest.param(["sample", "nowhere", "--out", "a.npy"], "ending .npy", id="numbers"),
     pytest.param(["sample", "nowhere", "--out", "a"], "no ending", id="no ending"),
     pytest.param(["sample", "nowhere", "--out", ".png"], "no ending", id="an ending alone"),
+    pytest.param(["sample", "nowhere", "--out", "..png"], "--out ..png has no ending", id="an ending after two dots"),
+    pytest.param(["sample", "nowhere", "--out", "a.png."], "--out a.png. has the ending .,", id="a dot at the end"),
+    pytest.param(["sample", "nowhere", "--out", "a\0.png"], "--out must be a path, got 'a\\x00.png'", id="null in a picture"),
+    pytest.param(["sample", "a\0b"], "folder must be a path, got 'a\\x00b'", id="null in a run"),
+    pytest.param(["train", "--data", "ring", "--out", "a\0b"], "out must be a path", id="null in a folder"),
+    pytest.param(["train", "--resume", "--out", "x" * 300], "File name too long", id="a folder's name too long"),
     pytest.param(["sample", "nowhere", "--out", "."], "is a folder; name a picture, such as samples.png", id="a folder"),
     pytest.param(["sample", "nowhere", "--out", "no/a.png"], "the folder of no/a.png does not exist", id="no such folder"),
     pytest.param(["sample", "nowhere", "-n", "0"], "-n must be", id="no samples"),

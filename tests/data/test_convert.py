@@ -59,6 +59,7 @@ def test_the_rounding_of_a_scaled_image_is_allowed() -> None:
         pytest.param(IMAGES.long(), TypeError, "to.torch.uint8", id="int64"),
         pytest.param(IMAGES > 3, TypeError, "torch.bool", id="bool"),
         pytest.param(IMAGES.to(torch.complex64), TypeError, "torch.complex64", id="complex"),
+        pytest.param(torch.zeros(4, 4, device="meta"), TypeError, "on the meta device, .* give it on the CPU", id="meta"),
         pytest.param(IMAGES[:0], ValueError, "empty", id="no-rows"),
         pytest.param(IMAGES[:, :0], ValueError, "empty", id="no-pixels"),
         pytest.param(torch.zeros(5), ValueError, "N, H, W", id="one-dimension"),
@@ -74,6 +75,43 @@ def test_other_tensors_are_refused(values: Tensor, error: type[Exception], advic
     with pytest.raises(error, match=advice) as caught:
         data.as_image_set(values)
     assert isinstance(caught.value, data.DataError)
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR", "ignore:The PyTorch API of nested")
+def test_a_tensor_that_is_not_dense_is_told_how_to_become_so() -> None:
+    rows = torch.eye(4)
+    ragged = torch.nested.nested_tensor([torch.zeros(3), torch.zeros(4)])
+    for values, message in (
+        (rows.to_sparse(), r"tensor is torch.sparse_coo: give it dense, x.to_dense\(\)"),
+        (rows.to_sparse_csr(), "tensor is torch.sparse_csr: give it dense"),
+        (ragged, r"tensor is nested: give it dense, x.to_padded_tensor\(0\)"),
+    ):
+        with pytest.raises(data.DataTypeError, match=message):
+            data.as_image_set(values)
+
+
+def test_a_set_without_values_is_refused() -> None:
+    with pytest.raises(data.DataTypeError, match="mine is on the meta device"):
+        data.as_image_set(data.ImageSet("mine", torch.zeros(4, 1, 2, 2)).to("meta"))
+    with pytest.raises(data.DataTypeError, match=r"mine is torch.sparse_coo: give it dense"):
+        data.as_image_set(data.ImageSet("mine", torch.eye(4).to_sparse()))
+
+
+def test_an_array_of_another_library_is_told_the_way_by_numpy() -> None:
+    class Frame:
+        shape = (5, 8, 9, 3)
+
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, column: str) -> list:
+            return []
+
+        def __array__(self, *_: object) -> object:
+            return IMAGES.numpy()
+
+    with pytest.raises(data.DataTypeError, match=r"torch.from_numpy\(numpy.asarray\(data\)\).permute\(0, 3, 1, 2\)"):
+        data.as_image_set(Frame())
 
 
 def test_images_without_negative_values_get_a_warning(caplog: pytest.LogCaptureFixture) -> None:

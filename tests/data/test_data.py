@@ -293,6 +293,9 @@ def test_a_fingerprint_names_the_images_alone() -> None:
         pytest.param(torch.zeros(0, 3), None, ValueError, id="empty"),
         pytest.param(torch.zeros(2, 3), torch.zeros(3).long(), ValueError, id="one-label-too-many"),
         pytest.param(torch.zeros(2, 3), torch.zeros(2), TypeError, id="float-labels"),
+        pytest.param(torch.zeros(2, 3), [0, 1], TypeError, id="labels-in-a-list"),
+        pytest.param(IMAGES.unsqueeze(1).numpy(), None, TypeError, id="array"),
+        pytest.param([IMAGES], None, TypeError, id="list"),
     ],
 )
 def test_an_image_set_is_well_formed(images: Tensor, labels: Tensor | None, error: type[Exception]) -> None:

@@ -77,6 +77,19 @@ def test_labels_that_are_not_numbers_are_left_out() -> None:
         assert data.as_image_set(Items((IMAGES[0], label), (IMAGES[1], 1))).labels is None
 
 
+class Lengthy(Items):
+    """Says a length that is not the number of its items."""
+
+    def __init__(self, length: object, *items) -> None:
+        super().__init__(*items)
+        self.length = length
+
+    def __len__(self) -> int:
+        if self.length is None:
+            raise NotImplementedError("not known yet")
+        return self.length
+
+
 class Endless(IterableDataset):
     def __iter__(self):
         return iter(())
@@ -90,6 +103,26 @@ class Endless(IterableDataset):
         pytest.param(7, TypeError, "int has no length", id="int"),
         pytest.param(IMAGES.numpy(), TypeError, "torch.from_numpy", id="array"),
         pytest.param(Items(), ValueError, "Items is empty", id="no-items"),
+        pytest.param(Items, TypeError, r"class tests.data.test_dataset.Items: give an instance of it, Items\(", id="class"),
+        pytest.param(data.ImageSet, TypeError, r"data is the class .*ImageSet: give an instance", id="class-of-sets"),
+        pytest.param(
+            {"train": IMAGES, "test": 1}, TypeError, r"a dict of 'train', 'test': .*data\['train'\]", id="dict-of-sets"
+        ),
+        pytest.param({}, TypeError, "data is a dict of nothing: give one tensor or Dataset", id="empty-dict"),
+        pytest.param(
+            Lengthy(9, *IMAGES),
+            ValueError,
+            r"Lengthy has no item 5, .* length is 9 \(IndexError: .*\); let its __len__",
+            id="long",
+        ),
+        pytest.param(Lengthy(3), ValueError, "Lengthy has no item 0, though its length is 3", id="long-without-items"),
+        pytest.param(Lengthy(-1), TypeError, "Lengthy has no length: .*; let its __len__ return", id="length-below-0"),
+        pytest.param(Lengthy(2.0), TypeError, "Lengthy has no length: .*float", id="length-of-another-kind"),
+        pytest.param(Lengthy(None), TypeError, "Lengthy has no length: not known yet", id="length-not-known"),
+        pytest.param(
+            Items(IMAGES[0].float().to_sparse()), TypeError, "item 0 is torch.sparse_coo: .*x.to_dense", id="sparse-item"
+        ),
+        pytest.param(Items(IMAGES[0], IMAGES[0].to("meta")), TypeError, "item 1 is on the meta device", id="meta-item"),
         pytest.param(Items({"image": 1}), TypeError, "item 0 is a dict", id="dict"),
         pytest.param(Items(()), TypeError, "item 0 is a tuple", id="empty-tuple"),
         pytest.param(Items(IMAGES[0], IMAGES[0].long()), TypeError, "item 1 is torch.int64", id="int64"),

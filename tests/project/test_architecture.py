@@ -20,8 +20,8 @@ STEMS = ("sample", "linear", "loss", "penalty", "update")
 FLOORS = (
     ("_version", "kernels"),
     ("ops",),
-    ("data", "runtime"),
-    ("layers", "losses", "optim"),
+    ("runtime",),
+    ("data", "layers", "losses", "optim"),
     ("mlp",),
     ("chain", "models"),
     ("penalties",),

@@ -33,6 +33,16 @@ OPTIONS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     ),
     "torch's class": (dict(d_optimizer=torch.optim.SGD), TypeError, r"d_optimizer .* got the class torch\.optim\.sgd\.SGD"),
     "the spec's class": (dict(d_optimizer=optim.Adam), TypeError, r"d_optimizer .* got the class fastgan\.optim\.Adam"),
+    "the specs' base class": (
+        dict(d_optimizer=optim.Optimizer(1e-3)),
+        TypeError,
+        r"d_optimizer must be a spec .* such as d_optimizer=fastgan.optim.Adam.*, got an object of fastgan\.optim\.Optimizer",
+    ),
+    "a rule of one's own": (
+        dict(g_optimizer=type("Lion", (optim.Optimizer,), {"rule": "lion"})(1e-3)),
+        TypeError,
+        r"g_optimizer must be a spec of fastgan\.optim, .* got an object of .*Lion",
+    ),
     "an optimizer's name": (dict(g_optimizer="adam"), TypeError, r"g_optimizer must be a spec .* got 'adam'"),
     "a loss of one's own": (dict(loss=lambda real, fake: fake.mean()), TypeError, r"loss must be .* got the function <lambda>"),
     "a module": (dict(loss=losses.GANLoss("lsgan")), TypeError, r"such as loss='lsgan', got a module of fastgan\.losses"),
@@ -127,7 +137,14 @@ def test_betas_may_be_a_list() -> None:
 
 
 CALLS: dict[str, tuple[Callable[[Trainer], Any], type[Exception], str]] = {
-    "a batch by text": (lambda t: t.attach(ROWS, "8"), ValueError, "batch size must be a whole number >= 1, got '8'"),
+    "a batch by text": (lambda t: t.attach(ROWS, "8"), ValueError, "batch_size must be a whole number >= 1, got '8'"),
+    "no rows": (lambda t: t.attach(ROWS, 0), ValueError, "batch_size must be a whole number >= 1, got 0"),
+    "more rows than are counted": (
+        lambda t: t.attach(ROWS, 2**31),
+        ValueError,
+        r"batch_size must be less than 2\^31 rows, got 2147",
+    ),
+    "rows beyond 64 bits": (lambda t: t.fit(ROWS, steps=1, batch_size=10**30), ValueError, "batch_size must be less than"),
     "a step by text": (lambda t: t.step("2"), ValueError, "n must be a whole number >= 1, got '2'"),
     "half a sample": (lambda t: t.sample(2.5), ValueError, "n must be a whole number >= 1, got 2.5"),
     "a seed by text": (lambda t: t.sample(2, seed="0"), ValueError, "seed must be None or a whole number .* got '0'"),
@@ -148,3 +165,62 @@ def test_a_call(call: Callable[[Any], Any], kind: type[Exception], message: str,
     with pytest.raises(kind, match=message):
         call(trainer)
     assert trainer.step_count == 0 and not [*tmp_path.iterdir()]
+
+
+WHOLE = {"steps": 0, "epochs": 0, "log_every": 1, "sample_every": 0, "checkpoint_every": 0, "keep": 1}
+NONE_SAYS = ("steps", "epochs", "sample_every", "checkpoint_every")  # what None leaves to a default
+REPORTS: list[tuple[str, Any, type[Exception], str]] = [
+    *[
+        (name, value, ValueError, f"{name} must be a whole number >= {least}, got ")
+        for name, least in WHOLE.items()
+        for value in (least - 1, True, False, 1.0, "1", [1], torch.tensor(1), *([] if name in NONE_SAYS else [None]))
+    ],
+    *[
+        (name, value, TypeError, f"{name} must be True or False, got ")
+        for name in ("resume", "progress")
+        for value in ("no", "", 0, 1, None)
+    ],
+    *[("on_nonfinite", value, ValueError, "on_nonfinite must be") for value in ("ignore", None, True, [])],
+    ("command", None, TypeError, "command must be a dict of the command line's flags, got None"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "kind", "message"), REPORTS)
+def test_a_report_of_another_kind_is_refused_before_the_run_folder_is_claimed(
+    name: str, value: Any, kind: type[Exception], message: str, tmp_path: Path
+) -> None:
+    trainer = Trainer(generator(), critic(), device="cpu")
+    total = {} if name == "epochs" else {"steps": 3}
+    with pytest.raises(kind, match=message):
+        trainer.fit(ROWS, batch_size=8, out=tmp_path / "run", **{"progress": False} | total | {name: value})
+    assert not [*tmp_path.iterdir()] and trainer.step_count == 0
+
+
+def out_of_memory() -> Exception:
+    return torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 64.00 GiB")
+
+
+def no_memory_of_a_cpu() -> Exception:
+    return RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to"
+    )
+
+
+@pytest.mark.parametrize("error", [out_of_memory, no_memory_of_a_cpu, MemoryError])
+@pytest.mark.parametrize("role", [0, 1], ids=["generator", "discriminator"])
+def test_memory_that_is_short_is_said_of_the_batch(error: Callable[[], Exception], role: int, tmp_path: Path) -> None:
+    """Rows of the batch alone, and of no other batch, are too many."""
+    pair = generator(), critic()
+
+    def take(module: nn.Module, rows: tuple[torch.Tensor]) -> None:
+        if len(rows[0]) == 9:
+            raise error()
+
+    pair[role].register_forward_pre_hook(take)
+    trainer = Trainer(*pair, engine="autograd", device="cpu")
+    with pytest.raises(
+        ValueError, match=r"^batch_size=9 rows do not fit into the memory of cpu: give a smaller batch_size"
+    ) as caught:
+        trainer.fit(ROWS, steps=1, batch_size=9, out=tmp_path / "run", progress=False)
+    assert caught.value.__cause__ is not None and not [*tmp_path.iterdir()]
+    trainer.fit(ROWS, steps=1, batch_size=40, progress=False)  # more rows than the data have are drawn again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from fastgan import Trainer
 from fastgan.mlp import MLP
 from fastgan.training import fit
-from fastgan.training.report import RunFolder
+from fastgan.training.report import RunFolder, RunFolderError
 
 DATA = torch.linspace(-1, 1, 42).view(21, 2)
 
@@ -53,6 +54,80 @@ def test_what_comes_after_a_step_is_forgotten(step: int, tmp_path: Path) -> None
     assert [row["step"] for row in folder.read_metrics()] == kept
     assert sorted(path.name for path in folder.samples.iterdir()) == [f"step_{number:08d}.png" for number in kept]
     assert folder.metrics.read_text().count("\n") == len(kept)
+
+
+# where a run that is resumed may begin, having no checkpoint to go on from
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    trainer().fit(DATA, steps=2, batch_size=8, out=tmp_path / "run", log_every=1, progress=False)
+    return tmp_path / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def spoil(run: Path) -> None:
+    for file in run.glob("checkpoints/*/state.pt"):
+        file.write_bytes(file.read_bytes()[:-1])
+
+
+def lose(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+
+
+def forget(run: Path) -> None:
+    lose(run)
+    (run / "metrics.jsonl").unlink()
+    (run / "config.json").write_text('{"model_type": "another program\'s"}')
+
+
+def replace(run: Path) -> None:
+    shutil.rmtree(run)
+    run.write_text("mine")
+
+
+@pytest.mark.parametrize(
+    ("change", "place", "message"),
+    [
+        pytest.param(
+            None, "checkpoints", "lies inside the run .*run .*continue that one with --out .*run", id="its checkpoints"
+        ),
+        pytest.param(None, "checkpoints/step_00000002", "lies inside the run .*run and", id="a checkpoint"),
+        pytest.param(None, "new/one", "lies inside the run .*run and", id="a new folder inside a run"),
+        pytest.param(None, "..", r"is no run and was left untouched, it has run: name the run's folder", id="a folder of runs"),
+        pytest.param(spoil, ".", "a run without a whole checkpoint, .* choose another --out", id="damaged checkpoints"),
+        pytest.param(lose, ".", "a run without a whole checkpoint", id="lost checkpoints"),
+        pytest.param(forget, ".", "is no run and was left untouched, it has config.json", id="another program's configuration"),
+        pytest.param(replace, ".", "is no run and was left untouched, it has run", id="a file"),
+    ],
+)
+def test_nothing_is_resumed_where_something_else_stands(change: Any, place: str, message: str, run: Path) -> None:
+    if change:
+        change(run)
+    before = contents(run.parent)
+    with pytest.raises(RunFolderError, match=message):
+        trainer().fit(DATA, steps=4, batch_size=8, out=run / place, resume=True, progress=False)
+    assert contents(run.parent) == before and not (run / "new").exists()
+
+
+@pytest.mark.parametrize("begun", ["nothing", "an empty folder", "folders", "a configuration", "half a checkpoint"])
+def test_a_run_that_was_stopped_before_its_first_checkpoint_begins(begun: str, run: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "early")
+    if begun == "an empty folder":
+        folder.path.mkdir()
+    elif begun != "nothing":
+        folder.create()
+    if begun in ("a configuration", "half a checkpoint"):
+        shutil.copy(run / "config.json", folder.path)
+        (folder.path / ".summary.json").touch()
+    if begun == "half a checkpoint":
+        (folder.checkpoints / ".step_00000000.7").mkdir()
+    trainer().fit(DATA, steps=2, batch_size=8, out=folder.path, log_every=1, resume=True, progress=False)
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2] and folder.is_run()
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [f"step_{step:08d}" for step in (0, 1, 2)]
 
 
 @pytest.mark.parametrize(("d_steps", "batch_size"), [(1, 8), (3, 8), (2, 5)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,19 @@ FITTING = [
     pytest.param(generator(8, 12), floats(16, 1, 8, 12), (1, 8, 12), id="no channel made"),
     pytest.param(generator(8, 12, 1), floats(16, 1, 8, 12), (1, 8, 12), id="one channel last"),
     pytest.param(generator(1, 8, 12), bytes_(16, 8, 12), (1, 8, 12), id="no channel given"),
+    pytest.param(generator(96), bytes_(16, 8, 12), (8, 12), id="flat rows, no channel given"),
     pytest.param(generator(1, 40), floats(16, 1, 40), (1, 40), id="signals"),
+    pytest.param(generator(100), floats(16, 2, 50), (2, 50), id="flat rows of signals of two channels"),
+    pytest.param(generator(40), bytes_(16, 1, 40), (1, 40), id="flat rows of signals of bytes"),
+    pytest.param(generator(40, 1), floats(16, 1, 40), (1, 40), id="signals with the one channel last"),
     pytest.param(generator(3, 40), floats(16, 3, 40), (3, 40), id="signals of three channels"),
     pytest.param(generator(1, 4, 5, 6), bytes_(16, 1, 4, 5, 6), (1, 4, 5, 6), id="voxels"),
     pytest.param(generator(120), bytes_(16, 1, 4, 5, 6), (1, 4, 5, 6), id="flat rows of voxels"),
     pytest.param(generator(2), floats(16, 2), (2,), id="points"),
     pytest.param(generator(9), floats(16, 9), (9,), id="points of nine numbers"),
+    pytest.param(generator(7), bytes_(16, 7), (7,), id="flat bytes that are no square image"),
+    pytest.param(generator(1, 18), bytes_(16, 18), (18,), id="flat bytes and a row with one channel"),
+    pytest.param(generator(64), bytes_(16, 64), (1, 8, 8), id="flat bytes of a square image"),
 ]
 
 
@@ -97,6 +105,9 @@ REFUSED = [
     pytest.param(generator(12, 8), bytes_(16, 8, 12), (2, 1), id="no channels, height and width exchanged"),
     pytest.param(generator(40, 2), floats(16, 2, 40), (2, 1), id="signals with the channels last"),
     pytest.param(generator(4, 5, 6, 2), floats(16, 2, 4, 5, 6), (4, 1, 2, 3), id="voxels with the channels last"),
+    pytest.param(generator(6, 8), floats(16, 1, 8, 6), (2, 1), id="no channel made, height and width exchanged"),
+    pytest.param(generator(6, 1, 8), floats(16, 1, 8, 6), (2, 3, 1), id="the one channel in the middle"),
+    pytest.param(generator(5, 4, 6), floats(16, 1, 4, 5, 6), (2, 1, 3), id="voxels, no channel made"),
 ]
 
 
@@ -113,6 +124,16 @@ def test_another_layout_is_refused_with_what_to_write(
     assert f"end it with .permute{(0, *axes)}" in str(caught.value) and not (tmp_path / "run").exists()
     mended = nn.Sequential(made, Permuted(0, *axes))
     assert trainer_of(mended, values).attach(given, 4).sample(2).shape == (2, *values.shape[1:])
+    if match := re.search(r"give the data's \.permute\((.*)\)", str(caught.value)):
+        trainer_of(made, values).attach(values.permute(*map(int, match[1].split(","))), 4).step()
+
+
+def test_a_channel_that_the_data_have_not_stands_in_no_permutations_way() -> None:
+    made, values = generator(1, 6, 8), bytes_(16, 8, 6)
+    with pytest.raises(ValueError, match=r"end it with .permute\(0, 1, 3, 2\), or give the data's .permute\(0, 2, 1\)"):
+        trainer_of(made, values).attach(values, 4)
+    mended = nn.Sequential(made, Permuted(0, 1, 3, 2))
+    assert trainer_of(mended, values).attach(values, 4).sample(2).shape == (2, 1, 8, 6)
 
 
 def test_a_layout_that_no_permutation_mends_names_the_datas() -> None:

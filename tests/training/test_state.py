@@ -231,6 +231,75 @@ def test_half_a_state_names_what_it_lacks() -> None:
         trainer.load_state_dict(state | {"d_optimizer": None})
 
 
+SPOILT: dict[str, tuple[tuple[str, ...], Any, str]] = {
+    "a step before the first": (("step_count",), -2, "the saved step_count must be a whole number >= 0, got -2"),
+    "a step that is a switch": (("step_count",), True, "the saved step_count must be .* got True"),
+    "several counters": (
+        ("skipped",),
+        torch.zeros(3, dtype=torch.int64),
+        r"saved skipped must be .*, shape \(\), got .*\(3,\)",
+    ),
+    "half an update": (("skipped",), torch.tensor(0.5), "saved skipped must be a tensor of torch.int64, .* torch.float32"),
+    "a shape by text": (("sample_shape",), "8", r"saved sample_shape must be .*, such as \(1, 28, 28\), got '8'"),
+    "a shape below 1": (("sample_shape",), (1, -8), r"saved sample_shape must be .* got \(1, -8\)"),
+    "no moment": (
+        ("g_optimizer", "state.0"),
+        None,
+        "saved g_optimizer's state.0 must be a tensor of torch.float32, .* got None",
+    ),
+    "a moment's numbers": (("d_optimizer", "state.1"), [0.0] * 3, "saved d_optimizer's state.1 must be .* got a list of 3"),
+    "half moments": (("d_optimizer", "state.0"), torch.float16, "d_optimizer's state.0 must be .*float32.* got .*float16"),
+    "double moments": (("g_optimizer", "state.1"), torch.float64, "g_optimizer's state.1 must be .*float32.* got .*float64"),
+    "counts of groups": (
+        ("g_optimizer", "count"),
+        torch.zeros(2, dtype=torch.int64),
+        "g_optimizer's count must be .* got .*2,",
+    ),
+    "a half average": (("g_optimizer", "average"), torch.bfloat16, "g_optimizer's average must be .* got .*bfloat16"),
+    "a loss scale's number": (("step", "scale.0"), 2.0, "the saved step's scale.0 must be a tensor of .* got 2.0"),
+    "no weight": (("generator", "0.weight"), None, r"generator's 0.weight is None there, \(16, 4\) here"),
+    "a weight's rows": (("discriminator", "0.weight"), [[1.0]], r"discriminator's 0.weight is a list of 1 there, \(16, 8\)"),
+    "a number for a name": (("generator", 7), torch.zeros(2), r"generator's 7 is \(2,\) there, absent here"),
+}
+
+
+@pytest.mark.parametrize(("path", "value", "message"), SPOILT.values(), ids=SPOILT)
+def test_a_spoilt_state_is_refused_by_name_before_anything_is_written(path: tuple, value: Any, message: str) -> None:
+    def other() -> Trainer:
+        return trained(ema=0.5, precision="fp16", engine="autograd")
+
+    state = {name: dict(part) if isinstance(part, dict) else part for name, part in copy.deepcopy(other().state_dict()).items()}
+    place = state if len(path) == 1 else state[path[0]]
+    place[path[-1]] = place[path[-1]].to(value) if isinstance(value, torch.dtype) else value
+    trainer = other()
+    trainer.step()
+    before = weights_of(trainer)
+    with pytest.raises(CheckpointError, match=message):
+        trainer.load_state_dict(state)
+    assert all(torch.equal(now, before[name]) for name, now in weights_of(trainer).items()) and trainer.step_count == 3
+
+
+@pytest.mark.parametrize(
+    ("pair", "named"),
+    [
+        pytest.param(
+            lambda: (generator().double(), critic().double()), "generator's 0.bias is .*float32 there, .*float64", id="both"
+        ),
+        pytest.param(
+            lambda: (generator(), critic().double()), "discriminator's 0.bias is .*float32 there, .*float64", id="one"
+        ),
+        pytest.param(lambda: (generator().half(), critic()), "generator's 0.bias is .*float32 there, .*float16", id="half"),
+    ],
+)
+def test_given_networks_of_another_dtype_are_named(pair: Callable, named: str, tmp_path: Path) -> None:
+    trained().save(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match=named):
+        Trainer.load(tmp_path / "saved", *pair(), device="cpu")
+    whole = trained(precision="fp64")
+    whole.save(tmp_path / "whole")
+    assert_same_weights(Trainer.load(tmp_path / "whole", *pair(), device="cpu"), whole)
+
+
 def test_networks_that_do_not_fit_are_named_by_their_parameter(tmp_path: Path) -> None:
     trained().save(tmp_path / "saved")
     wide = nn.Sequential(nn.Linear(8, 16), nn.LeakyReLU(0.2), nn.Dropout(0.3), nn.Linear(16, 1, bias=False))

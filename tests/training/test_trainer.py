@@ -82,7 +82,7 @@ def test_a_penalty_that_is_no_spec_is_a_type_error():
 
 @pytest.mark.parametrize("batch", [0, -4, 2.5, True])
 def test_bad_batch_sizes_are_refused(batch):
-    with pytest.raises(ValueError, match="batch size"):
+    with pytest.raises(ValueError, match="batch_size must be"):
         small().attach(POINTS, batch)
 
 
