@@ -307,3 +307,11 @@ def test_real_mnist_trains(mnist_root, tmp_path):
     assert here("train", "--data", "mnist", "--data-root", mnist_root, "--steps", 5, "--out", tmp_path / "run") == 0
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["data"]["name"] == "mnist" and config["loss"] == "nonsaturating" and config["d_steps"] == 1
+
+
+def test_a_value_that_is_not_finite_ends_with_one(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--data", "ring", "--steps", "8", "--g-optimizer", "sgd", "--g-lr", "1e38", "--device", "cpu", "--out", "run"]
+    assert cli.main(["train", *flags]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert cli.main(["train", *flags[:-1], "other", "--on-nonfinite", "skip"]) == 0

@@ -353,3 +353,12 @@ def test_a_saved_state_that_does_not_fit_is_refused(other: Callable[[], FlatNetw
     with pytest.raises(ValueError, match="does not fit Sequential with adam"):
         flat.load_state_dict(other().state_dict())
     assert all(torch.equal(value, kept[name]) for name, value in flat.state_dict().items())
+
+
+def test_records_of_updates_are_counted_before_they_become_many() -> None:
+    """A run whose metrics nobody reads keeps no more of them at its end than at its beginning."""
+    flat, most = flat_network(SGD(0.1)), 0
+    for number in range(1000):
+        flat.record_update(torch.tensor(number % 2 == 0), torch.zeros(2))
+        most = max(most, len(flat._updates))
+    assert most < 256 and flat.skipped == 500
