@@ -123,6 +123,18 @@ def test_replayed_steps_are_the_eager_ones(options: dict[str, Any], monkeypatch:
     assert other._runner.player.counter == 16
 
 
+def test_replays_one_after_another_go_on_counting_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host tells a number only where a step is not the next one."""
+    trainer, _ = trained(monkeypatch, True, [4, 4])
+    player, told = trainer._runner.player, []
+    player.counter = SimpleNamespace(fill_=told.append)
+    for key, graph in player.graphs.items():
+        player.graphs[key] = graph._replace(replay=lambda: None)
+    for step in (8, 12, 20, 24):
+        player.play(trainer._data.images, step, 4, ROWS)
+    assert told == [20]
+
+
 def test_what_is_not_finite_is_counted_by_replays_too(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer, _ = trained(monkeypatch, True, [4])
     with torch.no_grad():
