@@ -170,7 +170,7 @@ def resumed(command: Train, arguments: Sequence[str]) -> Train:
     if checkpoint.latest(folder.checkpoints) is None:
         return command
     flags = folder.read_config().get("command")
-    if not flags:
+    if not flags or not isinstance(flags, dict):
         raise UsageError(
             f"the run in {folder.path} was not started by this command: resume it with Trainer.fit(..., resume=True)"
         )
