@@ -91,6 +91,11 @@ class Train:
         from ..data.sources import TORCHVISION
         from ..runtime import distributed
 
+        if self.data_root is not None and self.data in datasets.NAMES and self.data not in (*TORCHVISION, "idx"):
+            files = ", ".join((*TORCHVISION, "idx"))
+            raise UsageError(
+                f"--data {self.data} reads no files, got --data-root {self.data_root}: leave it out, or take {files}"
+            )
         download = self.data_root is None and self.data in TORCHVISION
         with distributed.first_process_first():
             return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
@@ -165,7 +170,7 @@ def resumed(command: Train, arguments: Sequence[str]) -> Train:
     if checkpoint.latest(folder.checkpoints) is None:
         return command
     flags = folder.read_config().get("command")
-    if not flags:
+    if not flags or not isinstance(flags, dict):
         raise UsageError(
             f"the run in {folder.path} was not started by this command: resume it with Trainer.fit(..., resume=True)"
         )

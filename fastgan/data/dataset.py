@@ -212,10 +212,15 @@ def _item(item: Any, number: int, name: str) -> tuple[Tensor, int | None]:
     convert.check_dense(image, f"{name}: item {number}")
     if image.dtype != torch.uint8 and not image.is_floating_point():
         raise DataTypeError(f"{name}: item {number} is {image.dtype}; {convert.SCALE_ADVICE}")
+    return image.detach(), _label(rest[0]) if rest else None
+
+
+def _label(value: Any) -> int | None:
     try:
-        return image.detach(), operator.index(rest[0]) if rest else None
+        number = operator.index(value)
     except TypeError:
-        return image.detach(), None
+        return None
+    return number if -(2**63) <= number < 2**63 else None
 
 
 def _from_pil(image: Any, number: int, name: str) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from inspect import signature
 from types import NoneType
 from typing import Any
 
@@ -50,12 +51,25 @@ def parse(text: str) -> tuple[Spec, ...]:
         name, *amounts = part.strip().split(":")
         if name not in _NAMED:
             raise ValueError(f"unknown penalty {name!r}; choose one of {', '.join(_NAMED)}, none")
-        try:
-            arguments = [float(amounts[0]), *map(int, amounts[1:])] if amounts else []
-            specs.append(_NAMED[name](*arguments))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"penalty {part!r} is not of the form NAME[:AMOUNT[:EVERY]]: {error}") from None
+        specs.append(_read(part, name, amounts))
     return tuple(specs)
+
+
+def _read(part: str, name: str, amounts: list[str]) -> Spec:
+    form = f"penalty {part!r} is not of the form NAME[:AMOUNT[:EVERY]]"
+    most = len(signature(_NAMED[name]).parameters)
+    if len(amounts) > most:
+        raise ValueError(f"{form}: {name} takes {most} of these numbers at most, got {len(amounts)}")
+    arguments: list[float] = []
+    for kind, word, text in zip((float, int), ("a number", "a whole number"), amounts, strict=False):
+        try:
+            arguments.append(kind(text))
+        except ValueError:
+            raise ValueError(f"{form}: {text!r} is not {word}") from None
+    try:
+        return _NAMED[name](*arguments)
+    except ValueError as error:
+        raise ValueError(f"{form}: {error}") from None
 
 
 def as_specs(penalty: Spec | Iterable[Spec]) -> tuple[Spec, ...]:

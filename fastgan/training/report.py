@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from ..runtime.arguments import describe
 from .arguments import as_path
 from .pictures import drawing, figure, write_grid
 
@@ -108,10 +109,9 @@ class RunFolder:
             True if there is the configuration of one.
         """
         try:
-            config = self.read_config()
+            return "fastgan" in self.read_config()
         except RunFolderError:
             return False
-        return isinstance(config, dict) and "fastgan" in config
 
     def create(self) -> None:
         """Makes the folders and finds out that they can be written, before any training.
@@ -147,9 +147,12 @@ class RunFolder:
             RunFolderError: it is missing or damaged.
         """
         try:
-            return json.loads((self.path / "config.json").read_text())
+            config = json.loads((self.path / "config.json").read_text())
         except (OSError, ValueError) as error:
             raise RunFolderError(f"{self.path} holds no run: its config.json is missing or damaged") from error
+        if not isinstance(config, dict):
+            raise RunFolderError(f"{self.path} holds no run: its config.json holds {describe(config)}, not a configuration")
+        return config
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl.

@@ -190,6 +190,16 @@ BAD = [
     pytest.param(["train", "--g-optimizer", "no-such-rule"], "adam", id="unknown optimizer"),
     pytest.param(["train", "--penalty", "r9"], "gp", id="unknown penalty"),
     pytest.param(["train", "--penalty", "r1:-2"], "gamma", id="negative penalty"),
+    pytest.param(
+        ["train", "--penalty", "gp:1:2:3"],
+        "[:EVERY]]: gp takes 2 of these numbers at most, got 3",
+        id="a penalty of three numbers",
+    ),
+    pytest.param(
+        ["train", "--data", "ring", "--data-root", "."], "ring reads no files, got --data-root .: leave", id="ring's root"
+    ),
+    pytest.param(["train", "--data-root", "."], "digits reads no files, got --data-root", id="the digits' root"),
+    pytest.param(["train", "--data", "cifar", "--data-root", "."], "unknown data set", id="unknown data with a root"),
     pytest.param(["train", "--epochs", "2", "--steps", "3"], "either", id="epochs and steps"),
     pytest.param(["train", "--epochs", "0", "--steps", "0"], "either", id="no epochs and no steps"),
     pytest.param(["train", "--epochs", "-1"], "epochs", id="negative epochs"),

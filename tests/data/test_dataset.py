@@ -73,7 +73,7 @@ def test_normalised_levels_of_8_bits_stay_floats() -> None:
 
 
 def test_labels_that_are_not_numbers_are_left_out() -> None:
-    for label in (1.5, "seven", None, torch.zeros(3)):
+    for label in (1.5, "seven", None, torch.zeros(3), 2**63, -(2**70)):
         assert data.as_image_set(Items((IMAGES[0], label), (IMAGES[1], 1))).labels is None
 
 

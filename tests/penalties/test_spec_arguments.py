@@ -97,3 +97,22 @@ def test_a_penalty_of_ones_own_has_fields_of_any_kind() -> None:
         Mine(2.0, 1, 2)
     with pytest.raises(TypeError, match="gamma must be a number"):
         Mine("2")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("gp:1:2:3", r"'gp:1:2:3' is not of the form NAME\[:AMOUNT\[:EVERY\]\]: gp takes 2 of these numbers at most, got 3"),
+        ("r1:1:2:3:4", "r1 takes 2 of these numbers at most, got 4"),
+        ("dragan:1:2:", "dragan takes 2 of these numbers at most, got 3"),
+        ("clip:0.1:2", "clip takes 1 of these numbers at most, got 2"),
+        ("r1:5,lp:ten", "'lp:ten' is not of the form .*: 'ten' is not a number"),
+        ("r2:", "'' is not a number"),
+        ("r1:1:1.5", "'1.5' is not a whole number"),
+        ("gp:1:0", "every must be a whole number >= 1, got 0"),
+        ("clip:-1", "bound must be a finite number > 0, got -1"),
+    ],
+)
+def test_a_text_of_another_form_is_told_the_form_and_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        penalties.parse(text)
