@@ -37,7 +37,7 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if torch.compiler.is_compiling() or is_transformed() or not isinstance(critic, nn.Module):
         return None
-    reading = recognition.read(critic)
+    reading = recognition.read(critic, points.dim())
     if reading.chain is None:
         _say_once(critic, reading.problem)
         return None
