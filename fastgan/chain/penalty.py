@@ -81,7 +81,8 @@ def penalty(layers: list[Layer], points: Tensor, spec: HasPenaltyGradient) -> Te
     biases = [layer.bias for layer in layers[:-1] if layer.bias is not None]
     parameters = [*(layer.weight for layer in layers), *biases]
     wanted = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-    return _Penalty.apply(layers, points.detach(), spec, wanted, *parameters)
+    kept = points.clone() if points.is_inference() else points.detach()  # what inference mode has made cannot be saved
+    return _Penalty.apply(layers, kept, spec, wanted, *parameters)
 
 
 class _Unit(NamedTuple):

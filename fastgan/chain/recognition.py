@@ -51,8 +51,8 @@ def read(module: nn.Module, rank: int = 2) -> Reading:
 
     Read: Linear, ReLU, LeakyReLU, Identity and Dropout, as modules or functions, in classes and nested Sequentials; Tanh or
     Sigmoid after the last Linear; views that flatten the input (then the chain has `flatten`) or shape the output (the chain's
-    own is [B, out]). Dropout that is switched off is left out. Arguments after the rows have their defaults. A forward that asks
-    for its rows' rank is read for each rank apart.
+    own is [B, out]). Dropout that is switched off is left out. Arguments after the rows have their defaults. A forward that
+    asks for its rows' rank is read for each rank apart.
 
     The module is left as it is, torch's generators too. It is read anew when `ModuleState` sees it changed.
     """
