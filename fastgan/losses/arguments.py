@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -111,6 +112,8 @@ def check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale
         raise ValueError(f"label smoothing is not defined for {kind}, only for {', '.join(ops.SMOOTHED_KINDS)}")
     if scale != 1.0 and kind != "lsgan":
         raise ValueError(f"scale belongs to lsgan's two conventions (1 or 0.5), not to {kind}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be a finite number, 0.5 for lsgan's halved convention, got {scale}")
 
 
 def check_number(name: str, value: Any, meaning: str) -> None:
