@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -15,19 +14,6 @@ from ..ops import loss as ops
 from ..runtime.arguments import NUMBERS, describe
 
 LOGITS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def shown_without(*hidden: str, **renamed: str) -> Callable[[Function], Function]:
-    """Leaves out of inspect.signature what a function takes only to refuse it, and shows others by another name."""
-
-    def show(function: Function) -> Function:
-        signature = inspect.signature(function)
-        shown = [p.replace(name=renamed.get(name, name)) for name, p in signature.parameters.items() if name not in hidden]
-        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-        return function
-
-    return show
 
 
 def _remedy(name: str, value: Any) -> str:
@@ -90,6 +76,12 @@ def refuse_by_position(compared: Any, kind: str) -> None:
         f"{kind} compares fake with no real logits, got a second tensor by position: "
         f'write g_loss(fake, kind="{kind}"), or .g(fake) of a GANLoss; real= by keyword is ignored'
     )
+
+
+def refuse_surplus(call: str, others: tuple[Any, ...]) -> Never:
+    """TypeError for arguments by position that come by name."""
+    got = ", ".join(map(describe, others))
+    raise TypeError(f"logits and the kind come by position, and options by name, got {got} too: write {call}")
 
 
 def check_order(real: Tensor, fake: Tensor) -> None:
