@@ -10,6 +10,7 @@ from torch import Tensor
 from ..chain import penalty as closed_form
 from ..ops.reference import wide
 from ..ops.sample import interpolate
+from ..runtime import misfit
 from ..runtime.arguments import shown_without
 from ..runtime.input_gradient import Critic, input_gradient, under_autocast
 from .arguments import (
@@ -27,12 +28,21 @@ from .arguments import (
 from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty
 
 
-def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
+def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None, **rows: Tensor) -> Tensor:
+    """The penalty at points that were made of these rows."""
     pick = as_select(select)
     points = under_autocast(critic, points)
     if method == "auto" and select is None and (layers := closed_form.read(critic, points)):
         return closed_form.penalty(layers, points, spec)
-    return spec.value(input_gradient(critic, points, pick))
+    if torch.compiler.is_compiling():
+        return spec.value(input_gradient(critic, points, pick))
+    try:
+        gradient = input_gradient(critic, points, pick)
+    except Exception as error:  # a critic may raise anything
+        if (better := misfit.explain(critic, rows, error)) is None:
+            raise
+        raise better from error
+    return spec.value(gradient)
 
 
 def _check(critic: Critic, method: str, name: str, rows: Tensor) -> None:
@@ -104,7 +114,7 @@ def gradient_penalty(
     alpha = _uniforms(real.shape[:1], real, generator) if alpha is None else as_alpha(alpha, real)
     between = interpolate(real.detach(), fake.detach(), alpha)
     points = between.to(torch.promote_types(real.dtype, fake.dtype))  # alpha is fp32 where rows are half
-    return _penalize(critic, points, spec, method, select)
+    return _penalize(critic, points, spec, method, select, real=real, fake=fake)
 
 
 @shown_without("others", "foreign")
@@ -141,7 +151,7 @@ def r1_penalty(
     if others or foreign:
         refuse_others(r1_penalty, others, foreign)
     _check(critic, method, "real", real)
-    return _penalize(critic, real, R1(gamma), method, select)
+    return _penalize(critic, real, R1(gamma), method, select, real=real)
 
 
 @shown_without("others", "foreign")
@@ -178,7 +188,7 @@ def r2_penalty(
     if others or foreign:
         refuse_others(r2_penalty, others, foreign)
     _check(critic, method, "fake", fake)
-    return _penalize(critic, fake, R2(gamma), method, select)
+    return _penalize(critic, fake, R2(gamma), method, select, fake=fake)
 
 
 @shown_without("others", "foreign")
@@ -225,4 +235,4 @@ def dragan_penalty(
     spec = DRAGAN(weight, std_scale=std_scale)
     rows = wide(real.detach())
     points = (rows + std_scale * rows.std() * _uniforms(real.shape, real, generator)).to(real.dtype)
-    return _penalize(critic, points, spec, method, select)
+    return _penalize(critic, points, spec, method, select, real=real)
