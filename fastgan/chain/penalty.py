@@ -37,7 +37,7 @@ def read(critic: Any, points: Tensor) -> list[Layer] | None:
     critic = getattr(critic, "_orig_mod", critic)  # what torch.compile was given
     if torch.compiler.is_compiling() or is_transformed() or not isinstance(critic, nn.Module):
         return None
-    reading = recognition.read(critic)
+    reading = recognition.read(critic, points.dim())
     if reading.chain is None:
         _say_once(critic, reading.problem)
         return None
@@ -81,7 +81,8 @@ def penalty(layers: list[Layer], points: Tensor, spec: HasPenaltyGradient) -> Te
     biases = [layer.bias for layer in layers[:-1] if layer.bias is not None]
     parameters = [*(layer.weight for layer in layers), *biases]
     wanted = torch.is_grad_enabled() and any(p.requires_grad for p in parameters)
-    return _Penalty.apply(layers, points.detach(), spec, wanted, *parameters)
+    kept = points.clone() if points.is_inference() else points.detach()  # what inference mode has made cannot be saved
+    return _Penalty.apply(layers, kept, spec, wanted, *parameters)
 
 
 class _Unit(NamedTuple):

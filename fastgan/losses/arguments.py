@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+import math
+from collections.abc import Mapping
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -14,19 +14,6 @@ from ..ops import loss as ops
 from ..runtime.arguments import NUMBERS, describe
 
 LOGITS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def shown_without(*hidden: str, **renamed: str) -> Callable[[Function], Function]:
-    """Leaves out of inspect.signature what a function takes only to refuse it, and shows others by another name."""
-
-    def show(function: Function) -> Function:
-        signature = inspect.signature(function)
-        shown = [p.replace(name=renamed.get(name, name)) for name, p in signature.parameters.items() if name not in hidden]
-        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
-        return function
-
-    return show
 
 
 def _remedy(name: str, value: Any) -> str:
@@ -91,6 +78,12 @@ def refuse_by_position(compared: Any, kind: str) -> None:
     )
 
 
+def refuse_surplus(call: str, others: tuple[Any, ...]) -> Never:
+    """TypeError for arguments by position that come by name."""
+    got = ", ".join(map(describe, others))
+    raise TypeError(f"logits and the kind come by position, and options by name, got {got} too: write {call}")
+
+
 def check_order(real: Tensor, fake: Tensor) -> None:
     """ValueError for a generator's loss whose real logits alone have a gradient: it would train nothing."""
     if real.requires_grad and not fake.requires_grad:
@@ -111,6 +104,8 @@ def check_options(kind: str, reduction: str, label_smoothing: float = 0.0, scale
         raise ValueError(f"label smoothing is not defined for {kind}, only for {', '.join(ops.SMOOTHED_KINDS)}")
     if scale != 1.0 and kind != "lsgan":
         raise ValueError(f"scale belongs to lsgan's two conventions (1 or 0.5), not to {kind}")
+    if not math.isfinite(scale):
+        raise ValueError(f"scale must be a finite number, 0.5 for lsgan's halved convention, got {scale}")
 
 
 def check_number(name: str, value: Any, meaning: str) -> None:

@@ -74,6 +74,8 @@ def binary_cross_entropy_with_logits(
             )
         logits = wide(input)
         labels = wide_labels(target, logits) if isinstance(target, Tensor) else torch.full_like(logits, target)
+        if pos_weight is not None and pos_weight.dtype == torch.bool:  # torch subtracts 1 from it
+            pos_weight = pos_weight.to(logits.dtype)
         return F.binary_cross_entropy_with_logits(logits, labels, weight, size_average, reduce, reduction, pos_weight)
     ops.check_reduction(reduction)
     return ops.bce_with_logits(input, target, reduction=reduction, backend=backend)

@@ -7,7 +7,7 @@ from typing import Never
 from torch import Tensor
 
 from ..ops import loss as ops
-from .arguments import shown_without
+from ..runtime.arguments import shown_without
 from .objectives import d_loss, g_loss
 
 D_TEXT = """The discriminator's loss of the {kind} objective: `d_loss` of that kind.

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from ..ops import loss as ops
 from ..ops.backend import check_name
 from ..ops.reference import wide
-from ..runtime.arguments import describe
-from .arguments import broadcast, check_logits, check_options, labels_of, shown_without
+from ..runtime.arguments import describe, shown_without
+from .arguments import broadcast, check_logits, check_options, labels_of
 from .objectives import Statistics, d_loss, d_loss_with_statistics, g_loss, resolve_kind
 
 _REAL = (

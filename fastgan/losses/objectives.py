@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Never
 
 import torch
 from torch import Tensor
 
 from ..ops import loss as ops
-from ..runtime.arguments import describe
+from ..runtime.arguments import describe, shown_without
 from .arguments import (
     check_logits,
     check_options,
@@ -16,10 +16,11 @@ from .arguments import (
     check_pair,
     check_type,
     refuse_by_position,
-    shown_without,
+    refuse_surplus,
 )
 
 KINDS = ops.KINDS
+_OPTIONS = "label_smoothing=..., scale=..., reduction=..., backend=..."
 _NAMES = {name: kind for kind, aliases in ops.ALIASES.items() for name in (kind, *aliases)}
 
 
@@ -49,11 +50,12 @@ def resolve_kind(kind: str) -> str:
     return found
 
 
+@shown_without("others")
 def d_loss(
     real: Tensor,
     fake: Tensor,
     kind: str = "nonsaturating",
-    *,
+    *others: Never,
     label_smoothing: float = 0.0,
     scale: float = 1.0,
     reduction: str = "mean",
@@ -89,6 +91,8 @@ def d_loss(
         >>> fake.grad
         tensor([0.5000, 0.5000])
     """
+    if others:
+        refuse_surplus(f"d_loss(real, fake, kind, {_OPTIONS})", others)
     kind = resolve_kind(kind)
     check_options(kind, reduction, label_smoothing, scale)
     check_pair(real, fake, kind, reduction)
@@ -127,11 +131,12 @@ class Statistics(NamedTuple):
         return dict(zip(self._fields, torch.stack(self).tolist(), strict=True))
 
 
+@shown_without("others")
 def d_loss_with_statistics(
     real: Tensor,
     fake: Tensor,
     kind: str = "nonsaturating",
-    *,
+    *others: Never,
     label_smoothing: float = 0.0,
     scale: float = 1.0,
     reduction: str = "mean",
@@ -161,6 +166,8 @@ def d_loss_with_statistics(
         >>> float(loss), float(seen.real_mean), float(seen.fake_sign)
         (-2.5, 2.0, -0.5)
     """
+    if others:
+        refuse_surplus(f"d_loss_with_statistics(real, fake, kind, {_OPTIONS})", others)
     kind = resolve_kind(kind)
     check_options(kind, reduction, label_smoothing, scale)
     check_pair(real, fake, kind, reduction)
@@ -170,12 +177,12 @@ def d_loss_with_statistics(
     return value, Statistics(*statistics.unbind())
 
 
-@shown_without("real", compared="real")
+@shown_without("real", "others", compared="real")
 def g_loss(
     fake: Tensor,
     compared: Tensor | None = None,
     kind: str = "nonsaturating",
-    *,
+    *others: Never,
     real: Tensor | None = None,
     scale: float = 1.0,
     reduction: str = "mean",
@@ -209,6 +216,8 @@ def g_loss(
         >>> float(g_loss(fake, kind="lsgan")), round(float(g_loss(fake, real, "relativistic")), 4)
         (0.5, 1.3133)
     """
+    if others:
+        refuse_surplus("g_loss(fake, real, kind, scale=..., reduction=..., backend=...)", others)
     kind = resolve_kind(kind)
     check_options(kind, reduction, 0.0, scale)
     if kind not in ops.RELATIVISTIC_KINDS:

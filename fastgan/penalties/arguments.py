@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from functools import partial
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Never
 
 import torch
 from torch import Tensor
@@ -22,6 +23,20 @@ _AS_ROWS = {
     "tuple": _OF_A_LIST,
     "dict": 'write {0}["image"], or what its images are called',
     "ndarray": "write torch.from_numpy({0})",
+}
+
+
+# arguments of other codebases' penalties
+_FACTORS = frozenset(
+    ("weight", "gamma", "lambda_", "lambda_gp", "gp_lambda", "lambda_term", "lambda_r1", "lambda_r2", "lambda_pen", "lambd")
+    + ("lam", "LAMBDA", "lambda_reg", "gp_weight", "r1_weight", "r2_weight", "reg_weight", "reg_param", "coef", "coefficient")
+)
+_ELSEWHERE = {  # and what is written for them; "" for what is left out
+    **dict.fromkeys(("constant", "center", "k", "norm_target"), "target"),
+    **dict.fromkeys(("eps", "epsilon", "interpolation"), "alpha"),
+    **dict.fromkeys(("r1_gamma", "r2_gamma"), "gamma"),
+    **dict.fromkeys(("noise_scale", "std", "noise_std"), "std_scale"),
+    **dict.fromkeys(("real", "fake", "real_data", "fake_data", "device", "batch_size", "use_cuda", "training"), ""),
 }
 
 
@@ -67,6 +82,28 @@ def as_flag(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {describe(value)}")
     return value
+
+
+def refuse_others(penalty: Callable[..., Tensor], others: tuple[Any, ...], foreign: dict[str, Any]) -> Never:
+    """TypeError for arguments by position, or by other codebases' names, that a penalty does not have."""
+    name, parameters = penalty.__name__, inspect.signature(penalty).parameters.values()
+    needed = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+    factor = options[0]
+    if others:
+        is_factor = isinstance(others[0], Real) and not isinstance(others[0], bool)
+        call = ", ".join([*needed, *[f"{factor}={others[0]}"] * is_factor])
+        got = ", ".join(map(describe, others))
+        raise TypeError(
+            f"{name} takes {', '.join(needed)} by position and all else by name, got {got} too: write {name}({call})"
+        )
+    key, value = next(iter(foreign.items()))
+    if key in _FACTORS:
+        advice = "write weight=" if factor == "weight" else "write gamma=, which is twice the factor of the mean of |g|^2"
+    else:
+        other = _ELSEWHERE.get(key)
+        advice = "leave it out" if other == "" else f"write {other}=" if other in options else f"it has {', '.join(options)}"
+    raise TypeError(f"{name} has no argument {key}, got {key}={describe(value)}: {advice}")
 
 
 def check_critic(critic: Any) -> None:

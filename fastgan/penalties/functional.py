@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Never
+
 import torch
 from torch import Tensor
 
 from ..chain import penalty as closed_form
 from ..ops.reference import wide
 from ..ops.sample import interpolate
+from ..runtime import misfit
+from ..runtime.arguments import shown_without
 from ..runtime.input_gradient import Critic, input_gradient, under_autocast
 from .arguments import (
     Select,
@@ -18,17 +22,27 @@ from .arguments import (
     check_method,
     check_pairs,
     check_rows,
+    refuse_others,
     require,
 )
 from .specs import DRAGAN, R1, R2, GradientPenalty, Penalty
 
 
-def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None) -> Tensor:
+def _penalize(critic: Critic, points: Tensor, spec: Penalty, method: str, select: Select | None, **rows: Tensor) -> Tensor:
+    """The penalty at points that were made of these rows."""
     pick = as_select(select)
     points = under_autocast(critic, points)
     if method == "auto" and select is None and (layers := closed_form.read(critic, points)):
         return closed_form.penalty(layers, points, spec)
-    return spec.value(input_gradient(critic, points, pick))
+    if torch.compiler.is_compiling():
+        return spec.value(input_gradient(critic, points, pick))
+    try:
+        gradient = input_gradient(critic, points, pick)
+    except Exception as error:  # a critic may raise anything
+        if (better := misfit.explain(critic, rows, error)) is None:
+            raise
+        raise better from error
+    return spec.value(gradient)
 
 
 def _check(critic: Critic, method: str, name: str, rows: Tensor) -> None:
@@ -46,11 +60,12 @@ def _uniforms(shape: torch.Size, like: Tensor, generator: torch.Generator | None
     return torch.rand(shape, generator=generator, device=device, dtype=dtype)
 
 
+@shown_without("others", "foreign")
 def gradient_penalty(
     critic: Critic,
     real: Tensor,
     fake: Tensor,
-    *,
+    *others: Never,
     weight: float = 10.0,
     target: float = 1.0,
     one_sided: bool = False,
@@ -58,6 +73,7 @@ def gradient_penalty(
     generator: torch.Generator | None = None,
     select: Select | None = None,
     method: str = "auto",
+    **foreign: Never,
 ) -> Tensor:
     """weight * mean over rows of (|grad D at real + alpha (fake - real)| - target)^2.
 
@@ -89,6 +105,8 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), torch.ones(8, 4)).item()
         250.0
     """
+    if others or foreign:
+        refuse_others(gradient_penalty, others, foreign)
     _check(critic, method, "real", real)
     check_rows("fake", fake)
     check_pairs(real, fake)
@@ -96,11 +114,18 @@ def gradient_penalty(
     alpha = _uniforms(real.shape[:1], real, generator) if alpha is None else as_alpha(alpha, real)
     between = interpolate(real.detach(), fake.detach(), alpha)
     points = between.to(torch.promote_types(real.dtype, fake.dtype))  # alpha is fp32 where rows are half
-    return _penalize(critic, points, spec, method, select)
+    return _penalize(critic, points, spec, method, select, real=real, fake=fake)
 
 
+@shown_without("others", "foreign")
 def r1_penalty(
-    critic: Critic, real: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+    critic: Critic,
+    real: Tensor,
+    *others: Never,
+    gamma: float = 10.0,
+    select: Select | None = None,
+    method: str = "auto",
+    **foreign: Never,
 ) -> Tensor:
     """gamma / 2 * mean over rows of |grad D at real|^2.
 
@@ -123,12 +148,21 @@ def r1_penalty(
         >>> r1_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
+    if others or foreign:
+        refuse_others(r1_penalty, others, foreign)
     _check(critic, method, "real", real)
-    return _penalize(critic, real, R1(gamma), method, select)
+    return _penalize(critic, real, R1(gamma), method, select, real=real)
 
 
+@shown_without("others", "foreign")
 def r2_penalty(
-    critic: Critic, fake: Tensor, *, gamma: float = 10.0, select: Select | None = None, method: str = "auto"
+    critic: Critic,
+    fake: Tensor,
+    *others: Never,
+    gamma: float = 10.0,
+    select: Select | None = None,
+    method: str = "auto",
+    **foreign: Never,
 ) -> Tensor:
     """gamma / 2 * mean over rows of |grad D at fake|^2.
 
@@ -151,19 +185,23 @@ def r2_penalty(
         >>> r2_penalty(lambda x: 3 * x.sum(1), torch.zeros(8, 4), gamma=10.0).item()
         180.0
     """
+    if others or foreign:
+        refuse_others(r2_penalty, others, foreign)
     _check(critic, method, "fake", fake)
-    return _penalize(critic, fake, R2(gamma), method, select)
+    return _penalize(critic, fake, R2(gamma), method, select, fake=fake)
 
 
+@shown_without("others", "foreign")
 def dragan_penalty(
     critic: Critic,
     real: Tensor,
-    *,
+    *others: Never,
     weight: float = 10.0,
     std_scale: float = 0.5,
     generator: torch.Generator | None = None,
     select: Select | None = None,
     method: str = "auto",
+    **foreign: Never,
 ) -> Tensor:
     """weight * mean over rows of (|grad D at real + std_scale * std(real) * u| - 1)^2 with u uniform in [0, 1).
 
@@ -190,9 +228,11 @@ def dragan_penalty(
         >>> dragan_penalty(lambda x: 3 * x.sum(1), torch.rand(8, 4)).item()
         250.0
     """
+    if others or foreign:
+        refuse_others(dragan_penalty, others, foreign)
     _check(critic, method, "real", real)
     require(real.numel() > 1, "real is one number, which has no std: a batch of more is what DRAGAN needs")
     spec = DRAGAN(weight, std_scale=std_scale)
     rows = wide(real.detach())
     points = (rows + std_scale * rows.std() * _uniforms(real.shape, real, generator)).to(real.dtype)
-    return _penalize(critic, points, spec, method, select)
+    return _penalize(critic, points, spec, method, select, real=real)

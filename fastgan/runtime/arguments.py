@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import numpy as np
 from torch import Tensor, nn
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 NUMBERS = (int, float, np.integer, np.floating)  # bool is an int
 
 
@@ -31,3 +32,15 @@ def describe(value: Any) -> str:
 
 def _qualified(kind: type) -> str:
     return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+
+
+def shown_without(*hidden: str, **renamed: str) -> Callable[[Function], Function]:
+    """Leaves out of inspect.signature what a function takes only to refuse it, and shows others by another name."""
+
+    def show(function: Function) -> Function:
+        signature = inspect.signature(function)
+        shown = [p.replace(name=renamed.get(name, name)) for name, p in signature.parameters.items() if name not in hidden]
+        function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
+        return function
+
+    return show

@@ -72,7 +72,7 @@ def uncompiled() -> AbstractContextManager[None]:
     return as_written if "torch._dynamo" in sys.modules else nullcontext()
 
 
-def _modules(critic: Any) -> Iterator[nn.Module]:
+def modules_of(critic: Any) -> Iterator[nn.Module]:
     """The modules that can be seen of a critic: itself, a method's own, those that a function was written around."""
     while isinstance(critic, partial):
         critic = critic.func
@@ -87,7 +87,7 @@ _EMPTY = CellType()
 
 def has_rnn(critic: Any) -> bool:
     """Whether recurrent layers can be seen in a critic."""
-    return any(isinstance(part, nn.RNNBase) for module in _modules(critic) for part in module.modules())
+    return any(isinstance(part, nn.RNNBase) for module in modules_of(critic) for part in module.modules())
 
 
 _ATTENTION_REMEDY = "leave the kernel to scaled_dot_product_attention, which runs torch's math kernel under a penalty"
@@ -104,7 +104,7 @@ def examine(critic: Any, logits: Tensor) -> None:
 
     RuntimeError for a kernel without a second derivative: autograd would tell of it in the user's backward.
     """
-    module = next(_modules(critic), None)
+    module = next(modules_of(critic), None)
     # a function may be written anew in each step of a loop: its code stays
     key = getattr(critic, "__code__", type(critic)) if module is None else module
     examined = _examined[module is not None and module.training]

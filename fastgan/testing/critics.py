@@ -48,8 +48,8 @@ def quadratic(x: Tensor) -> Tensor:
 
 
 def linear(weight: Tensor) -> Score:
-    """D(x) = <weight, x>, whose gradient is the weight everywhere."""
-    return lambda x: (x * weight).flatten(1).sum(1, keepdim=True)
+    """D(x) = <weight, x>, whose gradient is the weight everywhere; of rows in any shape of as many numbers."""
+    return lambda x: (x.reshape(-1, *weight.shape) * weight).flatten(1).sum(1, keepdim=True)
 
 
 def normal(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:

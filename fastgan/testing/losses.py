@@ -14,19 +14,19 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..losses import resolve_kind
+from ..losses.arguments import check_options
+from ..penalties.arguments import as_flag
+from .arguments import check_function
 from .faults import Fault, collect, require_none
 from .loss_checks import CHECKS, IN_HALF, Subject
-from .objectives import PAIRED, RELATIVISTIC, SMOOTHED, d_objective, g_objective
+from .objectives import PAIRED, RELATIVISTIC, d_objective, g_objective
 
 
-def _resolve(kind: str, scale: float, label_smoothing: float = 0.0) -> str:
+def _resolve(loss: object, call: str, kind: str, scale: float, half_precision: bool, label_smoothing: float = 0.0) -> str:
+    check_function("loss", loss, call)
+    as_flag("half_precision", half_precision)
     kind = resolve_kind(kind)
-    if scale != 1.0 and kind != "lsgan":
-        raise ValueError(f"scale belongs to lsgan's two conventions, not to {kind}")
-    if not 0.0 <= label_smoothing < 1.0:
-        raise ValueError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
-    if label_smoothing and kind not in SMOOTHED:
-        raise ValueError(f"label smoothing is not defined for {kind}, only for {', '.join(SMOOTHED)}")
+    check_options(kind, "mean", label_smoothing, scale)
     return kind
 
 
@@ -54,6 +54,7 @@ def diagnose_d_loss(
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have.
+        TypeError: a loss that is no function, an option of another type.
 
     Example:
         >>> def half(real, fake):
@@ -61,7 +62,7 @@ def diagnose_d_loss(
         >>> [fault.name for fault in diagnose_d_loss(half, "lsgan")], diagnose_d_loss(half, "lsgan", scale=0.5)
         (['halved'], ())
     """
-    kind = _resolve(kind, scale, label_smoothing)
+    kind = _resolve(loss, "loss(real, fake)", kind, scale, half_precision, label_smoothing)
     formula, mistakes = d_objective(kind, label_smoothing, scale)
     subject = Subject(loss, formula, mistakes, sides=("real", "fake"), differentiated=2, pairs=kind in PAIRED)
     return collect(CHECKS + IN_HALF * half_precision, subject)
@@ -85,6 +86,7 @@ def diagnose_g_loss(
 
     Raises:
         ValueError: an unknown kind, or an option that it does not have.
+        TypeError: a loss that is no function, an option of another type.
 
     Example:
         >>> def saturating(fake):
@@ -92,7 +94,7 @@ def diagnose_g_loss(
         >>> [fault.name for fault in diagnose_g_loss(saturating)], diagnose_g_loss(saturating, "minimax")
         (['saturating loss in place of the non-saturating one'], ())
     """
-    kind = _resolve(kind, scale)
+    kind = _resolve(loss, "loss(fake)", kind, scale, half_precision)
     formula, mistakes = g_objective(kind, scale)
     sides = ("fake", "real")[: 1 + (kind in RELATIVISTIC)]
     subject = Subject(loss, formula, mistakes, sides, differentiated=1, pairs=kind in PAIRED)
@@ -119,6 +121,7 @@ def check_d_loss(
     Raises:
         ConformanceError: any fault; the message lists them all.
         ValueError: an unknown kind, or an option that it does not have.
+        TypeError: a loss that is no function, an option of another type.
 
     Example:
         >>> check_d_loss(lambda real, fake: (fake - real).mean(), "wgan")
@@ -143,6 +146,7 @@ def check_g_loss(
     Raises:
         ConformanceError: any fault; the message lists them all.
         ValueError: an unknown kind, or an option that it does not have.
+        TypeError: a loss that is no function, an option of another type.
 
     Example:
         >>> check_g_loss(lambda fake: -fake.mean(), "hinge")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,13 +14,14 @@ from .faults import Mistake
 from .remedies import BCE_EXCHANGED, DETACHED_MEAN, NO_FAKE_SLOPE, NO_REAL_SLOPE
 
 Terms = Callable[..., list[Tensor]]
-Changes = dict[str, Any]  # of a formula's fields
+Sides = Callable[..., list[tuple[Tensor, float]]]  # logits -> what a cross entropy takes of each side, and its label
 
 AVERAGE = "relativistic-average"
 PAIRED = ("relativistic",)
 RELATIVISTIC = ("relativistic", AVERAGE)
 SMOOTHED = ("minimax", "nonsaturating", "lsgan")
 SIGMOID, SMOOTHED_UNASKED = "sigmoid applied to the logits", "label smoothing not asked for"
+OTHER_MARGINS = (0.0, 0.5, 2.0)  # of the hinge loss
 USUAL_LABELS = (0.9, 0.75, 0.8, 0.7)  # of smoothed real logits
 CLAMPED = 100.0  # the largest value of nn.BCELoss
 
@@ -39,6 +39,12 @@ def cross_entropy(x: Tensor, label: float | Tensor) -> Tensor:
 def _cross_entropy_exchanged(x: Tensor, label: float) -> Tensor:
     """The label taken for the logit, and the logit for the label."""
     return cross_entropy(torch.full_like(x, label), x)
+
+
+def _of_probabilities_exchanged(x: Tensor, label: float) -> Tensor:
+    """nn.BCELoss of the label with sigmoid(x) as its label."""
+    p, logs = torch.sigmoid(x), x.new_tensor([label, 1.0 - label]).log().clamp(min=-CLAMPED)
+    return -p * logs[0] - (1.0 - p) * logs[1]
 
 
 def mean_of_rows(x: Tensor) -> Tensor:
@@ -85,7 +91,7 @@ def d_terms(kind: str, real_label: float = 1.0, fake_label: float = 0.0, scale: 
         "nonsaturating": logistic,
         "lsgan": lambda r, f: [scale * (r - real_label).square(), scale * (f - fake_label).square()],
         "wgan": lambda r, f: [-r, f],
-        "hinge": lambda r, f: [F.relu(1.0 - r), F.relu(1.0 + f)],
+        "hinge": _hinge(),
         "relativistic": lambda r, f: [softplus(f - r)],
         AVERAGE: logistic,
     }[kind]
@@ -152,13 +158,44 @@ def _another_kind(kind: str, candidates: dict[str, Terms]) -> list[Mistake]:
     ]
 
 
-def _arguments_exchanged(logits: Terms, probabilities: Terms) -> list[Mistake]:
-    """Of binary cross entropy, with logits and of a sigmoid, given (target, prediction)."""
-    of_probabilities: Changes = {"terms": probabilities, "before": torch.sigmoid}
+def _arguments_exchanged(sides: Sides, count: int, sign: float = 1.0) -> list[Mistake]:
+    """Of binary cross entropy of so many sides, with logits and of a sigmoid, given (target, prediction) for all or for one."""
+    forms = {
+        "binary_cross_entropy_with_logits(target, logits)": _cross_entropy_exchanged,
+        "binary_cross_entropy(target, probabilities)": _of_probabilities_exchanged,
+    }
+    chosen = [tuple(range(count)), *((side,) for side in range(count) if count > 1)]
+
+    def terms(exchange: Callable[[Tensor, float], Tensor], which: tuple[int, ...]) -> Terms:
+        return lambda *logits: [
+            exchange(x, label) if side in which else cross_entropy(x, label) for side, (x, label) in enumerate(sides(*logits))
+        ]
+
     return [
-        Mistake(BCE_EXCHANGED, {"terms": logits}, "binary_cross_entropy_with_logits(target, logits)"),
-        Mistake(BCE_EXCHANGED, of_probabilities, "binary_cross_entropy(target, probabilities)"),
+        Mistake(BCE_EXCHANGED, {"terms": terms(exchange, which), "sign": sign}, shown)
+        for which in chosen
+        for shown, exchange in forms.items()
     ]
+
+
+def _average_in_place_of_pairs(terms: Terms) -> list[Mistake]:
+    """The relativistic average loss as its codebases write it: halved, with means over the rows."""
+    name, changes = "means of the other side where pairs were asked", {"terms": terms, "averages": True}
+    half, over_rows = {"factor": 0.5}, {"mean": mean_of_rows}
+    return [Mistake(name, changes | more, AVERAGE) for more in ({}, half, over_rows, half | over_rows)]
+
+
+def _margin_mistakes() -> list[Mistake]:
+    """Of the hinge loss."""
+    margins = [
+        Mistake("margin other than 1", {"terms": _hinge(margin=margin)}, f"a margin of {margin:g}") for margin in OTHER_MARGINS
+    ]
+    flipped = [((-1.0, 1.0), "real"), ((1.0, -1.0), "fake")]
+    return margins + [Mistake(f"sign of the {side} logits flipped", {"terms": _hinge(signs=signs)}) for signs, side in flipped]
+
+
+def _hinge(margin: float = 1.0, signs: tuple[float, float] = (1.0, 1.0)) -> Terms:
+    return lambda r, f: [F.relu(margin - signs[0] * r), F.relu(margin + signs[1] * f)]
 
 
 def _d_conventions(kind: str, real_label: float, scale: float) -> list[Mistake]:
@@ -175,14 +212,14 @@ def d_objective(kind: str, smoothing: float, scale: float) -> tuple[Formula, tup
     terms = partial(d_terms, kind, scale=scale)
     mistakes = [*_d_conventions(kind, 1.0 - smoothing, scale), *MISTAKES, EXCHANGED, _of_the_mean(kind)]
     mistakes += [] if kind == "relativistic" else _of_sides("real", "fake")
+    mistakes += _margin_mistakes() if kind == "hinge" else []
     mistakes += _smoothing_mistakes(terms, smoothing) if kind in SMOOTHED else []
     mistakes.append(Mistake(SIGMOID, {"before": torch.sigmoid, "terms": d_terms("wgan")}, "mean D(fake) - mean D(real)"))
     if kind in ("minimax", "nonsaturating", AVERAGE):
-        mistakes += _arguments_exchanged(
-            lambda r, f: [_cross_entropy_exchanged(r, 1.0 - smoothing), _cross_entropy_exchanged(f, 0.0)],
-            lambda r, f: [CLAMPED * (1.0 - r), CLAMPED * f],
-        )
-    kinds = ("nonsaturating", "lsgan", "wgan", "hinge", *RELATIVISTIC)
+        mistakes += _arguments_exchanged(lambda r, f: [(r, 1.0 - smoothing), (f, 0.0)], 2)
+    if kind == "relativistic":
+        mistakes += [*_arguments_exchanged(lambda r, f: [(r - f, 1.0)], 1), *_average_in_place_of_pairs(d_terms(AVERAGE))]
+    kinds = ("nonsaturating", "lsgan", "wgan", "hinge", "relativistic", *((AVERAGE,) if kind != "relativistic" else ()))
     mistakes += _another_kind(kind, {other: d_terms(other) for other in kinds})
     return Formula(terms(1.0 - smoothing), averages=kind == AVERAGE), tuple(mistakes)
 
@@ -211,23 +248,30 @@ def _g_mistakes_of_logistic(kind: str) -> list[Mistake]:
     if kind not in swaps:
         return []
     name, other = swaps[kind]
-    exchanged = {
-        "nonsaturating": _arguments_exchanged(lambda f: [_cross_entropy_exchanged(f, 1.0)], lambda f: [CLAMPED * (1.0 - f)]),
-        "minimax": _arguments_exchanged(lambda f: [-_cross_entropy_exchanged(f, 0.0)], lambda f: [-CLAMPED * f]),
+    return [Mistake(name, {"terms": g_terms(other)})]
+
+
+def _g_arguments_exchanged(kind: str) -> list[Mistake]:
+    sides: dict[str, tuple[Sides, int]] = {
+        "nonsaturating": (lambda f: [(f, 1.0)], 1),
+        "minimax": (lambda f: [(f, 0.0)], 1),
+        "relativistic": (lambda f, r: [(f - r, 1.0)], 1),
+        AVERAGE: (lambda f, r: [(f, 1.0), (r, 0.0)], 2),
     }
-    return [Mistake(name, {"terms": g_terms(other)}), *exchanged[kind]]
+    return _arguments_exchanged(*sides[kind], sign=-1.0 if kind == "minimax" else 1.0) if kind in sides else []
 
 
 def g_objective(kind: str, scale: float) -> tuple[Formula, tuple[Mistake, ...]]:
     """The generator's formula, and what is known to be computed instead of it."""
     mistakes = [*_g_conventions(kind, scale), *MISTAKES, _of_the_mean(kind), *_g_sides_exchanged(kind)]
     mistakes += _of_sides("fake", "real") if kind == AVERAGE else []
-    mistakes += _g_mistakes_of_logistic(kind)
+    mistakes += [*_g_mistakes_of_logistic(kind), *_g_arguments_exchanged(kind)]
+    mistakes += _average_in_place_of_pairs(g_terms(AVERAGE)) if kind == "relativistic" else []
     if kind in ("nonsaturating", "lsgan"):
         for label in USUAL_LABELS:
             mistakes.append(Mistake(SMOOTHED_UNASKED, {"terms": g_terms(kind, scale, label)}, f"a label of {label}"))
     mistakes.append(Mistake(SIGMOID, {"before": torch.sigmoid, "terms": g_terms("wgan")}, "-mean D(fake)"))
-    kinds = ("minimax", "nonsaturating", "lsgan", "wgan", *(RELATIVISTIC if kind in RELATIVISTIC else ()))
+    kinds = ("minimax", "nonsaturating", "lsgan", "wgan", *(PAIRED if kind == AVERAGE else ()))
     mistakes += _another_kind(kind, {other: g_terms(other) for other in kinds})
     return Formula(g_terms(kind, scale), averages=kind == AVERAGE), tuple(mistakes)
 

@@ -14,10 +14,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from ..penalties.arguments import as_amount, as_flag
 from . import points
+from .arguments import as_factor, as_shape, check_function
 from .faults import Fault, collect, require_none
-from .layouts import check_rows
 from .penalty_checks import CHECKS, Call, Options, norm_subject, square_subject
+
+
+def _options(penalty: Call, call: str, shape: Sequence[int] | None, batch_size: int | None, half_precision: bool) -> Options:
+    check_function("penalty", penalty, f"penalty({call})")
+    return Options(as_shape(shape, batch_size), batch_size, as_flag("half_precision", half_precision))
 
 
 def diagnose_gradient_penalty(
@@ -37,7 +43,7 @@ def diagnose_gradient_penalty(
             on a CPU in fp64, in fp32 where it cannot, with images [B, C, H, W], or with signals, flat rows or voxels of
             whatever size or batch size it takes, if it does not take these.
         weight: the penalty's factor, above 0.
-        target: the norm that is not penalized.
+        target: the norm that is not penalized, at least 0.
         one_sided: whether only norms above the target are penalized.
         shape: that of one sample, for a penalty of these alone: (784,) for flat rows, (T, C) for signals.
         batch_size: the only number of rows that it takes.
@@ -47,8 +53,8 @@ def diagnose_gradient_penalty(
         One entry for each fault, then one for each note (`Fault.is_note`) of the form of the value. () if there is none.
 
     Raises:
-        ValueError: a weight that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        ValueError: an option out of its range, a shape or a batch_size that is no batch's.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> def between(critic, real, fake):
@@ -61,8 +67,9 @@ def diagnose_gradient_penalty(
         >>> [fault.name for fault in diagnose_gradient_penalty(between, weight=5.0)]
         ['doubled']
     """
-    options = Options(check_rows(shape, batch_size), batch_size, half_precision)
-    return collect(CHECKS, norm_subject(penalty, points.between, weight, target, one_sided, options))
+    options = _options(penalty, "critic, real, fake", shape, batch_size, half_precision)
+    weight, target = as_factor("weight", weight), as_amount("target", target)
+    return collect(CHECKS, norm_subject(penalty, points.between, weight, target, as_flag("one_sided", one_sided), options))
 
 
 def diagnose_dragan_penalty(
@@ -80,7 +87,7 @@ def diagnose_dragan_penalty(
         penalty: any callable that takes a critic [B, ...] -> [B, 1] and a batch [B, ...] and returns a 0-d tensor. It runs on a
             CPU as `diagnose_gradient_penalty` says.
         weight: the penalty's factor, above 0.
-        std_scale: the noise's factor.
+        std_scale: the noise's factor, above 0.
         shape: that of one sample, for a penalty of these alone: (784,) for flat rows, (T, C) for signals.
         batch_size: the only number of rows that it takes.
         half_precision: whether rows in half precision, inside autocast, are to have a value in fp32.
@@ -89,15 +96,15 @@ def diagnose_dragan_penalty(
         One entry for each fault, then one for each note (`Fault.is_note`) of the form of the value. () if there is none.
 
     Raises:
-        ValueError: a weight that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        ValueError: an option out of its range, a shape or a batch_size that is no batch's.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> [fault.name for fault in diagnose_dragan_penalty(fastgan.penalties.dragan_penalty, std_scale=1.0)]
         ['noise not uniform in [0, 1)']
     """
-    options = Options(check_rows(shape, batch_size), batch_size, half_precision)
-    around = partial(points.around_real, std_scale=std_scale)
+    options = _options(penalty, "critic, real", shape, batch_size, half_precision)
+    weight, around = as_factor("weight", weight), partial(points.around_real, std_scale=as_factor("std_scale", std_scale))
     return collect(CHECKS, norm_subject(lambda critic, real, _: penalty(critic, real), around, weight, 1.0, False, options))
 
 
@@ -124,14 +131,14 @@ def diagnose_r1_penalty(
 
     Raises:
         ValueError: a gamma that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> [fault.name for fault in diagnose_r1_penalty(fastgan.penalties.r1_penalty, gamma=5.0)]
         ['halved convention lost']
     """
-    options = Options(check_rows(shape, batch_size), batch_size, half_precision)
-    return collect(CHECKS, square_subject(lambda critic, real, _: penalty(critic, real), gamma, options))
+    options = _options(penalty, "critic, real", shape, batch_size, half_precision)
+    return collect(CHECKS, square_subject(lambda critic, real, _: penalty(critic, real), as_factor("gamma", gamma), options))
 
 
 def diagnose_r2_penalty(
@@ -157,14 +164,14 @@ def diagnose_r2_penalty(
 
     Raises:
         ValueError: a gamma that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> [fault.name for fault in diagnose_r2_penalty(fastgan.penalties.r2_penalty, gamma=5.0)]
         ['halved convention lost']
     """
-    options = Options(check_rows(shape, batch_size), batch_size, half_precision)
-    return collect(CHECKS, square_subject(lambda critic, _, fake: penalty(critic, fake), gamma, options))
+    options = _options(penalty, "critic, fake", shape, batch_size, half_precision)
+    return collect(CHECKS, square_subject(lambda critic, _, fake: penalty(critic, fake), as_factor("gamma", gamma), options))
 
 
 def check_gradient_penalty(
@@ -182,7 +189,7 @@ def check_gradient_penalty(
     Args:
         penalty: any callable that takes a critic [B, ...] -> [B, 1] and two batches [B, ...] and returns a 0-d tensor.
         weight: the penalty's factor, above 0.
-        target: the norm that is not penalized.
+        target: the norm that is not penalized, at least 0.
         one_sided: whether only norms above the target are penalized.
         shape: that of one sample, for a penalty of these alone: (784,) for flat rows, (T, C) for signals.
         batch_size: the only number of rows that it takes.
@@ -190,8 +197,8 @@ def check_gradient_penalty(
 
     Raises:
         ConformanceError: any fault; the message lists them all.
-        ValueError: a weight that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        ValueError: an option out of its range, a shape or a batch_size that is no batch's.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> check_gradient_penalty(fastgan.penalties.gradient_penalty, half_precision=True)
@@ -222,15 +229,15 @@ def check_dragan_penalty(
     Args:
         penalty: any callable that takes a critic [B, ...] -> [B, 1] and a batch [B, ...] and returns a 0-d tensor.
         weight: the penalty's factor, above 0.
-        std_scale: the noise's factor.
+        std_scale: the noise's factor, above 0.
         shape: that of one sample, for a penalty of these alone: (784,) for flat rows, (T, C) for signals.
         batch_size: the only number of rows that it takes.
         half_precision: whether rows in half precision, inside autocast, are to have a value in fp32.
 
     Raises:
         ConformanceError: any fault; the message lists them all.
-        ValueError: a weight that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        ValueError: an option out of its range, a shape or a batch_size that is no batch's.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> check_dragan_penalty(fastgan.penalties.dragan_penalty)
@@ -266,7 +273,7 @@ def check_r1_penalty(
     Raises:
         ConformanceError: any fault; the message lists them all.
         ValueError: a gamma that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> check_r1_penalty(fastgan.penalties.r1_penalty)
@@ -295,7 +302,7 @@ def check_r2_penalty(
     Raises:
         ConformanceError: any fault; the message lists them all.
         ValueError: a gamma that is not above 0, a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a penalty that is no function, an option of another type.
 
     Example:
         >>> check_r2_penalty(fastgan.penalties.r2_penalty)

@@ -57,6 +57,7 @@ NORM_MISTAKES = (
     Mistake("norm over the channels only", {"size": partial(torch.linalg.vector_norm, dim=1)}),
     Mistake("squared norm instead of the norm", {"size": _squares}),
     Mistake("mean over features instead of the sum", {"size": lambda g: g.flatten(1).square().mean(1).sqrt()}),
+    Mistake("L1 norm instead of the L2 norm", {"size": lambda g: g.flatten(1).abs().sum(1)}),
     Mistake("norms averaged before the square", {"size": lambda g: _norms(g).mean()[None]}),
     Mistake("halved", {"factor": 0.5}),
     Mistake("doubled", {"factor": 2.0}),
@@ -99,10 +100,6 @@ class Subject:
     options: Options
     unit: float = 1.0  # a gradient norm that the formula is sensitive to
     layout: Layout = DEFAULT
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.formula.weight) and self.formula.weight > 0):
-            raise ValueError(f"a penalty of weight {self.formula.weight} tells nothing: it must be a finite number > 0")
 
     def penalty(self, critic: Callable, real: Tensor, fake: Tensor) -> Tensor:
         return one_number(self.call(critic, real.clone(), fake.clone()))
@@ -295,8 +292,9 @@ def norm_subject(call: Call, where: Where, weight: float, target: float, one_sid
     """A penalty of the norm's distance from a target."""
     sides = {False: _two_sided(target), True: _one_sided(target)}
     names = ("one-sided where two-sided was asked", "two-sided where one-sided was asked")
-    other = Mistake(names[one_sided], {"distance": sides[not one_sided]})
-    return Subject(call, Formula(weight, _norms, sides[one_sided]), (other, *NORM_MISTAKES), where, options, target or 1.0)
+    others = [Mistake(names[one_sided], {"distance": sides[not one_sided]})]
+    others += [Mistake("target ignored", {"distance": torch.square})] if target else []
+    return Subject(call, Formula(weight, _norms, sides[one_sided]), (*others, *NORM_MISTAKES), where, options, target or 1.0)
 
 
 def square_subject(call: Call, gamma: float, options: Options) -> Subject:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .arguments import as_shape, check_function
 from .faults import Fault, collect, require_none
-from .layouts import check_rows
 from .step_checks import CHECKS, Step, Subject
 
 
@@ -28,7 +28,7 @@ def diagnose_d_step(step: Step, *, shape: Sequence[int] | None = None, batch_siz
 
     Raises:
         ValueError: a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a step that is no function, a shape or a batch_size of another type.
 
     Example:
         >>> def step(critic, real, fake):
@@ -38,7 +38,8 @@ def diagnose_d_step(step: Step, *, shape: Sequence[int] | None = None, batch_siz
         >>> diagnose_d_step(lambda critic, real, fake: step(critic, real, fake.detach()))
         ()
     """
-    return collect(CHECKS, Subject(step, check_rows(shape, batch_size), batch_size))
+    check_function("step", step, "step(critic, real, fake)")
+    return collect(CHECKS, Subject(step, as_shape(shape, batch_size), batch_size))
 
 
 def check_d_step(step: Step, *, shape: Sequence[int] | None = None, batch_size: int | None = None) -> None:
@@ -52,7 +53,7 @@ def check_d_step(step: Step, *, shape: Sequence[int] | None = None, batch_size: 
     Raises:
         ConformanceError: any fault; the message lists them all.
         ValueError: a shape or a batch_size that is no batch's.
-        TypeError: a shape or a batch_size of another type.
+        TypeError: a step that is no function, a shape or a batch_size of another type.
 
     Example:
         >>> def step(critic, real, fake):

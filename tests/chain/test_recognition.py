@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -136,6 +137,11 @@ def front(step: Callable[[Tensor], Tensor]) -> Any:
     return net(lambda n, x: n.b(F.relu(n.a(step(x)))))
 
 
+def features(n: Any, x: Tensor, return_features: bool = False) -> Any:
+    h = F.relu(n.a(x))
+    return (n.b(h), h) if return_features else n.b(h)
+
+
 RELU, PLAIN = ("relu", 0.2, 0.0), ("identity", 0.2, 0.0)
 HIDDEN: dict[str, tuple[nn.Module, tuple[str, float, float]]] = {
     "F.relu": (hidden(F.relu), RELU),
@@ -160,6 +166,10 @@ HIDDEN: dict[str, tuple[nn.Module, tuple[str, float, float]]] = {
     "nested Sequentials": (nn.Sequential(nn.Sequential(nn.Linear(6, 5), nn.Sequential(nn.ReLU())), nn.Linear(5, 1)), RELU),
     "a fused layer": (nn.Sequential(FusedLinear(6, 5, activation="relu", dropout=0.4), nn.Linear(5, 1)), ("relu", 0.2, 0.4)),
     "an MLP": (MLP((6, 5, 1), activation="leaky_relu", negative_slope=0.1, dropout=0.2), ("leaky_relu", 0.1, 0.2)),
+    "an option with a default": (net(lambda n, x, slope=0.3: n.b(F.leaky_relu(n.a(x), slope))), ("leaky_relu", 0.3, 0.0)),
+    "an option by name alone": (net(lambda n, x, *, on=False: n.b(F.relu(n.a(x)) if on else n.a(x))), PLAIN),
+    "labels that may be left out": (net(lambda n, x, y=None: n.b(F.relu(n.a(x if y is None else x + y)))), RELU),
+    "features on demand": (net(features), RELU),
     "one wide": (nn.Sequential(nn.Linear(6, 1), nn.ReLU(), nn.Linear(1, 1)), RELU),
     "no biases": (nn.Sequential(nn.Linear(6, 5, bias=False), nn.ReLU(), nn.Linear(5, 1, bias=False)), RELU),
 }
@@ -187,6 +197,8 @@ END: dict[str, tuple[nn.Module, str]] = {
     "a view before the activation": (end(lambda y: y.view(-1, 1, 2, 2).tanh(), 4), "tanh"),
     "squeeze": (end(lambda y: torch.sigmoid(y).squeeze()), "sigmoid"),
     "squeeze of a dimension": (end(lambda y: y.squeeze(1)), "identity"),
+    "the only column": (end(lambda y: y[:, 0]), "identity"),
+    "another dimension": (end(lambda y: torch.tanh(y)[..., None]), "tanh"),
     "one number a row": (end(lambda y: torch.sigmoid(y).view(-1)), "sigmoid"),
     "flatten": (end(torch.flatten), "identity"),
     "Unflatten": (nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Unflatten(1, (1, 2, 2))), "tanh"),
@@ -208,6 +220,11 @@ def unpacking(x: Tensor) -> Tensor:
     return x.reshape(rows, channels * height * width)
 
 
+def rest(x: Tensor) -> Tensor:
+    rows, *_ = x.shape
+    return x.view(rows, -1)
+
+
 FRONT: dict[str, nn.Module] = {
     "torch.flatten": front(lambda x: torch.flatten(x, 1)),
     "a flatten method": front(lambda x: x.flatten(1)),
@@ -216,6 +233,17 @@ FRONT: dict[str, nn.Module] = {
     "view by size": front(lambda x: x.view(x.size(0), -1)),
     "view by shape": front(lambda x: x.view(x.shape[0], -1)),
     "view by size()[0]": front(lambda x: x.view(x.size()[0], -1)),
+    "view by len()": front(lambda x: x.view(len(x), -1)),
+    "reshape by len() to a width": front(lambda x: x.reshape(len(x), 6)),
+    "contiguous": front(lambda x: x.contiguous().view(x.size(0), -1)),
+    "flatten to the last dimension": front(lambda x: x.flatten(1, 3)),
+    "flatten from the end": front(lambda x: torch.flatten(x, -3)),
+    "sizes multiplied by math": front(lambda x: x.view(-1, math.prod(x.shape[1:]))),
+    "the rest of a shape": front(rest),
+    "a weight's dtype": net(lambda n, x: n.b(F.relu(n.a(x.flatten(1).to(n.a.weight.dtype))))),
+    "the parameters' dtype": net(lambda n, x: n.b(F.relu(n.a(x.flatten(1).to(next(n.parameters()).dtype))))),
+    "a weight's device": net(lambda n, x: n.b(F.relu(n.a(x.flatten(1).to(n.a.weight.device))))),
+    "a weight's type": net(lambda n, x: n.b(F.relu(n.a(x.flatten(1).type_as(n.a.weight))))),
     "view of a width": front(lambda x: x.view(-1, 6)),
     "reshape": front(lambda x: x.reshape(x.size(0), -1)),
     "torch.reshape": front(lambda x: torch.reshape(x, (-1, 6))),
@@ -340,13 +368,21 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "a result used twice": (lambda: hidden(lambda h: (F.relu_(h), h)[1]), "Linear 'b' takes an earlier result"),
     "two results": (lambda: net(lambda n, x: (n.b(n.a(x)), x)), "returns something else"),
     "two inputs": (lambda: net(lambda n, x, y: n.b(n.a(x))), "another argument, y"),
-    "an option": (lambda: net(lambda n, x, slope=0.2: n.b(F.leaky_relu(n.a(x), slope))), "another argument, slope"),
+    "an option that may change": (lambda: net(lambda n, x, s=[0.2]: n.b(F.leaky_relu(n.a(x), *s))), "cannot be read"),
     "no Linear": (lambda: nn.Sequential(nn.Identity()), "no Linear"),
     "a view between layers": (lambda: hidden(lambda h: h.view(-1, 5)), r"view\(\) stands between"),
     "a fixed batch": (lambda: front(lambda x: x.view(64, -1)), "number of rows at 64"),
     "rows joined in front": (lambda: front(torch.flatten), r"flatten\(\) before the first Linear"),
     "channels and rows joined": (lambda: front(lambda x: torch.flatten(x, 1, 2)), r"flatten\(\) before the first Linear"),
     "squeezed in front": (lambda: front(torch.squeeze), r"squeeze\(\) before the first Linear"),
+    "a row picked": (lambda: end(lambda y: y[0]), "picks some of the rows"),
+    "three rows picked": (lambda: end(lambda y: y[:3]), "picks some of the rows"),
+    "columns picked": (lambda: end(lambda y: y[:, 0], 4), "do not keep the rows"),
+    "another dtype": (lambda: front(lambda x: x.to(torch.float64)), r"to\(\) makes torch.float64 of what is not"),
+    "another device": (lambda: front(lambda x: x.to("cuda")), r"to\(\) makes cuda of what is not"),
+    "rounded": (lambda: net(lambda n, x: n.b(n.a(x.bfloat16().to(n.a.weight.dtype)))), r"bfloat16\(\) has no place"),
+    "half the rows, by len()": (lambda: end(lambda y: y.view(len(y) // 2, -1)), "do not keep the rows|does not run"),
+    "a number of rows looked at": (lambda: front(lambda x: x if len(x) > 1 else 2 * x), "control flow"),
     "rows split": (lambda: end(lambda y: y.view(-1), 4), "do not keep the rows"),
     "a view that does not fit": (lambda: front(lambda x: x.view(-1, 4)), "does not run on rows"),
 }

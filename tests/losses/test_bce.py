@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -148,3 +150,14 @@ def test_weights_have_no_kernel_to_ask_for() -> None:
     compiled = torch.compile(lambda x: binary_cross_entropy_with_logits(x, 1.0, backend="cuda"), backend="eager")
     with pytest.raises(Exception, match="unknown backend 'cuda'"):
         compiled(torch.randn(3))
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64], ids=str)
+@pytest.mark.parametrize("name", ["weight", "pos_weight"])
+def test_factors_of_other_types_are_numbers(name: str, dtype: torch.dtype) -> None:
+    factors, x, target = torch.tensor([1, 0, 1]), torch.randn(4, 3, requires_grad=True), torch.rand(4, 3)
+    expected = F.binary_cross_entropy_with_logits(x, target, **{name: factors.float()})
+    given: Any = {name: factors.to(dtype)}
+    for found in (BCEWithLogitsLoss(**given)(x, target), binary_cross_entropy_with_logits(x, target, **given)):
+        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(*[torch.autograd.grad(value, x, retain_graph=True)[0] for value in (found, expected)])

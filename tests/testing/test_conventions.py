@@ -26,6 +26,7 @@ ROWS, MAPS, PAPER = (
     "each map averaged before the loss",
     "targets 1, -1, 0 of the LSGAN paper",
 )
+PAIRS = "means of the other side where pairs were asked"
 bce = F.binary_cross_entropy_with_logits
 
 
@@ -132,6 +133,56 @@ FAULTS: dict[str, Case] = {
         lambda r, f: nn.BCELoss()(torch.ones_like(r), torch.sigmoid(r)) + nn.BCELoss()(torch.zeros_like(f), torch.sigmoid(f)),
         {},
     ),
+    "bce(target, logits) of the real side": (
+        {"BCE arguments exchanged"},
+        "nonsaturating",
+        lambda r, f: bce(torch.ones_like(r), r) + bce(f, torch.zeros_like(f)),
+        {},
+    ),
+    "bce(target, logits) of the fake side": (
+        {"BCE arguments exchanged"},
+        "minimax",
+        lambda r, f: bce(r, torch.full_like(r, 0.8)) + bce(torch.zeros_like(f), f),
+        {"label_smoothing": 0.2},
+    ),
+    "bce(target, differences)": (
+        {"BCE arguments exchanged"},
+        "relativistic",
+        lambda r, f: bce(torch.ones_like(r), r - f),
+        {},
+    ),
+    "bce(target, logits) of means": (
+        {"BCE arguments exchanged", "halved"},
+        AVERAGE,
+        lambda r, f: 0.5 * (bce(torch.ones_like(r), r - f.mean()) + bce(torch.zeros_like(f), f - r.mean())),
+        {},
+    ),
+    "BCELoss()(target, probability) of means": (
+        {"BCE arguments exchanged"},
+        AVERAGE,
+        lambda r, f: nn.BCELoss()(torch.ones_like(r), torch.sigmoid(r - f.mean())) + side(f - r.mean(), 0.0),
+        {},
+    ),
+    "no margin": ({"margin other than 1"}, "hinge", lambda r, f: F.relu(-r).mean() + F.relu(f).mean(), {}),
+    "a margin of 0.5": ({"margin other than 1"}, "hinge", lambda r, f: F.relu(0.5 - r).mean() + F.relu(0.5 + f).mean(), {}),
+    "the real sign": (
+        {"sign of the real logits flipped"},
+        "hinge",
+        lambda r, f: F.relu(1 + r).mean() + F.relu(1 + f).mean(),
+        {},
+    ),
+    "the fake sign, halved": (
+        {"sign of the fake logits flipped", "halved"},
+        "hinge",
+        lambda r, f: 0.5 * (F.relu(1 - r).mean() + F.relu(1 - f).mean()),
+        {},
+    ),
+    "means for pairs, as ESRGAN": (
+        {PAIRS},
+        "relativistic",
+        lambda r, f: 0.5 * (side(r - f.mean(0, keepdim=True), 1) + side(f - r.mean(0, keepdim=True), 0)),
+        {},
+    ),
     "tanh": (
         {"tanh applied to the logits"},
         "hinge",
@@ -162,6 +213,26 @@ FAULTS: dict[str, Case] = {
 G_FAULTS: dict[str, Case] = {
     "bce(target, logits)": ({"BCE arguments exchanged"}, "nonsaturating", lambda f: bce(torch.ones_like(f), f), {}),
     "-bce(target, logits)": ({"BCE arguments exchanged"}, "minimax", lambda f: -bce(torch.zeros_like(f), f), {}),
+    "bce(target, differences)": ({"BCE arguments exchanged"}, "relativistic", lambda f, r: bce(torch.ones_like(f), f - r), {}),
+    "BCELoss()(target, probability)": (
+        {"BCE arguments exchanged"},
+        "relativistic",
+        lambda f, r: nn.BCELoss()(torch.ones_like(f), torch.sigmoid(f - r)),
+        {},
+    ),
+    "bce(target, logits) of means": (
+        {"BCE arguments exchanged"},
+        AVERAGE,
+        lambda f, r: bce(torch.ones_like(f), f - r.mean()) + bce(torch.zeros_like(r), r - f.mean()),
+        {},
+    ),
+    "bce(target, logits) of one mean": (
+        {"BCE arguments exchanged"},
+        AVERAGE,
+        lambda f, r: side(f - r.mean(), 1) + bce(torch.zeros_like(r), r - f.mean()),
+        {},
+    ),
+    "means for pairs": ({PAIRS}, "relativistic", lambda f, r: side(f - r.mean(), 1) + side(r - f.mean(), 0), {}),
     "label 0.9": ({"label smoothing not asked for"}, "nonsaturating", lambda f: side(f, 0.9), {}),
     "fakes only": ({"real side left out", MANY}, AVERAGE, lambda f, r: bce(f - r.mean(), torch.ones_like(r)), {}),
 }

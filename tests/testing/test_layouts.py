@@ -39,6 +39,18 @@ def of_shape(size: int, *shape: int) -> Call:
     return gp(points=points)
 
 
+def made_flat(size: Call = norm_of_rows, alpha: Call = flat) -> Call:
+    """A penalty that flattens what it is given, and asks a critic of flat rows."""
+    inner = gp(points=mixed(alpha), size=size)
+    return lambda critic, real, fake: inner(critic, real.view(len(real), -1), fake.reshape(len(fake), -1))
+
+
+def made_images(*shape: int) -> Call:
+    """A penalty that makes images, or signals, of flat rows."""
+    inner = gp(points=mixed(lambda real: torch.rand(len(real), *[1] * (real.dim() - 1))))
+    return lambda critic, real, fake: inner(critic, real.view(len(real), -1, *shape), fake.view(len(fake), -1, *shape))
+
+
 RIGHT: dict[str, tuple[Call, dict[str, Any]]] = {
     "flat rows": (gp(points=mixed(flat), size=norm_of_rows), {}),
     "16 features": (gp(points=mixed(flat), size=norm_of_rows), {"shape": (16,)}),
@@ -61,6 +73,11 @@ RIGHT: dict[str, tuple[Call, dict[str, Any]]] = {
     "16 rows of 16": (of_size(16, 1), {"shape": (16,)}),
     "6 signals": (of_size(6, 1, 1), {}),
     "300 images": (of_size(300, 1, 1, 1), {"batch_size": 300}),
+    "images made flat": (made_flat(), {}),
+    "images made flat, of a shape": (made_flat(), {"shape": (3, 8, 8)}),
+    "voxels made flat": (made_flat(), {"shape": (1, 2, 4, 4)}),
+    "flat rows made images": (made_images(4, 4), {"shape": (16,)}),
+    "flat rows made signals": (made_images(8), {"shape": (24,)}),
     "CIFAR's shape": (of_shape(64, 3, 32, 32), {}),
     "MNIST's rows": (of_shape(50, 784), {}),
 }
@@ -94,6 +111,27 @@ WRONG: dict[str, tuple[set[str], Call, dict[str, Any]]] = {
         gp(points=mixed(lambda real: torch.randn(64, 1, 1, 1))),
         {},
     ),
+    "one alpha for each channel": (
+        {"one alpha per element"},
+        gp(points=mixed(lambda real: torch.rand(*real.shape[:2], 1, 1))),
+        {},
+    ),
+    "one alpha for each channel of voxels": (
+        {"one alpha per element"},
+        gp(points=mixed(lambda real: torch.rand(*real.shape[:2], 1, 1, 1))),
+        {},
+    ),
+    "a bell of alphas": (
+        {"alpha not uniform in [0, 1]"},
+        gp(points=mixed(lambda real: torch.distributions.Beta(2.0, 2.0).sample((len(real), 1, 1, 1)))),
+        {},
+    ),
+    "made flat, squared": (
+        {"squared norm instead of the norm"},
+        made_flat(size=lambda g: wide(g).square().sum(1)),
+        {},
+    ),
+    "made flat, an alpha for each number": ({"one alpha per element"}, made_flat(alpha=torch.rand_like), {"shape": (3, 4, 5)}),
     "flat rows given images": ({"raises an error"}, gp(points=mixed(flat)), {"shape": (3, 4, 6)}),
     "64 given 16": ({"raises an error"}, of_size(64, 1, 1, 1), {"batch_size": 16, "shape": (3, 5, 7)}),
 }

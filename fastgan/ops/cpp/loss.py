@@ -31,6 +31,11 @@ def _differentiable_gradients(
     return tuple(next(gradients) if want else None for want in wanted)
 
 
+def _saved(x: Tensor | None) -> Tensor | None:
+    """A tensor as autograd can keep it: one that inference mode has made is copied."""
+    return x.clone() if x is not None and x.is_inference() else x
+
+
 @implementation("loss.loss_gradients_", "cpp", "cpu", "cuda")
 def _loss_gradients_cpp(
     real: Tensor | None, fake: Tensor, real_gradient: Tensor | None, fake_gradient: Tensor, objective: Objective
@@ -44,7 +49,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
-        ctx.save_for_backward(real, fake)
+        ctx.save_for_backward(_saved(real), _saved(fake))
         ctx.objective = objective
         return _operator("loss_rows" if objective.rows else "loss")(real, fake, *objective.arguments)  # type: ignore[misc]
 
@@ -64,7 +69,7 @@ class _LossWithStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, fake: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(real, fake)
+        ctx.save_for_backward(_saved(real), _saved(fake))
         ctx.objective = objective
         value, statistics = _operator("loss_statistics")(real, fake, *objective.arguments)  # type: ignore[misc]
         ctx.mark_non_differentiable(statistics)
@@ -80,7 +85,7 @@ class _Bce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        ctx.save_for_backward(x, labels)
+        ctx.save_for_backward(x, _saved(labels))
         ctx.reduction = reduction
         return _bce(x, labels, reduction)
 
