@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -31,9 +32,15 @@ def _differentiable_gradients(
     return tuple(next(gradients) if want else None for want in wanted)
 
 
-def _saved(x: Tensor | None) -> Tensor | None:
-    """A tensor as autograd can keep it: one that inference mode has made is copied."""
-    return x.clone() if x is not None and x.is_inference() else x
+def _apply_to_copies(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """After a RuntimeError of `function.apply`: once more with copies of what inference mode has made, which cannot be saved.
+
+    To ask each tensor before would cost 3 % of a call.
+    """
+    copied = [x.clone() if isinstance(x, Tensor) and x.is_inference() else x for x in arguments]
+    if all(map(operator.is_, copied, arguments)):
+        raise  # inside the caller's `except`
+    return function.apply(*copied)
 
 
 @implementation("loss.loss_gradients_", "cpp", "cpu", "cuda")
@@ -49,7 +56,7 @@ class _Loss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
-        ctx.save_for_backward(_saved(real), _saved(fake))
+        ctx.save_for_backward(real, fake)
         ctx.objective = objective
         return _operator("loss_rows" if objective.rows else "loss")(real, fake, *objective.arguments)  # type: ignore[misc]
 
@@ -69,7 +76,7 @@ class _LossWithStatistics(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, real: Tensor, fake: Tensor, objective: Objective) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(_saved(real), _saved(fake))
+        ctx.save_for_backward(real, fake)
         ctx.objective = objective
         value, statistics = _operator("loss_statistics")(real, fake, *objective.arguments)  # type: ignore[misc]
         ctx.mark_non_differentiable(statistics)
@@ -85,7 +92,7 @@ class _Bce(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, labels: Tensor, reduction: str) -> Tensor:
-        ctx.save_for_backward(x, _saved(labels))
+        ctx.save_for_backward(x, labels)
         ctx.reduction = reduction
         return _bce(x, labels, reduction)
 
@@ -131,7 +138,12 @@ def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
         return objective.define(real, fake)
     if torch.is_grad_enabled() and (fake.requires_grad or (real is not None and real.requires_grad)):
         cheap_in_torch = objective.rows and objective.cheap_in_torch and fake.numel() < FEW and fake.dtype in _WIDE
-        return objective.define(real, fake) if cheap_in_torch else _Loss.apply(real, fake, objective)
+        if cheap_in_torch:
+            return objective.define(real, fake)
+        try:
+            return _Loss.apply(real, fake, objective)
+        except RuntimeError:
+            return _apply_to_copies(_Loss, real, fake, objective)
     return _operator("loss_rows" if objective.rows else "loss")(real, fake, *arguments)
 
 
@@ -146,7 +158,10 @@ def _cpp_d_loss_with_statistics(real, fake, *, kind, label_smoothing=0.0, scale=
     if objective.rows or (arguments := _kernel_arguments(real, fake, objective)) is None:
         return _value(real, fake, objective), reference.statistics(real.detach(), fake.detach())
     if torch.is_grad_enabled() and (fake.requires_grad or real.requires_grad):
-        return _LossWithStatistics.apply(real, fake, objective)
+        try:
+            return _LossWithStatistics.apply(real, fake, objective)
+        except RuntimeError:
+            return _apply_to_copies(_LossWithStatistics, real, fake, objective)
     return _operator("loss_statistics")(real, fake, *arguments)
 
 
@@ -185,5 +200,8 @@ def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean")
     if not kernel or (reduction == "none" and not x.is_cpu):
         return reference.bce_with_logits(x, target, reduction=reduction)
     if torch.is_grad_enabled() and x.requires_grad:
-        return _Bce.apply(x, target, reduction)
+        try:
+            return _Bce.apply(x, target, reduction)
+        except RuntimeError:
+            return _apply_to_copies(_Bce, x, target, reduction)
     return _bce(x, target, reduction)
