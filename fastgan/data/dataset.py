@@ -224,11 +224,11 @@ def _label(value: Any) -> int | None:
 
 
 def _from_pil(image: Any, number: int, name: str) -> Tensor:
-    """A PIL image as uint8, [H, W] or [3, H, W]."""
+    """A PIL image as uint8, [1, H, W] or [3, H, W]."""
     if image.mode == "1":
         image = image.convert("L")
     if image.mode not in ("L", "RGB"):
         raise DataError(f"{name}: item {number} is a PIL image of mode {image.mode}; convert('L') or convert('RGB') it")
     (width, height), bands = image.size, len(image.getbands())
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).reshape(height, width, bands)
-    return pixels[:, :, 0] if bands == 1 else pixels.permute(2, 0, 1)
+    return pixels.permute(2, 0, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import PIL.Image
 import pytest
 import torch
 from torch import Tensor, nn
@@ -287,3 +288,10 @@ def test_an_error_of_another_kind_stays_the_networks_own() -> None:
 def test_a_seed_of_samples_is_a_whole_number(seed: object) -> None:
     with pytest.raises(ValueError, match="seed must be None or a whole number"):
         trainer_of(generator(2), floats(4, 2)).sample(2, seed=seed)
+
+
+@pytest.mark.parametrize(("mode", "shape"), [("L", (1, 8, 6)), ("RGB", (3, 8, 6)), ("1", (1, 8, 6))])
+def test_pictures_of_a_data_set_have_channels(mode: str, shape: tuple[int, ...]) -> None:
+    pictures = [PIL.Image.fromarray(bytes_(8, 6, 3).numpy()).convert(mode) for _ in range(8)]
+    trainer = trainer_of(generator(torch.Size(shape).numel()), torch.zeros(8, *shape)).attach(pictures, 4)
+    assert trainer.sample(2).shape == (2, *shape)
