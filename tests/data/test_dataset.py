@@ -209,7 +209,7 @@ def test_a_data_set_may_give_one_tensor_with_other_values() -> None:
 
 def test_a_set_keeps_the_shape_that_it_was_given_in() -> None:
     grey = PIL.Image.fromarray(IMAGES[0].numpy())
-    for item, shape in ((grey, (4, 3)), (transforms.ToTensor()(grey), (1, 4, 3)), (torch.zeros(784), (784,))):
+    for item, shape in ((grey, (1, 4, 3)), (transforms.ToTensor()(grey), (1, 4, 3)), (torch.zeros(784), (784,))):
         assert data.as_image_set(Items(item)).given_shape == shape
 
 
