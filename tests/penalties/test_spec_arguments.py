@@ -116,3 +116,12 @@ def test_a_penalty_of_ones_own_has_fields_of_any_kind() -> None:
 def test_a_text_of_another_form_is_told_the_form_and_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         penalties.parse(text)
+
+
+def test_a_penalty_of_ones_own_is_no_namesake() -> None:
+    """A class that is called as one of fastgan's is written with its module, and not read as that one."""
+    own = dataclasses.dataclass(frozen=True)(type("R1", (R1,), {"__module__": __name__}))
+    (config,) = penalties.to_config(own(5.0))
+    assert config == {"type": "R1", "module": __name__, "gamma": 5.0, "every": 1}
+    with pytest.raises(ValueError, match="penalty is a R1, which is not fastgan's own"):
+        penalties.from_config([config])

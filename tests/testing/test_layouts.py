@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastgan import testing
+from fastgan import penalties, testing
 from tests.testing.test_penalties import Call, compose, gp, mixed, names, squared, wide
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -201,3 +201,19 @@ def test_rows_that_are_none_are_refused(error: type[Exception], options: dict[st
     ):
         with pytest.raises(error, match=name):
             diagnose(gp(), **options)
+
+
+@pytest.mark.parametrize("refused", [None, torch.float64], ids=["all", "no fp64"])
+def test_rows_are_fp64_where_they_are_taken(refused: torch.dtype | None) -> None:
+    """So that no rounding is taken for a fault: values are asked in one dtype, and that is the widest."""
+    asked: list[torch.dtype] = []
+
+    def penalty(critic: Any, real: Tensor, fake: Tensor) -> Tensor:
+        if real.dtype == refused:
+            raise TypeError("no fp64")
+        asked.append(real.dtype)
+        return penalties.gradient_penalty(critic, real, fake)
+
+    assert testing.diagnose_gradient_penalty(penalty) == ()
+    wide = torch.float64 if refused is None else torch.float32
+    assert asked.count(wide) > len(asked) / 2
