@@ -99,3 +99,16 @@ def test_rows_that_autocast_made_half_stay_so_for_a_critic_with_half_weights(
     with torch.autocast("cpu", torch.bfloat16):
         assert under_autocast(critic, rows).dtype == expected
         assert under_autocast(critic, rows.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("method", ["auto", "autograd"])
+@pytest.mark.parametrize("unit", [nn.LeakyReLU(0.2), nn.Tanh()], ids=["an MLP", "another"])
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_rows_that_autocast_made_half_are_what_they_were(half: torch.dtype, unit: nn.Module, method: str) -> None:
+    """A penalty of a generator's half output is to the last bit that of the same numbers in fp32."""
+    critic = nn.Sequential(nn.Linear(6, 8), unit, nn.Linear(8, 1))
+    rows = torch.randn(16, 6).to(half)
+    with torch.autocast("cpu", half):
+        given, wide = (penalties.r1_penalty(critic, x, method=method) for x in (rows, rows.float()))
+    assert torch.equal(given, wide)
+    assert type(given.grad_fn) is type(wide.grad_fn)

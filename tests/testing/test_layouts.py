@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastgan import penalties, testing
+from fastgan.testing.faults import Check, Fault, collect
 from tests.testing.test_penalties import Call, compose, gp, mixed, names, squared, wide
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -217,3 +218,23 @@ def test_rows_are_fp64_where_they_are_taken(refused: torch.dtype | None) -> None
     assert testing.diagnose_gradient_penalty(penalty) == ()
     wide = torch.float64 if refused is None else torch.float32
     assert asked.count(wide) > len(asked) / 2
+
+
+def test_who_takes_no_single_row_is_asked_with_several_sizes() -> None:
+    """And not with one alone, where a mean over rows and a norm over the batch could be confused."""
+    sizes: set[int] = set()
+
+    def penalty(critic: Any, real: Tensor, fake: Tensor) -> Tensor:
+        if len(real) < 2:
+            raise ValueError("one row has no std")
+        sizes.add(len(real))
+        return penalties.gradient_penalty(critic, real, fake)
+
+    assert testing.diagnose_gradient_penalty(penalty) == ()
+    assert {2, 5, 16} <= sizes
+
+
+def test_the_first_of_several_faults_of_a_name_is_reported() -> None:
+    faults = [Fault("halved", f"evidence {number}", "double it") for number in range(3)]
+    found = collect((Check(lambda subject: faults[:2]), Check(lambda subject: faults[2:])), None)
+    assert found == (faults[0],)
