@@ -1,0 +1,24 @@
+"""Which mistakes are named where several would explain the points of a penalty."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from fastgan.testing import points
+from fastgan.testing.points import Noise
+
+
+def test_the_fewest_mistakes_are_named() -> None:
+    """Noise alone and a step towards it are two right forms; what is near to one of them is blamed for that alone."""
+    right = Noise(0.5)
+    near = replace(right, scale=1.0)
+    far = replace(right, step=points._uniform_step, scale=1.0, distribution=torch.special.ndtr)
+    for fitting, names in (
+        ((near, far), ["std_scale ignored"]),
+        ((far,), ["noise normal instead of uniform", "std_scale ignored"]),
+        ((replace(right, step=points._uniform_step),), []),
+        ((), ["noise not uniform in [0, 1)"]),
+    ):
+        assert sorted(points._noise_mistakes(right, lambda form, fitting=fitting: form in fitting)) == names
