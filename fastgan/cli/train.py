@@ -121,8 +121,8 @@ class Train:
 
         chosen = presets.preset(self.loss)
         return trainer.Trainer(
-            models.Generator(image_size=images.features, seed=self.seed),
-            models.Discriminator(image_size=images.features, seed=self.seed),
+            models.Generator(image_size=images.features),
+            models.Discriminator(image_size=images.features),
             loss=self.loss,
             penalty=None if self.penalty is None else penalties.parse(self.penalty),
             g_optimizer=_optimizer(self.g_optimizer, self.g_lr, chosen.g_optimizer),
