@@ -7,7 +7,9 @@ from dataclasses import replace
 import torch
 
 from fastgan.testing import points
+from fastgan.testing.layouts import DEFAULT
 from fastgan.testing.points import Noise
+from fastgan.testing.remedies import AT_WRONG_POINTS
 
 
 def test_the_fewest_mistakes_are_named() -> None:
@@ -22,3 +24,9 @@ def test_the_fewest_mistakes_are_named() -> None:
         ((), ["noise not uniform in [0, 1)"]),
     ):
         assert sorted(points._noise_mistakes(right, lambda form, fitting=fitting: form in fitting)) == names
+
+
+def test_points_that_are_nowhere_are_not_the_rows() -> None:
+    (found,) = points.at_rows(lambda real, fake: real * torch.nan, DEFAULT)
+    assert found.name == AT_WRONG_POINTS and "asked up to nan away" in found.evidence
+    assert not list(points.at_rows(lambda real, fake: real, DEFAULT))
