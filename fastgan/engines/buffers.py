@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from .flat_network import FlatNetwork
 
-_INTEGERS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-_NUMBERS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128)
+_WRITTEN = frozenset(
+    (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.bfloat16)
+    + (torch.float32, torch.float64, torch.complex64, torch.complex128)
+)
 
 
 class KeptBuffers:
@@ -67,7 +69,7 @@ def _kind(buffer: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:
 
 def is_written(buffer: Tensor) -> bool:
     """Whether torch writes into a tensor like this one."""
-    kinds = buffer.layout is torch.strided and buffer.dtype in (*_INTEGERS, *_NUMBERS)
+    kinds = buffer.layout is torch.strided and buffer.dtype in _WRITTEN
     return kinds and all(stride or size < 2 for size, stride in zip(buffer.shape, buffer.stride(), strict=True))
 
 
