@@ -59,6 +59,8 @@ class Network(nn.Module):
             seed: the same weights every time, on every device.
         """
         self._drawn_from = seed
+        if self.main.layers[0].weight.is_meta:  # which holds no weights, and may be of any size
+            return
         with torch.no_grad():
             for layer, weight in zip(self.main.layers, self._initial_weights(seed), strict=True):
                 layer.weight.copy_(weight)
@@ -201,6 +203,22 @@ def describe(network: nn.Module) -> dict[str, Any]:
     return {"type": f"{type(network).__module__}.{type(network).__qualname__}"}
 
 
+def is_own(description: dict[str, Any]) -> bool:
+    """Whether `build` knows what a description describes.
+
+    Args:
+        description: what `describe` returned.
+
+    Returns:
+        True for fastgan's own networks.
+
+    Example:
+        >>> is_own({"type": "Generator", "z_dim": 16, "image_size": 64}), is_own(describe(torch.nn.Tanh()))
+        (True, False)
+    """
+    return description["type"] in _NETWORKS
+
+
 def build(description: dict[str, Any], role: str) -> Network:
     """The network that `describe` described.
 
@@ -219,7 +237,7 @@ def build(description: dict[str, Any], role: str) -> Network:
         16
     """
     kind = description["type"]
-    if kind not in _NETWORKS:
+    if not is_own(description):
         raise ValueError(f"the checkpoint's {role} is a {kind}: pass one as {role}=")
     return _NETWORKS[kind](**{name: value for name, value in description.items() if name != "type"})
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from ..data import ImageSet
     from ..optim import Optimizer
     from ..training.fit import Fit
+    from ..training.report import RunFolder
     from ..training.trainer import Trainer
+
+log = logging.getLogger("fastgan")
 
 DEFAULT_EPOCHS = 100
 DOWNLOADS = Path("data")  # where torchvision puts data sets that were not given
@@ -96,9 +100,8 @@ class Train:
             raise UsageError(
                 f"--data {self.data} reads no files, got --data-root {self.data_root}: leave it out, or take {files}"
             )
-        download = self.data_root is None and self.data in TORCHVISION
         with distributed.first_process_first():
-            return datasets.load(self.data, DOWNLOADS if download else self.data_root, download=download)
+            return datasets.load(self.data, DOWNLOADS if self._downloads() else self.data_root, download=self._downloads())
 
     def _epochs(self) -> int | None:
         if self.epochs is not None and self.steps is not None:
@@ -137,18 +140,45 @@ class Train:
         )
 
     def to_config(self) -> dict:
-        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+        """The flags as plain data, with whole paths: a run is continued from any folder."""
+        root = DOWNLOADS if self._downloads() else self.data_root
+        paths = {"data_root": root and str(root.expanduser().absolute()), "out": self.out and str(self.out)}
+        return asdict(self) | paths
+
+    def _downloads(self) -> bool:
+        from ..data.sources import TORCHVISION
+
+        return self.data_root is None and self.data in TORCHVISION
 
     @classmethod
     def from_config(cls, config: dict) -> Train:
+        """The flags that `to_config` described; ValueError for a value of another kind."""
         known = {field.name for field in fields(cls)}
         values = {name: value for name, value in config.items() if name in known}
+        for name, kind in get_type_hints(cls).items():
+            if name in values and not _is_of(values[name], kind):
+                raise ValueError(f"--{name.replace('_', '-')} is {values[name]!r}")
         paths = {name: Path(values[name]) for name in ("data_root", "out") if values.get(name) is not None}
         return cls(**values | paths)
 
 
+def _is_of(value: object, kind: Any) -> bool:
+    """Whether a value out of JSON is of a flag's kind: a type, a union of types, or a choice of words."""
+    kinds = get_args(kind) or (kind,)
+    if isinstance(value, str):
+        return str in kinds or Path in kinds or value in kinds
+    return type(value) in kinds or (type(value) is int and float in kinds)
+
+
 def _train(fit: Fit) -> None:
-    summary = fit.run()
+    from ..training.signals import Interrupted
+
+    try:
+        summary = fit.run()
+    except Interrupted as stop:
+        if fit.folder:
+            stop.add_note("continue with --resume")
+        raise
     if fit.folder:
         print(f"{summary['steps']} steps, {summary['seconds']:.1f} s of training: see {fit.folder.path}")
 
@@ -161,27 +191,48 @@ def _optimizer(text: str | None, rate: str | None, default: Optimizer) -> Optimi
 
 
 def resumed(command: Train, arguments: Sequence[str]) -> Train:
-    """The command that continues the run in --out: its saved configuration, and the flags that may differ."""
+    """The command that continues the run in --out: its saved configuration, and the flags that may differ.
+
+    A run that was killed before its first checkpoint begins anew by its saved configuration, and whatever flags are given.
+    """
     if command.out is None:
         raise UsageError("--resume continues a run: name its folder with --out")
-    from ..training import checkpoint, report
+    from ..training import report
 
     folder = report.RunFolder(command.out)
-    if checkpoint.latest(folder.checkpoints) is None:
+    begun = folder.has_checkpoints()
+    saved = _saved_flags(folder, begun)
+    if saved is None:
         return command
-    flags = folder.read_config().get("command")
-    if not flags or not isinstance(flags, dict):
-        raise UsageError(
-            f"the run in {folder.path} was not started by this command: resume it with Trainer.fit(..., resume=True)"
-        )
-    saved = Train.from_config(flags)
     flags_given = list(arguments)
     flags_given.remove("train")
     changed: Train = tyro.cli(Train, default=saved, prog="fastgan train", args=flags_given)
     differing = [name for name, value in asdict(changed).items() if value != getattr(saved, name) and name not in FREE]
-    if differing:
+    if differing and begun:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in differing)
         raise UsageError(f"a resumed run keeps its configuration; {names} differs from the one in {folder.path}")
     if command.epochs is not None or command.steps is not None:
         changed = replace(changed, epochs=command.epochs, steps=command.steps)
     return changed
+
+
+def _saved_flags(folder: RunFolder, begun: bool) -> Train | None:
+    """The flags in a run's configuration; None where it has none, and those that are given have to do."""
+    from ..training.report import RunFolderError
+
+    try:
+        flags = folder.read_config().get("command")
+    except RunFolderError as lost:
+        if begun:
+            log.warning("%s; the flags given are taken, and compared with the checkpoint", lost)
+        return None
+    if not flags and not begun:
+        return None
+    if not flags or not isinstance(flags, dict):
+        raise UsageError(
+            f"the run in {folder.path} was not started by this command: resume it with Trainer.fit(..., resume=True)"
+        )
+    try:
+        return Train.from_config(flags)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{folder.path} holds no run: the flags in its config.json are damaged: {error}") from error

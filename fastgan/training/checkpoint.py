@@ -1,228 +1,118 @@
-"""Checkpoints: a folder of safetensors weights, one weights-only state file, a config, and a manifest of SHA-256 sums.
-
-A checkpoint appears whole or not at all: it is written to a dot-folder beside its place, synced, then renamed.
-"""
+"""Checkpoints: folders that appear whole or not at all, are found again newest first, and are thinned."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
+import errno
+import logging
 import os
-import shutil
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..runtime.arguments import describe
+from . import checkpoint_files, checkpoint_places, files
 from .arguments import as_path
+from .checkpoint_files import FORMAT, MANIFEST, Checkpoint, CheckpointError, check_savable, is_own
+from .checkpoint_places import step_folder, sweep
 
-FORMAT = 1
-MANIFEST = "manifest.json"
-FILES = (MANIFEST, "config.json", "state.pt")  # and safetensors
-EXTRA = "extra"  # in state.pt: what is in the networks' state dicts and in no safetensors file
+__all__ = (
+    "FORMAT",
+    "MANIFEST",
+    "Checkpoint",
+    "CheckpointError",
+    "check_fit",
+    "check_savable",
+    "find",
+    "latest",
+    "load",
+    "prune",
+    "save",
+    "step_folder",
+    "sweep",
+    "verify",
+)
 
+log = logging.getLogger("fastgan")
 
-class CheckpointError(ValueError):
-    """A checkpoint is missing, damaged, or of something else; the message says which.
-
-    Example:
-        >>> try:
-        ...     Trainer.load("no/such/run")
-        ... except CheckpointError as error:
-        ...     print(error)
-        there is no checkpoint in no/such/run
-    """
-
-
-@dataclass
-class Checkpoint:
-    """What a checkpoint holds.
-
-    Args:
-        weights: state dicts by name ("generator", ...); extra states in them are tensors or plain data.
-        state: tensors and plain data.
-        config: plain data.
-    """
-
-    weights: dict[str, dict[str, Any]]
-    state: dict[str, Any]
-    config: dict[str, Any] = field(default_factory=dict)
-
-
-def step_folder(root: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands among a run's checkpoints.
-
-    Args:
-        root: the run's folder of checkpoints.
-        step: the steps done.
-
-    Returns:
-        ROOT/step_00000040.
-    """
-    return root / f"step_{step:08d}"
+Check = Callable[[Checkpoint], None]  # raises CheckpointError for one that its user could not do anything with
 
 
 def save(folder: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes a checkpoint, replacing one that stands there.
+    """Writes a checkpoint, replacing one that stands there; it is on the disk when this returns.
 
     Args:
         folder: its place.
         checkpoint: what to write.
 
     Raises:
-        CheckpointError: something else stands there, no folder can be made there, or a network has a state that no checkpoint
-            holds; nothing was written.
+        CheckpointError: something else stands there, a network has a state that no checkpoint holds, or the disk is full or
+            fails; what stood there still does, and nothing else is left behind.
     """
     folder = as_path("folder", folder, CheckpointError)
     check_savable(checkpoint.weights)
-    try:
+    with _writing(folder):
         _check_replaceable(folder)
-        partial = folder.parent / f".{folder.name}.{os.getpid()}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be written: {error.strerror}; choose another folder") from error
-    extra: dict[str, dict[str, Any]] = {}
-    for role, state in checkpoint.weights.items():
-        # copies, because tensors may share memory, which the format does not hold
-        copies = {name: _copied(value) for name, value in state.items()}
-        save_file({n: value for n, value in copies.items() if _is_weight(value)}, partial / f"{role}.safetensors")
-        extra[role] = {name: value for name, value in copies.items() if not _is_weight(value)}
-    torch.save(checkpoint.state | ({EXTRA: extra} if any(extra.values()) else {}), partial / "state.pt")
-    (partial / "config.json").write_text(json.dumps(checkpoint.config, indent=2) + "\n")
-    sums = {file.name: _sha256(file) for file in sorted(partial.iterdir())}
-    (partial / MANIFEST).write_text(json.dumps({"format": FORMAT, "sha256": sums}, indent=2) + "\n")
-    for file in partial.iterdir():
-        _sync(file)
-    _sync(partial)
-    replaced = folder.parent / f"{partial.name}.old"
-    if folder.exists():
-        folder.rename(replaced)
-    partial.rename(folder)
-    _sync(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
-
-
-def _check_replaceable(folder: Path) -> None:
-    """CheckpointError for a file, or a folder with anything that is not a checkpoint's: it would be removed."""
-    if not folder.exists():
-        return
-    inside = [file.name for file in folder.iterdir()] if folder.is_dir() else [folder.name]
-    strange = sorted(name for name in inside if name not in FILES and not name.endswith(".safetensors"))
-    if strange or not folder.is_dir():
-        raise CheckpointError(f"{folder} is no checkpoint and was left untouched, it has {strange[0]}: choose another folder")
-
-
-def _is_weight(value: Any) -> bool:
-    """Whether a safetensors file can hold it; an extra state may be anything, and a buffer sparse or complex."""
-    return (
-        type(value) in (Tensor, nn.Parameter)
-        and value.layout is torch.strided
-        and not (value.is_complex() or value.is_quantized)
-    )
-
-
-def _copied(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    copy = value.detach().cpu().clone()
-    return copy.contiguous() if copy.layout is torch.strided else copy
-
-
-def check_savable(weights: dict[str, dict[str, Any]]) -> None:
-    """Checks that a checkpoint can hold everything in some networks' state dicts, and will be loaded again.
-
-    Args:
-        weights: state dicts by name ("generator", ...).
-
-    Raises:
-        CheckpointError: an extra state or a buffer is neither a tensor nor plain data; the message names its module.
-    """
-    for role, state in weights.items():
-        for name, value in state.items():
-            if not (_is_weight(value) or _survives(_copied(value))):
-                module, _, what = name.rpartition(".")
-                where = f"{role}'s module {module!r}" if module else role
-                raise CheckpointError(
-                    f"no checkpoint holds what the {where} keeps, {what} with a {_stranger(value)} in it: "
-                    "have its get_extra_state return tensors, numbers, texts, and lists and dicts of these"
-                )
-
-
-def _survives(value: Any) -> bool:
-    """Whether a value can be saved, and read without unpickling more than tensors and plain data."""
-    stream = io.BytesIO()
-    try:
-        torch.save(value, stream)
-        stream.seek(0)
-        torch.load(stream, weights_only=True)
-    except Exception:  # whatever a value's own way of pickling raises
-        return False
-    return True
-
-
-def _stranger(value: Any) -> str:
-    """The type of what spoils a value, or of the value itself."""
-    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
-    return next((_stranger(part) for part in inner if not _survives(part)), type(value).__name__)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        checkpoint_places.sweep_beside(folder)
+        with checkpoint_places.partial(folder) as partial:
+            checkpoint_files.write(partial, checkpoint)
+            replaced = checkpoint_places.land(partial, folder)
+        try:
+            files.sync(folder.parent)
+        finally:
+            if replaced:
+                files.remove_folder(replaced)
+    _remember_whole(folder, None)
 
 
 @contextmanager
-def _reading(place: Path) -> Iterator[None]:
-    """Inside, an error of the system is a CheckpointError about a file or folder."""
+def _writing(folder: Path) -> Iterator[None]:
+    """Inside, an error of the system is a CheckpointError."""
     try:
         yield
     except OSError as error:
-        raise CheckpointError(f"{place} cannot be read: {error.strerror}") from error
+        advice = "" if files.is_out_of_space(error) or error.errno == errno.EIO else "; choose another folder"
+        raise CheckpointError(f"{folder} cannot be written: {files.reason(error)}{advice}") from error
 
 
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _check_replaceable(folder: Path) -> None:
+    """CheckpointError for anything but a folder of a checkpoint's files alone: it would be removed."""
+    if not os.path.lexists(folder):
+        return
+    strange = _strangers(folder) if folder.is_dir() else [folder.name]
+    if folder.is_symlink() or strange:
+        what = "is a link" if folder.is_symlink() else "is no checkpoint"
+        found = "" if folder.is_symlink() else f", it has {strange[0]}"
+        raise CheckpointError(f"{folder} {what} and was left untouched{found}: choose another folder")
+
+
+def _strangers(folder: Path) -> list[str]:
+    """What is in a folder and is no checkpoint's."""
+    return sorted(name for name in os.listdir(folder) if not is_own(name))
 
 
 def verify(folder: Path) -> None:
-    """Checks that every file of the manifest is there and has its sum.
+    """Checks that a checkpoint is whole: all its files are in its manifest, have their sums, and can be read.
 
     Args:
         folder: a checkpoint.
 
     Raises:
-        CheckpointError: one is not, or the manifest is missing, damaged or of another format.
+        CheckpointError: it is not; the message names the file.
     """
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-        sums, version = dict(manifest["sha256"]), manifest["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is not a whole checkpoint: its {MANIFEST} is missing or damaged") from error
-    if version != FORMAT:
-        raise CheckpointError(f"{folder} has checkpoint format {version}; this fastgan reads {FORMAT}")
-    for name, expected in sums.items():
-        file = folder / Path(name).name
-        if not file.is_file() or _sha256(file) != expected:
-            raise CheckpointError(f"{file} is missing or damaged: it does not have the sum in {MANIFEST}")
+    checkpoint_files.read(folder)
 
 
-def load(folder: str | Path) -> Checkpoint:
+def load(folder: str | Path, check: Check | None = None) -> Checkpoint:
     """Reads a verified checkpoint onto the CPU; nothing is unpickled beyond tensors and plain data.
 
     Args:
-        folder: a checkpoint, or a run folder for its newest one.
+        folder: a checkpoint, or a run folder for its newest whole one.
+        check: what else makes it whole.
 
     Returns:
         What it holds.
@@ -230,13 +120,7 @@ def load(folder: str | Path) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    folder = find(as_path("folder", folder, CheckpointError))
-    verify(folder)
-    weights = {file.stem: load_file(file) for file in sorted(folder.glob("*.safetensors"))}
-    state = torch.load(folder / "state.pt", weights_only=True, map_location="cpu")
-    for role, extra in state.pop(EXTRA, {}).items():
-        weights[role] |= extra
-    return Checkpoint(weights, state, json.loads((folder / "config.json").read_text()))
+    return _find(as_path("folder", folder, CheckpointError), check)[1]
 
 
 def find(folder: Path) -> Path:
@@ -251,20 +135,28 @@ def find(folder: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    return _find(folder, None)[0]
+
+
+def _find(folder: Path, check: Check | None) -> tuple[Path, Checkpoint]:
     with _reading(folder):
-        if (folder / MANIFEST).is_file():
-            return folder
-    newest = latest(folder / "checkpoints")
+        is_checkpoint = os.path.lexists(folder / MANIFEST)
+        aside = None if os.path.lexists(folder) else checkpoint_places.aside(folder.parent).get(folder.name)
+    if is_checkpoint or aside:
+        place = aside or folder
+        return place, _read(place, check)
+    newest = _newest(folder / "checkpoints", check)
     if newest is None:
         raise CheckpointError(f"there is no checkpoint in {folder}")
     return newest
 
 
-def latest(root: Path) -> Path | None:
-    """The newest whole checkpoint of a run; damaged ones are passed over.
+def latest(root: Path, check: Check | None = None) -> Path | None:
+    """The newest whole checkpoint of a run; what is damaged is passed over, and said.
 
     Args:
         root: the run's folder of checkpoints.
+        check: what else makes one whole.
 
     Returns:
         Its folder, None if there is none.
@@ -272,15 +164,112 @@ def latest(root: Path) -> Path | None:
     Raises:
         CheckpointError: no such path can be.
     """
-    with _reading(root):
-        folders = sorted(root.glob("step_*"), reverse=True)
-    for folder in folders:
+    newest = _newest(root, check)
+    return newest and newest[0]
+
+
+def _newest(root: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
+    before: list[Path] | None = None
+    while True:
+        places = list(checkpoint_places.places(root).values())
+        for place in places:
+            try:
+                return place, _read(place, check)
+            except CheckpointError as error:
+                if place.exists():
+                    log.warning("a damaged checkpoint is passed over: %s", error)
+        # a run that is writing may have removed each of them meanwhile, for newer ones
+        if places == before:
+            return None
+        before = places
+
+
+def _read(place: Path, check: Check | None) -> Checkpoint:
+    """Reads a checkpoint; again, where another took its place meanwhile."""
+    while True:
+        before = _identity(place)
         try:
-            verify(folder)
-            return folder
+            found = checkpoint_files.read(place)
+            break
         except CheckpointError:
-            continue
-    return None
+            if _identity(place) == before:
+                raise
+    try:
+        if check:
+            check(found)
+    except CheckpointError as error:
+        raise CheckpointError(f"{place} is damaged: {error}") from error
+    return found
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(place)
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be read: {files.reason(error)}") from error
+
+
+def prune(root: Path, keep: int, check: Check | None = None) -> None:
+    """Keeps the first whole checkpoint of a run and its newest whole ones, and removes the others.
+
+    What is damaged, is a link, or has something else in it, is left alone and not counted.
+
+    Args:
+        root: the run's folder of checkpoints.
+        keep: how many of the newest.
+        check: what else makes one whole.
+    """
+    own = [place for place in checkpoint_places.places(root).values() if not place.is_symlink() and place.name[0] != "."]
+    whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
+    for folder in whole[keep:-1]:
+        try:
+            checkpoint_places.remove(folder)
+        except OSError as error:
+            log.warning("%s could not be removed: %s", folder, files.reason(error))
+
+
+# what was found whole, and by which check: so that no file is read again at every save
+_whole: dict[Path, tuple[Any, Check | None]] = {}
+SETTLED_NS = 20_000_000  # so old a file must be that a later change of it shows in its time
+MOST_REMEMBERED = 256
+
+
+def _is_whole(place: Path, check: Check | None) -> bool:
+    known = _whole.get(place)
+    if known and known[0] == _looks(place) and known[1] in (None, check):
+        return True
+    try:
+        _read(place, check)
+    except CheckpointError:
+        return False
+    _remember_whole(place, check)
+    return True
+
+
+def _remember_whole(place: Path, check: Check | None) -> None:
+    """Notes what its files look like, if a change of them would show."""
+    if len(_whole) >= MOST_REMEMBERED:
+        _whole.clear()
+    _whole.pop(place, None)
+    looks = _looks(place)
+    if looks and time.time_ns() - max(modified for *_, modified in looks) > SETTLED_NS:
+        _whole[place] = looks, check
+
+
+def _looks(place: Path) -> list[tuple[str, int, int, int]]:
+    with suppress(OSError):
+        entries = sorted((entry.name, entry.stat()) for entry in os.scandir(place))
+        return [(name, found.st_ino, found.st_size, found.st_mtime_ns) for name, found in entries]
+    return []
 
 
 def check_fit(role: str, own: dict[str, Any], saved: dict[str, Any]) -> None:
@@ -315,25 +304,3 @@ def _seen(state: dict[str, Any], name: str, look: Callable[[Tensor], Any]) -> An
     if str(name).rpartition(".")[2] == "_extra_state":
         return "present"
     return look(state[name]) if isinstance(state[name], Tensor) else describe(state[name])
-
-
-def sweep(root: Path) -> None:
-    """Removes what an interrupted save left behind.
-
-    Args:
-        root: the run's folder of checkpoints.
-    """
-    for leftover in root.glob(".step_*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def prune(root: Path, keep: int) -> None:
-    """Keeps the first checkpoint of a run and its newest ones, and removes the others.
-
-    Args:
-        root: the run's folder of checkpoints.
-        keep: how many of the newest.
-    """
-    folders = sorted(root.glob("step_*"))
-    for folder in folders[1 : max(1, len(folders) - keep)]:
-        shutil.rmtree(folder)

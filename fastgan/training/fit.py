@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,18 +16,21 @@ from torch import Tensor
 
 from .._version import __version__
 from ..runtime import distributed
-from ..runtime.arguments import describe
 from ..runtime.distributed import World
-from . import checkpoint
-from .arguments import check_switch, check_whole
+from . import checkpoint, files, saved_config
+from .checkpoint import Checkpoint
 from .device_metrics import Reading, mark, seconds
+from .display import display
+from .options import FitOptions
 from .pictures import drawing
-from .report import RunFolder, display
+from .report import RunFolder
 from .signals import Interrupted, Interrupts
+from .writer import Writer
 
 log = logging.getLogger("fastgan")
 
-SIGNAL_STRIDE = 16  # steps between the moments at which several processes agree to stop
+# several processes agree to stop at the same step: so many steps apart, or so many seconds
+SIGNAL_STRIDE, SIGNAL_SECONDS = 16, 1.0
 PREVIEW_IMAGES, PREVIEW_POINTS = 64, 1000
 
 
@@ -39,6 +43,7 @@ class Trainable(Protocol):
     device: torch.device
     precision: str
     world: World
+    background_save: Callable[[Path, Checkpoint], None] | None
 
     @property
     def engine(self) -> str: ...
@@ -89,56 +94,6 @@ class NonFiniteError(FloatingPointError):
     """
 
 
-@dataclass
-class FitOptions:
-    """What a run is asked to do and to report.
-
-    Args:
-        steps: the whole run's total, at least 0.
-        epoch_steps: steps in an epoch.
-        out: a run folder; None writes nothing.
-        resume: whether to go on with the run in that folder.
-        log_every: steps between rows of metrics, at least 1.
-        sample_every: steps between sample grids; None for 20 in a run, 0 for none.
-        checkpoint_every: steps between checkpoints; None for 5 in a run, 0 for only the first and the last.
-        keep: newest checkpoints that are kept, besides the first, at least 1.
-        on_nonfinite: "raise" stops the run where an update was withheld, "skip" goes on.
-        progress: whether progress is shown.
-        command: the command line's own configuration, for config.json.
-
-    Raises:
-        ValueError: a value out of its range.
-        TypeError: resume or progress that is neither True nor False, a command that is no dict.
-    """
-
-    steps: int
-    epoch_steps: int
-    out: str | Path | None = None
-    resume: bool = False
-    log_every: int = 100
-    sample_every: int | None = None
-    checkpoint_every: int | None = None
-    keep: int = 3
-    on_nonfinite: str = "raise"
-    progress: bool = True
-    command: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        if self.on_nonfinite not in ("raise", "skip"):
-            raise ValueError(f'on_nonfinite must be "raise" or "skip", got {self.on_nonfinite!r}')
-        for name, least in {"steps": 0, "log_every": 1, "keep": 1}.items():
-            check_whole(name, getattr(self, name), least)
-        for name in ("sample_every", "checkpoint_every"):
-            if getattr(self, name) is not None:
-                check_whole(name, getattr(self, name), 0)
-        for name in ("resume", "progress"):
-            check_switch(name, getattr(self, name))
-        if not isinstance(self.command, dict):
-            raise TypeError(f"command must be a dict of the command line's flags, got {describe(self.command)}")
-        self.sample_every = max(1, self.steps // 20) if self.sample_every is None else self.sample_every
-        self.checkpoint_every = max(1, self.steps // 5) if self.checkpoint_every is None else self.checkpoint_every
-
-
 def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
     """Claims the run folder, or continues the run in it; errors come before any training and leave it untouched.
 
@@ -147,32 +102,50 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
         options: which folder, and whether to resume.
 
     Returns:
-        The folder; None where nothing is written, and in all processes but the first.
+        The folder, locked; None where nothing is written, and in all processes but the first.
 
     Raises:
-        RunFolderError: a folder that is taken, holds no run to resume, or cannot be written.
+        RunFolderError: a folder that is taken, in use, holds no run to resume, or cannot be written.
         CheckpointError: a checkpoint of another run.
     """
     if options.out is None:
         return None
     folder = RunFolder(options.out)
-    newest = checkpoint.latest(folder.checkpoints) if options.resume else None
+    if trainer.world.rank:
+        _resume(trainer, folder, options)
+        return None
+    _check_place(folder, options)  # before anything is made there, and again once nobody else can
+    folder.lock()
+    try:
+        resumed = _resume(trainer, folder, options)
+        if not resumed:
+            _check_place(folder, options, begins=True)
+        folder.create()
+        folder.sweep()
+        folder.cut_after(trainer.step_count if resumed else -1)
+        folder.write_json("config.json", {"fastgan": __version__, **trainer.config(), "command": options.command})
+    except BaseException:
+        folder.unlock()
+        raise
+    return folder
+
+
+def _check_place(folder: RunFolder, options: FitOptions, begins: bool = False) -> None:
+    if not options.resume:
+        folder.check_free()
+    elif begins or not folder.has_checkpoints():
+        folder.check_can_begin()
+
+
+def _resume(trainer: Trainable, folder: RunFolder, options: FitOptions) -> bool:
+    """Takes over the newest whole checkpoint of a run that is resumed; False where there is none."""
+    newest = checkpoint.latest(folder.checkpoints, saved_config.check_whole) if options.resume else None
     if newest is not None:
         trainer.restore(newest)
         log.info("resumed %s at step %d", folder.path, trainer.step_count)
-    elif options.resume:
-        if trainer.world.rank == 0:
-            folder.check_can_begin()
+    elif options.resume and not folder.has_checkpoints():
         log.info("no checkpoint in %s: starting at step 0", folder.path)
-    elif trainer.world.rank == 0:
-        folder.check_free()
-    if trainer.world.rank:
-        return None
-    folder.create()
-    checkpoint.sweep(folder.checkpoints)
-    folder.cut_after(trainer.step_count if newest else -1)
-    folder.write_json("config.json", {"fastgan": __version__, **trainer.config(), "command": options.command})
-    return folder
+    return newest is not None
 
 
 class Fit:
@@ -190,9 +163,12 @@ class Fit:
         self.trainer, self.options = trainer, options
         self.folder = prepare(trainer, options)
         self.skipped = trainer.skipped
-        self.train_seconds = 0.0
-        self.last: dict[str, Any] = {}
+        rows = self.folder.read_metrics() if self.folder else []
+        self.last: dict[str, Any] = rows[-1] if rows else {}
+        self.train_seconds = self.last.get("seconds") or 0.0
         self._unfinished: Callable[[], None] | None = None
+        self._saved_step = trainer.step_count or None  # at which a checkpoint stands
+        self._failing: set[str] = set()  # reports that cannot be written at the moment
 
     def run(self) -> dict[str, Any]:
         """Trains.
@@ -201,30 +177,52 @@ class Fit:
             The summary (`Trainer.fit`).
 
         Raises:
-            Interrupted: after a signal and a checkpoint.
+            Interrupted: after a signal and a checkpoint; after a third signal at once.
             NonFiniteError: an update was withheld and on_nonfinite is "raise"; after a checkpoint.
+            CheckpointError: a checkpoint could not be written.
+            RunFolderError: the summary could not be written, or rows of metrics.
         """
+        try:
+            with Interrupts() as self.interrupts, frozen_heap(), Writer() as self.writer:
+                self.trainer.background_save = self._begin_write
+                return self._run()
+        finally:
+            self.trainer.background_save = None
+            if self.folder:
+                self.folder.unlock()
+
+    def _run(self) -> dict[str, Any]:
         trainer, options = self.trainer, self.options
         if trainer.step_count >= options.steps:
             log.info("nothing to do: the run is at step %d of %d", trainer.step_count, options.steps)
-            return self._summary()
+            return self._finish()
         show = options.progress and trainer.world.rank == 0
-        self.display = display(show, trainer.step_count, options.steps, options.epoch_steps)
+        unread = lambda: self.interrupts.note(signal.SIGPIPE)  # noqa: E731
+        self.display = display(show, trainer.step_count, options.steps, options.epoch_steps, unread)
         if trainer.step_count == 0:
             self._save()
             self._sample()
         try:
-            with Interrupts() as interrupts, frozen_heap():
-                received = self._train(interrupts)
+            received = self._train()
         finally:
             self.display.close()
-        return self._end(received)
+        self._save()
+        self.writer.wait()
+        if received:
+            raise Interrupted(received)
+        return self._finish()
 
-    def _train(self, interrupts: Interrupts) -> int | None:
+    def _train(self) -> int | None:
+        """Trains to the end, or to a signal, which is returned."""
         trainer, options = self.trainer, self.options
         self.logged_step, self.clock, self.spent = trainer.step_count, mark(trainer.device), 0.0
+        self._agreed = self._next_agreement = trainer.step_count
+        self._agreed_at = time.monotonic()
         while trainer.step_count < options.steps:
+            if received := self._received():
+                break
             metrics = trainer.step(self._stride())
+            self.writer.check()
             step = trainer.step_count
             self.display.advance(step)
             last = step == options.steps
@@ -234,18 +232,16 @@ class Fit:
                 self._pause(self._sample)
             if not last and self._due(step, options.checkpoint_every):
                 self._pause(self._save)
-            if received := self._received(interrupts, step):
-                self._end_log()
-                return received
         self._end_log()
-        return None
+        return received
 
     def _stride(self) -> int:
         """Steps until something has to be done, or as many as a graph has."""
         options, step = self.options, self.trainer.step_count
         periods = [options.log_every, options.sample_every, options.checkpoint_every]
-        periods.append(SIGNAL_STRIDE if self.trainer.world.size > 1 else 0)
         stops = [period - step % period for period in periods if period]
+        if self.trainer.world.size > 1:
+            stops.append(self._next_agreement - step)
         return min(self.trainer.stride, options.steps - step, *stops)
 
     @staticmethod
@@ -266,15 +262,20 @@ class Fit:
         if self.trainer.device.type == "cuda":
             torch.cuda.synchronize(self.trainer.device)
 
-    def _received(self, interrupts: Interrupts, step: int) -> int | None:
+    def _received(self) -> int | None:
         """The signal to stop on; several processes stop at the same step."""
-        world = self.trainer.world
+        world, step = self.trainer.world, self.trainer.step_count
         if world.size == 1:
-            return interrupts.received
-        if step % SIGNAL_STRIDE:
+            return self.interrupts.received
+        if step < self._next_agreement:
             return None
-        flag = torch.tensor(float(interrupts.received or 0), device=self.trainer.device)
-        return int(distributed.max_(flag, world.size)) or None
+        steps, now = step - self._agreed, time.monotonic()
+        told = [float(self.interrupts.received or 0), (now - self._agreed_at) / steps if steps else SIGNAL_SECONDS]
+        flags = torch.tensor(told, device=self.trainer.device, dtype=torch.float64)
+        number, slowest = distributed.max_(flags, world.size).tolist()
+        self._agreed, self._agreed_at = step, now
+        self._next_agreement = step + min(SIGNAL_STRIDE, max(1, int(SIGNAL_SECONDS / max(slowest, 1e-9))))
+        return int(number) or None
 
     def _log(self, metrics: Mapping[str, Tensor]) -> None:
         """Begins to log the step just run; on a GPU the row is written when the next one begins, so that no step waits."""
@@ -301,7 +302,18 @@ class Fit:
         self._check_finite(row)
         self.display.metrics(row)
         if self.folder:
-            self.folder.append_metrics(row)
+            folder = self.folder
+            self._report("a row of metrics", lambda: folder.append_metrics(row))
+
+    def _report(self, what: str, write: Callable[[], None]) -> None:
+        """Writes a report; a disk that has no room for it does not end the training."""
+        try:
+            write()
+            self._failing.discard(what)
+        except OSError as error:
+            if what not in self._failing:
+                log.warning("%s cannot be written, and the training goes on: %s", what, files.reason(error))
+            self._failing.add(what)
 
     def _check_finite(self, row: dict[str, Any]) -> None:
         row["skipped"] = skipped = int(row["skipped"])
@@ -315,29 +327,42 @@ class Fit:
         log.warning(message)
 
     def _sample(self) -> None:
-        if self.folder and self.options.sample_every:
-            samples = self.trainer.sample(PREVIEW_IMAGES)
+        if self.folder and self.options.sample_every and not self.interrupts.received:
+            folder, samples = self.folder, self.trainer.sample(PREVIEW_IMAGES)
             if drawing(samples.shape[1:]) == "points":
                 samples = self.trainer.sample(PREVIEW_POINTS)
-            self.folder.write_samples(self.trainer.step_count, samples)
+            self._report("a sample picture", lambda: folder.write_samples(self.trainer.step_count, samples))
 
     def _save(self) -> None:
-        if self.folder:
+        """Begins to save this step, unless that was done."""
+        if self.folder and self._saved_step != self.trainer.step_count:
             self.trainer.save(checkpoint.step_folder(self.folder.checkpoints, self.trainer.step_count))
-            checkpoint.prune(self.folder.checkpoints, self.options.keep)
+            self._saved_step = self.trainer.step_count
 
-    def _end(self, received: int | None) -> dict[str, Any]:
-        self._save()
-        summary = self._summary()
+    def _begin_write(self, place: Path, saved: Checkpoint) -> None:
+        self.writer.submit(lambda: self._write(place, saved))
+
+    def _write(self, place: Path, saved: Checkpoint) -> None:
+        """Writes a checkpoint, in the writer's thread."""
         if self.folder:
-            self.folder.finish(summary)
-        if received:
-            raise Interrupted(received)
+            self._report("metrics.jsonl", self.folder.sync_metrics)
+        checkpoint.save(place, saved)
+        if self.folder:
+            checkpoint.prune(self.folder.checkpoints, self.options.keep, saved_config.check_whole)
+
+    def _finish(self) -> dict[str, Any]:
+        """Writes what a run leaves at its end; whatever trained is saved, so that a signal ends it at once."""
+        summary = self._summary()
+        with self.interrupts.raising():
+            if self.interrupts.received:
+                raise Interrupted(self.interrupts.received)
+            if self.folder and not self.folder.is_finished(self.trainer.step_count):
+                self.folder.finish(summary)
         return summary
 
     def _summary(self) -> dict[str, Any]:
         trainer = self.trainer
         place = {"device": str(trainer.device), "precision": trainer.precision, "engine": trainer.engine}
-        images = self.last.get("images_per_second", 0.0)
+        images = self.last.get("images_per_second") or 0.0
         facts = {"fastgan": __version__, "steps": trainer.step_count, "epochs": trainer.step_count / self.options.epoch_steps}
         return facts | {"seconds": self.train_seconds, "images_per_second": images, **place, "last": self.last}

@@ -1,28 +1,31 @@
-"""What a run leaves behind and shows: metrics, sample grids, loss curves, an animation, a progress bar."""
+"""What a run leaves behind: its folder, and in it metrics, sample grids, loss curves, an animation, a summary."""
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import os
-import time
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from ..runtime.arguments import describe
+from . import checkpoint_places, files, lock
 from .arguments import as_path
+from .metrics_file import MetricsFile, plain
 from .pictures import drawing, figure, write_grid
 
 log = logging.getLogger("fastgan")
 
 ANIMATION_FRAMES = 100
+PICTURE = re.compile(r"(\.?)step_(\d{8,})\.png")  # of samples; with a dot before it, in the making
+MOST_CONFIG = 2**24  # bytes
 FILES = ("config.json", "metrics.jsonl", "losses.png", "samples.gif", "summary.json")  # of a run, besides its two folders
 
 
@@ -47,6 +50,8 @@ class RunFolder:
         self.samples = self.path / "samples"
         self.checkpoints = self.path / "checkpoints"
         self.without_pictures = False  # whether that was said
+        self._rows = MetricsFile(self.metrics)
+        self._lock: lock.FolderLock | None = None
 
     def check_free(self) -> None:
         """Checks that nothing stands there.
@@ -55,10 +60,30 @@ class RunFolder:
             RunFolderError: something does, or no such path can be.
         """
         with self._accessed():
-            free = not self.path.exists() or (self.path.is_dir() and not any(self.path.iterdir()))
+            free = not self.path.exists() or (self.path.is_dir() and set(os.listdir(self.path)) <= {lock.NAME})
         if not free:
             advice = "continue it with --resume, or choose another --out"
             raise RunFolderError(f"{self.path} already exists and was left untouched: {advice}")
+
+    def lock(self) -> None:
+        """Makes the folder and keeps other runs out of it, until `unlock` or the end of the process.
+
+        Raises:
+            RunFolderError: another run writes there, or none can.
+        """
+        with self._accessed():
+            self.path.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = lock.FolderLock(self.path)
+            except lock.FolderInUse as holder:
+                raise RunFolderError(
+                    f"{self.path} is being written by {holder}: wait for it, or choose another --out"
+                ) from None
+
+    def unlock(self) -> None:
+        """Lets other runs in."""
+        if self._lock:
+            self._lock.release()
 
     @contextmanager
     def _accessed(self) -> Iterator[None]:
@@ -66,7 +91,7 @@ class RunFolder:
         try:
             yield
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {error.strerror}; choose another --out") from error
+            raise RunFolderError(f"{self.path} cannot be written: {files.reason(error)}; choose another --out") from error
 
     def check_can_begin(self) -> None:
         """Checks that a run without a checkpoint can begin here: in a free place, or where one was stopped before its first.
@@ -90,17 +115,28 @@ class RunFolder:
                 f"{self.path} is no run and was left untouched, it has {foreign[0]}: "
                 "name the run's folder with --out, or a new one"
             )
-        if self.read_metrics() or any(self.checkpoints.glob("step_*")):
+        with self._accessed():
+            has_rows = self.metrics.is_file() and self.metrics.stat().st_size
+        if has_rows or self.pictures() or self.has_checkpoints():
             raise RunFolderError(
                 f"{self.path} holds a run without a whole checkpoint, which cannot be continued, and was left untouched: "
-                "choose another --out"
+                "begin anew without --resume, and choose another --out"
             )
+
+    def has_checkpoints(self) -> bool:
+        """Whether a checkpoint of a step stands there, be it damaged.
+
+        Returns:
+            True if there is one.
+        """
+        return bool(checkpoint_places.places(self.checkpoints))
 
     def _is_own(self, name: str) -> bool:
         """Whether a run wrote the file or folder of this name; some have a dot before it until they are whole."""
         if name == "config.json":
             return self.is_run()
-        return name.removeprefix(".") in (*FILES, self.samples.name, self.checkpoints.name) or name.startswith(".probe.")
+        own = (*FILES, lock.NAME, self.samples.name, self.checkpoints.name)
+        return name in own or name.removeprefix(".") in FILES or name.startswith(".probe.")
 
     def is_run(self) -> bool:
         """Whether a run was begun here.
@@ -126,16 +162,30 @@ class RunFolder:
             probe.write_text("")
             probe.unlink()
 
+    def sweep(self) -> None:
+        """Clears up what a run that was killed has left half made."""
+        checkpoint_places.sweep(self.checkpoints)
+        partial = [files.partial_of(self.path / name) for name in FILES]
+        partial += [path for path in self.samples.iterdir() if (m := PICTURE.fullmatch(path.name)) and m[1]]
+        for path in partial:
+            with suppress(OSError):
+                os.unlink(path)
+
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Writes a JSON file whole or not at all.
+        """Writes a JSON file whole or not at all; it is on the disk when this returns.
 
         Args:
             name: the file's, in the folder.
-            content: plain data.
+            content: plain data; null is written for numbers that are not finite.
+
+        Raises:
+            RunFolderError: it cannot be written.
         """
-        partial = self.path / f".{name}"
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(self.path / name)
+        text = json.dumps(plain(content), indent=2, allow_nan=False) + "\n"
+        try:
+            files.replace(self.path / name, text.encode())
+        except OSError as error:
+            raise RunFolderError(f"{self.path / name} cannot be written: {files.reason(error)}") from error
 
     def read_config(self) -> dict[str, Any]:
         """The run's configuration.
@@ -146,36 +196,39 @@ class RunFolder:
         Raises:
             RunFolderError: it is missing or damaged.
         """
+        return self._read_json("config.json")
+
+    def _read_json(self, name: str) -> dict[str, Any]:
         try:
-            config = json.loads((self.path / "config.json").read_text())
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"{self.path} holds no run: its config.json is missing or damaged") from error
-        if not isinstance(config, dict):
-            raise RunFolderError(f"{self.path} holds no run: its config.json holds {describe(config)}, not a configuration")
-        return config
+            content = json.loads(files.read(self.path / name, MOST_CONFIG))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunFolderError(f"{self.path} holds no run: its {name} is missing or damaged") from error
+        if not isinstance(content, dict):
+            raise RunFolderError(f"{self.path} holds no run: its {name} holds {describe(content)}, not a configuration")
+        return content
 
     def append_metrics(self, row: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl.
 
         Args:
-            row: numbers by their names.
+            row: numbers by their names; null is written for those that are not finite.
+
+        Raises:
+            OSError: it cannot be written now; it is kept, and written with the next one.
         """
-        with self.metrics.open("a") as stream:
-            stream.write(json.dumps(row) + "\n")
+        self._rows.append(row)
+
+    def sync_metrics(self) -> None:
+        """Puts the rows on the disk."""
+        self._rows.sync()
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The rows so far.
 
         Returns:
-            One for each line; a last line that was cut off by a crash is left out.
+            One for each line that is whole.
         """
-        rows = []
-        for line in self.metrics.read_text().splitlines() if self.metrics.is_file() else ():
-            try:
-                rows.append(json.loads(line))
-            except ValueError:
-                break
-        return rows
+        return self._rows.read()
 
     def cut_after(self, step: int) -> None:
         """Forgets metrics and samples past a step, because a resumed run makes them again.
@@ -183,11 +236,20 @@ class RunFolder:
         Args:
             step: the last one that is kept.
         """
-        rows = [row for row in self.read_metrics() if row["step"] <= step]
-        self.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        for picture in self.samples.glob("step_*.png"):
-            if int(picture.stem.removeprefix("step_")) > step:
+        self._rows.cut_after(step)
+        for number, picture in self.pictures().items():
+            if number > step:
                 picture.unlink()
+
+    def pictures(self) -> dict[int, Path]:
+        """The sample grids by their steps, in order.
+
+        Returns:
+            The files that `write_samples` wrote.
+        """
+        names = os.listdir(self.samples) if self.samples.is_dir() else []
+        found = [m for name in names if (m := PICTURE.fullmatch(name)) and not m[1]]
+        return {int(m[2]): self.samples / m[0] for m in sorted(found, key=lambda m: int(m[2]))}
 
     def write_samples(self, step: int, images: Tensor) -> None:
         """Writes samples/step_00000040.png; of samples that no picture shows, says so once and writes nothing.
@@ -195,23 +257,62 @@ class RunFolder:
         Args:
             step: the steps done.
             images: what `write_grid` draws.
+
+        Raises:
+            OSError: it cannot be written.
         """
         if drawing(images.shape[1:]) is None:
             if not self.without_pictures:
                 log.warning("no picture shows samples of shape %s: %s stays empty", tuple(images.shape[1:]), self.samples)
             self.without_pictures = True
             return
-        write_grid(self.samples / f"step_{step:08d}.png", images)
+        with files.replacing(self.samples / f"step_{step:08d}.png") as partial:
+            write_grid(partial, images)
+
+    def is_finished(self, step: int) -> bool:
+        """Whether a run to this step has left everything that `finish` writes.
+
+        Args:
+            step: the steps done.
+
+        Returns:
+            True if there is a summary of this step.
+        """
+        try:
+            return self._read_json("summary.json").get("steps") == step
+        except RunFolderError:
+            return False
 
     def finish(self, summary: Mapping[str, Any]) -> None:
-        """Writes losses.png, samples.gif and summary.json.
+        """Writes losses.png, samples.gif and, last, summary.json.
 
         Args:
             summary: plain data.
+
+        Raises:
+            RunFolderError: metrics or the summary cannot be written; pictures that cannot are left out with a warning.
         """
-        plot_losses(self.path / "losses.png", self.read_metrics())
-        animate(self.path / "samples.gif", sorted(self.samples.glob("step_*.png")))
+        try:
+            self._rows.flush()
+        except OSError as error:
+            raise RunFolderError(f"{self.metrics} cannot be written, rows are lost: {files.reason(error)}") from error
+        rows, pictures = self.read_metrics(), list(self.pictures().values())
+        if rows:
+            with self._optional("losses.png") as path:
+                plot_losses(path, rows)
+        if len(pictures) > 1:
+            with self._optional("samples.gif") as path:
+                animate(path, pictures)
         self.write_json("summary.json", summary)
+
+    @contextmanager
+    def _optional(self, name: str) -> Iterator[Path]:
+        """Inside, a picture is made at the path given; where that fails, the run does not."""
+        try:
+            with files.replacing(self.path / name) as partial:
+                yield partial
+        except OSError as error:
+            log.warning("%s cannot be written: %s", self.path / name, files.reason(error))
 
 
 def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -229,7 +330,8 @@ def plot_losses(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     steps = [row["step"] for row in rows]
     for axis, names, label in ((axes[0], ("d_loss", "g_loss"), "loss"), (axes[1], ("d_real", "d_fake"), "mean logit")):
         for name in names:
-            axis.plot(steps, [row[name] for row in rows], label=name, linewidth=1)
+            values = [math.nan if row.get(name) is None else row[name] for row in rows]
+            axis.plot(steps, values, label=name, linewidth=1)
         axis.set_ylabel(label)
         axis.legend()
         axis.grid(alpha=0.3)
@@ -247,97 +349,18 @@ def animate(path: Path, pictures: list[Path]) -> None:
     if len(pictures) < 2:
         return
     stride = -(-len(pictures) // ANIMATION_FRAMES)
-    chosen = pictures[::-1][::stride][::-1]
-    frames = [Image.open(picture).convert("P") for picture in chosen]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[120] * (len(frames) - 1) + [1500], loop=0)
+    frames = [frame for picture in pictures[::-1][::stride][::-1] if (frame := _frame(picture))]
+    alike = [frame for frame in frames if frame.size == frames[-1].size]
+    if len(alike) > 1:
+        durations = [120] * (len(alike) - 1) + [1500]
+        alike[0].save(path, save_all=True, append_images=alike[1:], duration=durations, loop=0)
 
 
-class Display(Protocol):
-    """How progress is shown."""
-
-    def advance(self, step: int) -> None: ...
-
-    def metrics(self, row: Mapping[str, Any]) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class PlainLines:
-    """One line at every report, for logs and pipes."""
-
-    def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
-        self.console, self.total, self.epoch_steps = console, total, epoch_steps
-
-    def advance(self, step: int) -> None:
-        pass
-
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        place = f"step {row['step']}/{self.total}  epoch {row['step'] / self.epoch_steps:.2f}"
-        losses = f"d_loss {row['d_loss']:.4f}  g_loss {row['g_loss']:.4f}"
-        logits = f"D(real) {row['d_real']:+.3f}  D(fake) {row['d_fake']:+.3f}"
-        line = f"{place}  {losses}  {logits}  {row['images_per_second']:,.0f} images/s"
-        self.console.print(line, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        pass
-
-
-class Bar:
-    """A progress bar with losses, images per second and time left, for terminals."""
-
-    REFRESH_SECONDS = 0.1
-
-    def __init__(self, console: Console, start: int, total: int, epoch_steps: int) -> None:
-        left = TimeRemainingColumn(compact=True)
-        # 80 columns hold all of it with a bar of 20
-        columns = (BarColumn(20), MofNCompleteColumn(), left, TextColumn("{task.fields[losses]}"))
-        self.progress = Progress(*columns, console=console, auto_refresh=False)
-        self.progress.start()
-        self.task = self.progress.add_task("train", total=total, completed=start, losses="")
-        self.due = 0.0
-
-    def advance(self, step: int) -> None:
-        # redrawing takes about a millisecond, a step not much longer
-        now = time.monotonic()
-        if now >= self.due:
-            self.due = now + self.REFRESH_SECONDS
-            self.progress.update(self.task, completed=step, refresh=True)
-
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        losses = f"d {row['d_loss']:.3f} g {row['g_loss']:.3f}"
-        self.progress.update(self.task, completed=row["step"], losses=f"{losses} {row['images_per_second']:,.0f} images/s")
-
-    def close(self) -> None:
-        self.progress.refresh()
-        self.progress.stop()
-
-
-class Silent:
-    """Shows nothing."""
-
-    def advance(self, step: int) -> None:
-        pass
-
-    def metrics(self, row: Mapping[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
-def display(show: bool, start: int, total: int, epoch_steps: int) -> Display:
-    """How progress is shown here: by a bar on a terminal, by plain lines elsewhere.
-
-    Args:
-        show: False for nothing at all.
-        start: the steps done before.
-        total: the whole run's steps.
-        epoch_steps: steps in an epoch.
-
-    Returns:
-        What is told of each step.
-    """
-    if not show:
-        return Silent()
-    console = Console()
-    return (Bar if console.is_terminal else PlainLines)(console, start, total, epoch_steps)
+def _frame(picture: Path) -> Image.Image | None:
+    """A grid as a frame; None, and a warning, for one that was cut off."""
+    try:
+        with Image.open(picture) as image:
+            return image.convert("P")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # whatever Pillow finds wrong
+        log.warning("%s is left out of the animation: %s", picture, error)
+        return None

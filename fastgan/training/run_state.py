@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import models, optim, penalties
 from ..engines.cuda_graph import RANDOM, Eager
@@ -71,7 +71,7 @@ def check_form(state: Any) -> None:
             f"a dict without {', '.join(lacking)} is no trainer's state: load_state_dict takes what state_dict() returned, and "
             "one network's weights go into trainer.generator.load_state_dict, or the discriminator's"
         )
-    if not is_whole(state["step_count"], 0):
+    if not is_whole(state["step_count"], 0, 2**63 - 1):
         raise CheckpointError(f"the saved step_count must be a whole number >= 0, got {describe(state['step_count'])}")
     shape = state.get("sample_shape", ())
     if not isinstance(shape, (tuple, list)) or not all(is_whole(extent, 1) for extent in shape):
@@ -117,7 +117,7 @@ def _check_tensors(where: str, own: Mapping[str, Tensor], saved: Mapping[str, An
     for name, tensor in own.items():
         value = saved.get(name, tensor)
         alike = isinstance(value, Tensor) and value.dtype == tensor.dtype and (value.dim() == 0 or tensor.dim() > 0)
-        if not alike:
+        if not alike or value.is_meta or value.layout != tensor.layout:
             raise CheckpointError(f"the saved {where}{name} must be {describe(tensor)}, got {describe(value)}")
 
 
@@ -165,24 +165,3 @@ def _comparable(config: dict[str, Any]) -> dict[str, Any]:
     named["penalty"] = [{name: value for name, value in entry.items() if name != "module"} for entry in config["penalty"]]
     own = {role: description for role, description in config["networks"].items() if len(description) > 1}
     return named | own
-
-
-def arguments(saved: Checkpoint, generator: Any, discriminator: Any, penalty: Any) -> dict[str, Any]:
-    """The arguments of the trainer that wrote a checkpoint.
-
-    Networks and penalties are built where none are given and they are fastgan's; CheckpointError where they are not, and for
-    given networks that do not fit.
-    """
-    config = saved.config
-    same = {name: config[name] for name in ("loss", "d_steps", "ema", "precision", "seed")}
-    same |= {name: config[name] for name in ASKED if name in config}
-    same |= {name: optim.from_config(config[name]) for name in OPTIMIZERS}
-    try:
-        for role, network in (("generator", generator), ("discriminator", discriminator)):
-            same[role] = models.build(config["networks"][role], role) if network is None else network
-            if isinstance(network, nn.Module) and config["precision"] != "fp64":  # in which a trainer turns any network
-                checkpoint.check_fit(role, network.state_dict(), saved.weights.get(role, {}))
-        same["penalty"] = penalties.from_config(config["penalty"]) if penalty is None else penalty
-    except ValueError as reason:
-        raise CheckpointError(str(reason)) from None
-    return same

@@ -24,7 +24,7 @@ from ..runtime import distributed
 from ..runtime.arguments import describe
 from ..runtime.input_gradient import HALVES
 from .arguments import check, check_whole, is_whole
-from .fit import FitOptions
+from .options import FitOptions
 
 ENGINES = ("auto", "closed-form", "autograd")
 CAPTURES = ("auto", "off")
@@ -47,6 +47,11 @@ def check_kinds(generator: Any, discriminator: Any, loss: Any, optimizers: Mappi
                 f"{name} must be a spec of fastgan.optim, such as {name}=fastgan.optim.Adam(2e-4, betas=(0.5, 0.999)), got "
                 f"{describe(optimizer)}: the trainer makes the updates itself, and has the parameters"
             )
+    check_ema(ema)
+
+
+def check_ema(ema: Any) -> None:
+    """TypeError for a decay that is neither None nor a number."""
     if ema is not None and (isinstance(ema, bool) or not isinstance(ema, (int, float))):
         raise TypeError(f"ema must be None or a decay in [0, 1), such as ema=0.999, got {ema!r}")
 

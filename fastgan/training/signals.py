@@ -1,16 +1,21 @@
-"""SIGINT and SIGTERM while training: the running step ends, the run is saved, then the program does."""
+"""Signals while training: the running step ends, the run is saved, then the program does."""
 
 from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+AT_ONCE = 3  # so many signals leave whatever is running
 
 
 class Interrupted(KeyboardInterrupt):
     """Training stopped on a signal, after a checkpoint; `exit_code` is the shell's 128 + signal.
+
+    SIGPIPE stands for a reader of the output that went away.
 
     Args:
         number: the signal's.
@@ -27,25 +32,46 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Within this context the first signal is only noted in `received`; the second one acts as it did before."""
+    """Within this context signals are noted, the first one in `received`; the third one raises Interrupted, wherever it comes.
 
-    def __init__(self) -> None:
+    at_once: the first one raises it already, where nothing is lost by that.
+    """
+
+    def __init__(self, at_once: bool = False) -> None:
         self.received: int | None = None
+        self.count = 0
+        self.at_once = at_once
 
     def __enter__(self) -> Interrupts:
-        # Python allows handlers in the main thread alone
+        # Python allows handlers in the main thread alone. What was ignored before (by nohup, say) stays ignored, and what
+        # another language's runtime handles stays with it
         self._before = {}
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            found = {number: signal.getsignal(number) for number in SIGNALS}
+            self._before = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+        for number in self._before:
+            signal.signal(number, self._handle)
         return self
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self.note(number)
+        if self.at_once or self.count >= AT_ONCE:
+            raise Interrupted(self.received or number)
 
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def note(self, number: int) -> None:
+        """Counts a signal, or what is like one."""
+        self.count += 1
+        self.received = self.received or number
+
+    @contextmanager
+    def raising(self) -> Iterator[None]:
+        """Inside, the first signal raises Interrupted already: nothing is lost there."""
+        self.at_once, before = True, self.at_once
+        try:
+            yield
+        finally:
+            self.at_once = before
 
     def __exit__(self, *_: object) -> None:
-        self._restore()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, SupportsIndex
 
@@ -18,9 +18,11 @@ from ..penalties import Spec
 from ..runtime import distributed
 from ..runtime.device import resolve_device
 from ..runtime.precision import resolve_precision
-from . import checkpoint, preview, run_state, setup
+from . import checkpoint, preview, run_state, saved_config, setup
 from .arguments import check, check_whole, is_whole
-from .fit import Fit, FitOptions
+from .checkpoint import Checkpoint
+from .fit import Fit
+from .options import FitOptions
 from .presets import preset
 from .runner import Runner
 
@@ -100,6 +102,7 @@ class Trainer:
         self.generator, self.discriminator = generator, discriminator
         self.precision = resolve_precision(precision, self.device, dtype)
         self.step_count = 0
+        self.background_save: Callable[[Path, Checkpoint], None] | None = None  # set by a run that writes beside its steps
         self._data: ImageSet | None = None
         self._trained_on: dict[str, Any] = {}
         clip = setup.clip_bound(self.penalties)
@@ -339,7 +342,10 @@ class Trainer:
         if self.world.rank:
             return
         saved = run_state.gathered(self._game, self._runner.player, self.step_count, self.config())
-        checkpoint.save(folder, saved)
+        if self.background_save is None:
+            checkpoint.save(folder, saved)
+        else:
+            self.background_save(Path(folder), saved.snapshot())
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -351,7 +357,7 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(folder)
+        saved = checkpoint.load(folder, saved_config.check_whole)
         run_state.check_same_run(folder, saved, self._game, self.config())
         self.load_state_dict({**saved.weights, **saved.state})
 
@@ -381,8 +387,8 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
                 not fastgan's own and none was given.
         """
-        saved = checkpoint.load(folder)
-        trainer = cls(**run_state.arguments(saved, generator, discriminator, penalty), device=device)
+        saved = checkpoint.load(folder, saved_config.check_whole)
+        trainer = cls(**saved_config.arguments(saved, generator, discriminator, penalty), device=device)
         run_state.check_same_run(folder, saved, trainer._game, trainer.config())
         trainer.load_state_dict({**saved.weights, **saved.state})
         trainer._trained_on = saved.config["data"]

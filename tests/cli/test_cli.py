@@ -21,6 +21,7 @@ pytest.importorskip("tyro", reason="the command needs tyro")
 
 import fastgan as fastgan_package
 from fastgan import cli
+from fastgan.cli import commands, train
 
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "FASTGAN_BACKEND"}
 
@@ -98,8 +99,8 @@ def test_resume_begins_no_run_among_other_files(place: str, message: str, tmp_pa
 
 @pytest.mark.slow
 def test_resume_allows_repeated_flags_and_new_totals(run):
-    command = cli.parse(["train", "--resume", "--out", str(run), "--data", "ring", "--batch-size", "8", "--epochs", "3"])
-    assert isinstance(command, cli.Train)
+    command = commands.parse(["train", "--resume", "--out", str(run), "--data", "ring", "--batch-size", "8", "--epochs", "3"])
+    assert isinstance(command, train.Train)
     assert (command.epochs, command.steps, command.batch_size, command.data) == (3, None, 8, "ring")
 
 

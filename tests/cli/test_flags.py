@@ -32,6 +32,8 @@ def prepared(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., F
 
     def prepare(*flags: object) -> Fit:
         assert cli.main(["train", *BASE, "--out", "r", *map(str, flags)]) == 0
+        assert runs[-1].folder is not None
+        runs[-1].folder.unlock()
         return runs.pop()
 
     return prepare

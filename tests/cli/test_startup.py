@@ -14,6 +14,7 @@ pytest.importorskip("tyro", reason="the command needs tyro")
 
 import fastgan
 from fastgan import cli
+from fastgan.cli import train
 from fastgan.training import report, trainer
 
 HEAVY = {"torch", "triton", "numpy", "torchvision", "sklearn", "matplotlib", "PIL"}
@@ -80,10 +81,10 @@ def test_a_command_uses_what_the_modules_hold_when_it_runs(
     monkeypatch.setattr(fastgan.data, "load", lambda name, *_, **__: asked.append(name) or points)
     monkeypatch.setattr(trainer, "Trainer", Recorded)
     monkeypatch.setattr(report, "write_grid", lambda path, images: written.append((path, tuple(images.shape))))
-    assert type(cli.Train(data="anything", device="cpu", steps=1)._trainer(points)) is Recorded
+    assert type(train.Train(data="anything", device="cpu", steps=1)._trainer(points)) is Recorded
     with pytest.raises(report.RunFolderError, match="refused"):
         monkeypatch.setattr(report.RunFolder, "check_free", lambda folder: refuse())
-        cli.Train(data="anything", device="cpu", steps=1).prepare()
+        train.Train(data="anything", device="cpu", steps=1).prepare()
     assert asked == ["anything"]
     assert cli.main(["sample", "any", "-n", "3", "--out", "three.png"]) == 0
     assert written == [(Path("three.png"), (3, 2))] and "3 samples of step 0" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -27,7 +28,7 @@ def test_everything_is_synced_before_the_rename_and_its_folder_after_it(
     """Else a checkpoint could have its name before it has its content, after a crash of the machine."""
     events: list[tuple[str, str]] = []
     sizes: dict[str, int] = {}
-    rename, root = Path.rename, tmp_path / "checkpoints"
+    rename, root = os.rename, tmp_path / "checkpoints"
 
     def synced(descriptor: int) -> None:
         found = os.fstat(descriptor).st_ino
@@ -36,14 +37,20 @@ def test_everything_is_synced_before_the_rename_and_its_folder_after_it(
         events.append(("synced", "." if path == root else path.name if path.is_file() else "the new folder"))
 
     monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", lambda path, to: events.append(("renamed", to.name)) or rename(path, to))
+
+    def renamed(path: Path, to: Path) -> None:
+        rename(path, to)
+        events.append(("renamed", "aside" if to.name.endswith(".replaced") else to.name))
+
+    monkeypatch.setattr(os, "rename", renamed)
     for number in (1.0, 2.0):
         events.clear()
         checkpoint.save(step_folder(root, 7), content(number))
-        before, after = events[: -2 - (number == 2.0)], events[-2:]
+        before, after = events[: len(FILES) + 1], events[len(FILES) + 1 :]
         assert set(before) == {("synced", name) for name in FILES | {"the new folder"}} and len(before) == len(FILES) + 1
         assert before[-1] == ("synced", "the new folder"), "whose names are there by then"
-        assert after == [("renamed", "step_00000007"), ("synced", ".")]
+        replacing = [("renamed", "aside")] if number == 2.0 else []
+        assert after == [*replacing, ("renamed", "step_00000007"), ("synced", ".")]
         saved = {path.name: path.stat().st_size for path in step_folder(root, 7).iterdir()}
         assert saved == {name: sizes[name] for name in FILES}, "they are synced when they are whole"
 
@@ -64,12 +71,13 @@ def test_a_save_that_fails_leaves_what_stood_there(tmp_path: Path, monkeypatch: 
     checkpoint.save(folder, content(1.0))
 
     def full(descriptor: int) -> None:
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(CheckpointError, match=r"step_00000001 cannot be written: no space left on device$"):
         checkpoint.save(folder, content(2.0))
     monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
     assert checkpoint.load(folder).state == {"step_count": 1}
     assert checkpoint.latest(tmp_path) == folder
     checkpoint.sweep(tmp_path)
@@ -98,7 +106,7 @@ def test_a_checkpoint_is_what_was_saved(tmp_path: Path) -> None:
 )
 def test_the_first_checkpoint_and_the_newest_ones_are_kept(count: int, keep: int, kept: list[int], tmp_path: Path) -> None:
     for number in range(count):
-        step_folder(tmp_path, 10**number).mkdir()
+        checkpoint.save(step_folder(tmp_path, 10**number), content(number))
     checkpoint.prune(tmp_path, keep)
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"step_{10**number:08d}" for number in kept]
 

@@ -82,6 +82,7 @@ def stopped(folder: Path, rank: int) -> dict[str, Any]:
 
     run.step = interrupted  # type: ignore[method-assign]
     code = None
+    fit.SIGNAL_SECONDS = 1e9  # however long a step takes here
     try:
         run.fit(DATA, steps=40, batch_size=8, out=folder / f"stopped{rank}", log_every=50, sample_every=0, progress=False)
     except Interrupted as stop:
@@ -153,11 +154,12 @@ def test_two_processes_go_on_where_they_stopped(ranks: list[dict]) -> None:
 
 @pytest.mark.slow
 def test_a_signal_to_one_process_stops_both_at_the_same_step(folder: Path, ranks: list[dict]) -> None:
-    expected = {"code": 143, "steps": fit.SIGNAL_STRIDE, **alone(fit.SIGNAL_STRIDE)}
+    steps = 1 + fit.SIGNAL_STRIDE
+    expected = {"code": 143, "steps": steps, **alone(steps)}
     for rank in ranks:
         assert_equal(rank["stopped"], expected)
     newest = checkpoint.latest(folder / "stopped0" / "checkpoints")
-    assert newest is not None and newest.name == f"step_{fit.SIGNAL_STRIDE:08d}"
+    assert newest is not None and newest.name == f"step_{steps:08d}"
 
 
 @pytest.mark.slow
@@ -166,19 +168,35 @@ def test_a_value_that_is_not_finite_stops_both(ranks: list[dict]) -> None:
     assert ranks[0]["not finite"]["steps"] == 2 and "not finite" in ranks[0]["not finite"]["message"]
 
 
-@pytest.mark.parametrize("at", [1, 16, 17, 40])
-def test_several_processes_ask_each_other_at_every_sixteenth_step(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at", [0, 1, 2, 17, 18, 40])
+def test_several_processes_ask_each_other_after_sixteen_steps(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another process has received a signal in step `at`: this one hears of it when both ask."""
     run, asked = Counting(World(1, 2)), []
 
-    def maximum(flag: Tensor, size: int) -> Tensor:
-        asked.append((run.step_count, int(flag), size))
-        return flag + (signal.SIGINT if run.step_count >= at else 0)
+    def maximum(told: Tensor, size: int) -> Tensor:
+        asked.append((run.step_count, int(told[0]), size))
+        return told + torch.tensor([signal.SIGINT if run.step_count >= at else 0, 0])
 
     monkeypatch.setattr(distributed, "max_", maximum)
     options = FitOptions(100, 10, log_every=1000, sample_every=0, checkpoint_every=0, progress=False)
     with pytest.raises(Interrupted, match="SIGINT"):
         Fit(run, options).run()  # type: ignore[arg-type]
-    stop = -(-at // 16) * 16
-    assert run.step_count == stop and run.strides == [16] * (stop // 16)
-    assert asked == [(step, 0, 2) for step in range(16, stop + 1, 16)]
+    moments = [0, 1, 17, 33, 49]
+    until = next(index for index, moment in enumerate(moments) if moment >= at)
+    assert run.step_count == moments[until] and run.strides == [1, 16, 16, 16][:until]
+    assert asked == [(moment, 0, 2) for moment in moments[: until + 1]]
+
+
+@pytest.mark.parametrize(("seconds", "stride"), [(0.01, 16), (0.1, 10), (0.3, 3), (5.0, 1)])
+def test_several_processes_ask_each_other_every_second(seconds: float, stride: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the slowest of them, whose steps take so long."""
+    run, asked = Counting(World(1, 2)), []
+
+    def maximum(told: Tensor, size: int) -> Tensor:
+        asked.append(run.step_count)
+        return torch.tensor([0.0, seconds if run.step_count else told[1]], dtype=torch.float64)
+
+    monkeypatch.setattr(distributed, "max_", maximum)
+    options = FitOptions(49, 10, log_every=1000, sample_every=0, checkpoint_every=0, progress=False)
+    Fit(run, options).run()  # type: ignore[arg-type]
+    assert asked == [0, *range(1, 49, stride)]

@@ -1,4 +1,4 @@
-"""Signals while training: the first is noted, the second acts, and handlers are given back."""
+"""Signals while training: they are noted, the third one acts at once, and handlers are given back."""
 
 from __future__ import annotations
 
@@ -9,15 +9,11 @@ from typing import Any
 
 import pytest
 
-from fastgan.training.signals import SIGNALS, Interrupts
+from fastgan.training.signals import SIGNALS, Interrupted, Interrupts
 
 pytestmark = pytest.mark.skipif(
     threading.current_thread() is not threading.main_thread(), reason="Python handles signals in the main thread alone"
 )
-
-
-class Heard(Exception):
-    """A person's own handler ran."""
 
 
 @pytest.fixture
@@ -25,7 +21,7 @@ def handlers() -> Any:
     """Handlers of a person's own."""
 
     def handle(number: int, frame: object) -> None:
-        raise Heard(number)
+        raise AssertionError(number)
 
     before = {number: signal.signal(number, handle) for number in SIGNALS}
     yield handle
@@ -39,24 +35,67 @@ def now() -> list[Any]:
 
 @pytest.mark.parametrize("first", SIGNALS)
 @pytest.mark.parametrize("second", SIGNALS)
-def test_the_first_signal_is_noted_and_the_second_acts_as_before(first: int, second: int, handlers: Callable) -> None:
+def test_two_signals_are_noted_and_the_third_leaves_at_once(first: int, second: int, handlers: Callable) -> None:
     with Interrupts() as interrupts:
         assert interrupts.received is None and handlers not in now()
         signal.raise_signal(first)
-        assert interrupts.received == first and now() == [handlers] * 2
-        with pytest.raises(Heard):
-            signal.raise_signal(second)
-        assert interrupts.received == first
-    assert now() == [handlers] * 2
+        signal.raise_signal(second)
+        assert interrupts.received == first and interrupts.count == 2
+        for count in (3, 4):
+            with pytest.raises(Interrupted) as stop:
+                signal.raise_signal(second)
+            assert stop.value.exit_code == 128 + first and interrupts.count == count
+    assert now() == [handlers] * 3
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_where_nothing_is_lost_the_first_signal_leaves_at_once(number: int, handlers: Callable) -> None:
+    with Interrupts(at_once=True), pytest.raises(Interrupted) as stop:
+        signal.raise_signal(number)
+    assert stop.value.exit_code == 128 + number and now() == [handlers] * 3
+    with Interrupts() as interrupts:
+        with pytest.raises(Interrupted), interrupts.raising():
+            signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert interrupts.count == 2, "noted again, past that context"
+
+
+def test_a_reader_that_has_gone_is_like_a_signal(handlers: Callable) -> None:
+    with Interrupts() as interrupts:
+        interrupts.note(signal.SIGPIPE)
+        assert interrupts.received == signal.SIGPIPE and Interrupted(signal.SIGPIPE).exit_code == 141
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.received == signal.SIGPIPE
+
+
+def test_an_ignored_signal_stays_ignored(handlers: Callable) -> None:
+    """As under nohup, and in the background of a script."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGHUP)
+        assert interrupts.count == 0
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def test_contexts_stand_inside_each_other(handlers: Callable) -> None:
+    """The command's own, and a run's in it."""
+    with Interrupts(at_once=True) as outer, Interrupts() as inner:
+        signal.raise_signal(signal.SIGINT)
+        assert (outer.count, inner.count) == (0, 1)
+    with Interrupts(at_once=True):
+        with Interrupts():
+            pass
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_handlers_are_given_back_without_a_signal_and_after_an_error(handlers: Callable) -> None:
     with Interrupts():
         assert handlers not in now()
-    assert now() == [handlers] * 2
+    assert now() == [handlers] * 3
     with pytest.raises(KeyError), Interrupts():
         raise KeyError
-    assert now() == [handlers] * 2
+    assert now() == [handlers] * 3
 
 
 def test_in_another_thread_handlers_are_left_alone(handlers: Callable) -> None:
@@ -69,4 +108,4 @@ def test_in_another_thread_handlers_are_left_alone(handlers: Callable) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
-    assert seen == [None, handlers, handlers]
+    assert seen == [None, handlers, handlers, handlers]

@@ -1,0 +1,279 @@
+"""The files of one checkpoint: safetensors weights, one weights-only state file, a config, a manifest of SHA-256 sums.
+
+Whatever is read is bounded before, verified, and then parsed from the same bytes; all that can be wrong with it is a
+CheckpointError.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import string
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from ..runtime.arguments import describe
+from . import files
+
+FORMAT = 1
+MANIFEST, CONFIG, STATE, WEIGHTS = "manifest.json", "config.json", "state.pt", ".safetensors"
+ROLES = ("generator", "discriminator", "average")  # whose weights a trainer saves
+EXTRA = "extra"  # in the state: what is in the networks' state dicts and in no safetensors file
+MOST_JSON = {MANIFEST: 2**20, CONFIG: 2**24}  # bytes
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing, damaged, or of something else; the message says which.
+
+    Example:
+        >>> try:
+        ...     Trainer.load("no/such/run")
+        ... except CheckpointError as error:
+        ...     print(error)
+        there is no checkpoint in no/such/run
+    """
+
+
+@dataclass
+class Checkpoint:
+    """What a checkpoint holds.
+
+    Args:
+        weights: state dicts by name ("generator", ...); extra states in them are tensors or plain data.
+        state: tensors and plain data.
+        config: plain data.
+    """
+
+    weights: dict[str, dict[str, Any]]
+    state: dict[str, Any]
+    config: dict[str, Any] = field(default_factory=dict)
+
+    def snapshot(self) -> Checkpoint:
+        """A copy on the CPU, which training does not change.
+
+        Returns:
+            With tensors of its own; plain data are shared.
+        """
+        return Checkpoint(_map_tensors(_own, self.weights), _map_tensors(_own, self.state), self.config)
+
+
+def _own(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu() if tensor.is_cuda else tensor.detach().clone()
+
+
+def _map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {name: _map_tensors(change, value) for name, value in tree.items()}
+    return change(tree) if isinstance(tree, Tensor) else tree
+
+
+def is_weight(value: Any) -> bool:
+    """Whether a safetensors file can hold it; an extra state may be anything, and a buffer sparse or complex."""
+    return (
+        type(value) in (Tensor, nn.Parameter)
+        and value.layout is torch.strided
+        and not (value.is_complex() or value.is_quantized)
+    )
+
+
+def copied(value: Any) -> Any:
+    """A tensor's copy on the CPU; copies, because tensors may share memory, which the format does not hold."""
+    if not isinstance(value, Tensor):
+        return value
+    copy = value.detach().cpu().clone()
+    return copy.contiguous() if copy.layout is torch.strided else copy
+
+
+def check_savable(weights: dict[str, dict[str, Any]]) -> None:
+    """Checks that a checkpoint can hold everything in some networks' state dicts, and will be loaded again.
+
+    Args:
+        weights: state dicts by name ("generator", ...).
+
+    Raises:
+        CheckpointError: an extra state or a buffer is neither a tensor nor plain data; the message names its module.
+    """
+    for role, state in weights.items():
+        for name, value in state.items():
+            if not (is_weight(value) or _survives(copied(value))):
+                module, _, what = name.rpartition(".")
+                where = f"{role}'s module {module!r}" if module else role
+                raise CheckpointError(
+                    f"no checkpoint holds what the {where} keeps, {what} with a {_stranger(value)} in it: "
+                    "have its get_extra_state return tensors, numbers, texts, and lists and dicts of these"
+                )
+
+
+def _survives(value: Any) -> bool:
+    """Whether a value can be saved, and read without unpickling more than tensors and plain data."""
+    stream = io.BytesIO()
+    try:
+        torch.save(value, stream)
+        stream.seek(0)
+        torch.load(stream, weights_only=True)
+    except Exception:  # whatever a value's own way of pickling raises
+        return False
+    return True
+
+
+def _stranger(value: Any) -> str:
+    """The type of what spoils a value, or of the value itself."""
+    inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else []
+    return next((_stranger(part) for part in inner if not _survives(part)), type(value).__name__)
+
+
+def write(folder: Path, checkpoint: Checkpoint) -> None:
+    """Writes and syncs the files of a checkpoint into a new folder, and the folder."""
+    contents = _serialized(checkpoint)
+    sums = {name: hashlib.sha256(data).hexdigest() for name, data in sorted(contents.items())}
+    contents[MANIFEST] = _json({"format": FORMAT, "sha256": sums})
+    for name, data in contents.items():
+        files.write(folder / name, data)
+    files.sync(folder)
+
+
+def _serialized(checkpoint: Checkpoint) -> dict[str, files.Bytes]:
+    """What the files hold, by their names. Made in memory, so that a disk that fails does so in `files` alone."""
+    contents: dict[str, files.Bytes] = {}
+    extra: dict[str, dict[str, Any]] = {}
+    for role, state in checkpoint.weights.items():
+        copies = {name: copied(value) for name, value in state.items()}
+        weights = {name: value for name, value in copies.items() if is_weight(value)}
+        contents[f"{role}{WEIGHTS}"] = safetensors.torch.save(weights)
+        extra[role] = {name: value for name, value in copies.items() if not is_weight(value)}
+    stream = io.BytesIO()
+    torch.save(checkpoint.state | ({EXTRA: extra} if any(extra.values()) else {}), stream)
+    return contents | {STATE: stream.getbuffer(), CONFIG: _json(checkpoint.config)}
+
+
+def _json(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2) + "\n").encode()
+
+
+def is_own(name: str) -> bool:
+    """Whether a checkpoint has a file of this name."""
+    return name in (MANIFEST, CONFIG, STATE) or name in [f"{role}{WEIGHTS}" for role in ROLES]
+
+
+def read(folder: Path) -> Checkpoint:
+    """Reads a checkpoint whose files all have their sums; CheckpointError for anything that is wrong with it.
+
+    The folder stays the same one while it is read, even where another takes its place meanwhile.
+    """
+    with _reading(folder):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        contents = _verified(folder, descriptor)
+    finally:
+        os.close(descriptor)
+    weights = {
+        name.removesuffix(WEIGHTS): _parsed(folder / name, safetensors.torch.load, data)
+        for name, data in contents.items()
+        if name.endswith(WEIGHTS)
+    }
+    state = _parsed(folder / STATE, _load_state, contents[STATE])
+    with _malformed(folder / STATE):
+        for role, extra in state.pop(EXTRA, {}).items():
+            weights[role].update(extra)
+    return Checkpoint(weights, state, _parsed(folder / CONFIG, _load_config, contents[CONFIG]))
+
+
+def _verified(folder: Path, descriptor: int) -> dict[str, bytes]:
+    """The bytes of every file that the manifest names, which have the sums that it has."""
+    try:
+        manifest = files.read(MANIFEST, MOST_JSON[MANIFEST], descriptor)
+        with _reading(folder):
+            present = os.listdir(descriptor)
+        sums = _sums(folder, json.loads(manifest, object_pairs_hook=_without_repeats), present)
+    except (OSError, RecursionError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{folder} is not a whole checkpoint: its {MANIFEST} is missing or damaged") from error
+    contents = {}
+    for name, expected in sums.items():
+        try:
+            contents[name] = files.read(name, MOST_JSON.get(name, 2**63), descriptor)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} is missing or damaged: {files.reason(error)}") from error
+        if hashlib.sha256(contents[name]).hexdigest() != expected:
+            raise CheckpointError(f"{folder / name} is missing or damaged: it does not have the sum in {MANIFEST}")
+    return contents
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands there twice")
+    return found
+
+
+def _sums(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
+    """The sums of a manifest that names every file of the checkpoint and nothing else."""
+    if not isinstance(manifest, dict):
+        raise ValueError(f"it holds {describe(manifest)}")
+    version, sums = manifest.get("format"), manifest.get("sha256")
+    if type(version) is not int or version != FORMAT:
+        raise CheckpointError(f"{folder} has checkpoint format {str(version)[:20]}; this fastgan reads {FORMAT}")
+    if not isinstance(sums, dict):
+        raise ValueError("it has no sums")
+    for name, digits in sums.items():
+        plain = name in (CONFIG, STATE) or (name.endswith(WEIGHTS) and os.path.basename(name) == name and "\0" not in name)
+        if not plain or not isinstance(digits, str) or len(digits) != 64 or not set(digits) <= set(string.hexdigits):
+            raise ValueError(f"it has {name!r}: {describe(digits)}")
+    unnamed = [name for name in {CONFIG, STATE, *filter(is_own, present)} - {MANIFEST} if name not in sums]
+    if unnamed:
+        raise CheckpointError(f"{folder} is not a whole checkpoint: its {MANIFEST} has no sum of {', '.join(sorted(unnamed))}")
+    return sums
+
+
+def _load_state(data: bytes) -> dict[str, Any]:
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = archive.infolist()
+    # torch stores its records as they are; packed ones could unfold into any size
+    if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
+        raise ValueError("its records are compressed")
+    state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    if not isinstance(state, dict):
+        raise ValueError(f"it holds {describe(state)}")
+    return state
+
+
+def _load_config(data: bytes) -> dict[str, Any]:
+    config = json.loads(data)
+    if not isinstance(config, dict):
+        raise ValueError(f"it holds {describe(config)}")
+    return config
+
+
+def _parsed(file: Path, parse: Callable[[bytes], dict[str, Any]], data: bytes) -> dict[str, Any]:
+    with _malformed(file):
+        return parse(data)
+
+
+@contextmanager
+def _malformed(file: Path) -> Iterator[None]:
+    """Inside, whatever is wrong with what a file holds is a CheckpointError, whichever library finds it."""
+    try:
+        yield
+    except Exception as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file} is damaged, although it has its sum: {first[:200]}") from error
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Inside, an error of the system is a CheckpointError about a file or folder."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{place} cannot be read: {files.reason(error)}") from error

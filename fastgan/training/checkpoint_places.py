@@ -1,0 +1,163 @@
+"""Where checkpoints stand, and how one comes to its place: at once, beside others, and past whatever a person keeps there.
+
+One is made in a dot-folder beside its place. Where another stands in that place, it steps aside, and is removed afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from . import files
+from .checkpoint_files import CheckpointError
+
+STEP = re.compile(r"step_(\d{8,})")
+# beside a checkpoint's place: one in the making, one that is being replaced, one that is being removed
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|replaced|removed)", re.DOTALL)
+EARLIER_TEMPORARY = re.compile(r"\.(?P<name>step_\d{8,})\.\d+(?P<kind>|\.old)")  # of fastgan 0.2
+REPLACED = ("replaced", ".old")
+TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
+
+
+def step_folder(root: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands among a run's checkpoints.
+
+    Args:
+        root: the run's folder of checkpoints.
+        step: the steps done.
+
+    Returns:
+        ROOT/step_00000040.
+    """
+    return root / f"step_{step:08d}"
+
+
+def places(root: Path) -> dict[int, Path]:
+    """A run's checkpoints by their steps, newest first; also one that has stepped aside for one that never came."""
+    found = {}
+    stepped = aside(root)
+    for name in (*stepped, *_names(root)):
+        number = STEP.fullmatch(name)
+        if number and step_folder(root, int(number[1])).name == name and (name in stepped or (root / name).is_dir()):
+            found[int(number[1])] = stepped.get(name, root / name)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def aside(parent: Path) -> dict[str, Path]:
+    """By their names: checkpoints whose places are empty, because a save that replaced them was killed in between."""
+    names = set(_names(parent))
+    found = {name: _temporary_of(name) for name in names}
+    return {m["name"]: parent / name for name, m in found.items() if m and m["kind"] in REPLACED and m["name"] not in names}
+
+
+def _temporary_of(name: str) -> re.Match[str] | None:
+    return TEMPORARY.fullmatch(name) or EARLIER_TEMPORARY.fullmatch(name)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {files.reason(error)}") from error
+
+
+def _temporary(folder: Path, kind: str) -> Path:
+    return folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.{kind}")
+
+
+@contextmanager
+def partial(folder: Path) -> Iterator[Path]:
+    """Inside, there is an empty folder beside a checkpoint's place, which is locked; after an error it is gone."""
+    made = _temporary(folder, "partial")
+    made.mkdir(parents=True)
+    try:
+        descriptor = os.open(made, os.O_RDONLY)
+        try:
+            with suppress(OSError):  # of file systems without locks
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield made
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        files.remove_folder(made)
+        raise
+
+
+def land(made: Path, folder: Path) -> Path | None:
+    """Renames a checkpoint to its place; returns where the one is now that stood there."""
+    while True:
+        try:
+            os.rename(made, folder)
+            return None
+        except OSError as error:
+            if error.errno not in TAKEN:
+                raise
+        replaced = _temporary(folder, "replaced")
+        try:
+            os.rename(folder, replaced)
+        except FileNotFoundError:  # another process was here
+            continue
+        try:
+            os.rename(made, folder)
+            return replaced
+        except BaseException as error:
+            with suppress(OSError):
+                os.rename(replaced, folder)
+            if not (isinstance(error, OSError) and error.errno in TAKEN):
+                raise
+
+
+def remove(folder: Path) -> None:
+    """Removes a checkpoint at once, so that nobody finds half of one; OSError where it stays."""
+    removed = _temporary(folder, "removed")
+    os.rename(folder, removed)
+    files.remove_folder(removed)
+
+
+def sweep(root: Path) -> None:
+    """Clears up what an interrupted save or removal left behind; a checkpoint that had stepped aside has its place again.
+
+    Args:
+        root: the run's folder of checkpoints.
+    """
+    _sweep(root, lambda name: STEP.fullmatch(name) is not None)
+
+
+def sweep_beside(folder: Path) -> None:
+    """The same for the place of one checkpoint."""
+    _sweep(folder.parent, lambda name: name == folder.name)
+
+
+def _sweep(parent: Path, concerns: Callable[[str], bool]) -> None:
+    for name, stepped in aside(parent).items():
+        if concerns(name):
+            with suppress(OSError):
+                os.rename(stepped, parent / name)
+    for name in _names(parent):
+        found = _temporary_of(name)
+        if found and concerns(found["name"]) and (found["kind"] != "partial" or _is_abandoned(parent / name)):
+            files.remove_folder(parent / name)
+
+
+def _is_abandoned(made: Path) -> bool:
+    """Whether the process that was making a checkpoint is gone."""
+    try:
+        descriptor = os.open(made, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # no locks here
+        pass
+    finally:
+        os.close(descriptor)
+    return True
