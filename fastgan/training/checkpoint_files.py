@@ -64,17 +64,21 @@ class Checkpoint:
         Returns:
             With tensors of its own; plain data are shared.
         """
-        return Checkpoint(_map_tensors(_own, self.weights), _map_tensors(_own, self.state), self.config)
-
-
-def _own(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu() if tensor.is_cuda else tensor.detach().clone()
+        return Checkpoint(_map_tensors(copied, self.weights), _map_tensors(copied, self.state), self.config)
 
 
 def _map_tensors(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
     if isinstance(tree, dict):
         return {name: _map_tensors(change, value) for name, value in tree.items()}
     return change(tree) if isinstance(tree, Tensor) else tree
+
+
+def copied(value: Any) -> Any:
+    """A tensor's copy on the CPU, with memory of its own."""
+    if not isinstance(value, Tensor):
+        return value
+    copy = value.detach().cpu() if value.is_cuda else value.detach().clone()
+    return copy.contiguous() if copy.layout is torch.strided else copy
 
 
 def is_weight(value: Any) -> bool:
@@ -84,14 +88,6 @@ def is_weight(value: Any) -> bool:
         and value.layout is torch.strided
         and not (value.is_complex() or value.is_quantized)
     )
-
-
-def copied(value: Any) -> Any:
-    """A tensor's copy on the CPU; copies, because tensors may share memory, which the format does not hold."""
-    if not isinstance(value, Tensor):
-        return value
-    copy = value.detach().cpu().clone()
-    return copy.contiguous() if copy.layout is torch.strided else copy
 
 
 def check_savable(weights: dict[str, dict[str, Any]]) -> None:
@@ -147,13 +143,23 @@ def _serialized(checkpoint: Checkpoint) -> dict[str, files.Bytes]:
     contents: dict[str, files.Bytes] = {}
     extra: dict[str, dict[str, Any]] = {}
     for role, state in checkpoint.weights.items():
-        copies = {name: copied(value) for name, value in state.items()}
-        weights = {name: value for name, value in copies.items() if is_weight(value)}
-        contents[f"{role}{WEIGHTS}"] = safetensors.torch.save(weights)
-        extra[role] = {name: value for name, value in copies.items() if not is_weight(value)}
+        weights = {name: value for name, value in state.items() if is_weight(value)}
+        contents[f"{role}{WEIGHTS}"] = safetensors.torch.save(_apart(weights))
+        extra[role] = {name: copied(value) for name, value in state.items() if name not in weights}
     stream = io.BytesIO()
     torch.save(checkpoint.state | ({EXTRA: extra} if any(extra.values()) else {}), stream)
     return contents | {STATE: stream.getbuffer(), CONFIG: _json(checkpoint.config)}
+
+
+def _apart(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same values in tensors that share no memory, which the format does not hold: copies where they do."""
+    found, seen = {}, set()
+    for name, tensor in weights.items():
+        memory = tensor.untyped_storage()
+        alone = tensor.is_contiguous() and memory.nbytes() == tensor.nbytes and memory.data_ptr() not in seen
+        seen.add(memory.data_ptr())
+        found[name] = tensor.detach() if alone and not tensor.is_cuda else copied(tensor)
+    return found
 
 
 def _json(content: dict[str, Any]) -> bytes:
