@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import time
@@ -75,7 +74,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "" if files.is_out_of_space(error) or error.errno == errno.EIO else "; choose another folder"
+        advice = "" if files.is_fault(error) else "; choose another folder"
         raise CheckpointError(f"{folder} cannot be written: {files.reason(error)}{advice}") from error
 
 
@@ -228,8 +227,12 @@ def prune(root: Path, keep: int, check: Check | None = None) -> None:
         keep: how many of the newest.
         check: what else makes one whole.
     """
-    own = [place for place in checkpoint_places.places(root).values() if not place.is_symlink() and place.name[0] != "."]
-    whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
+    try:
+        own = [place for place in checkpoint_places.places(root).values() if not place.is_symlink() and place.name[0] != "."]
+        whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
+    except (CheckpointError, OSError) as error:
+        log.warning("%s could not be looked through, and everything is kept: %s", root, error)
+        return
     for folder in whole[keep:-1]:
         try:
             checkpoint_places.remove(folder)

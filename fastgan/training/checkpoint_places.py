@@ -43,7 +43,7 @@ def places(root: Path) -> dict[int, Path]:
     stepped = aside(root)
     for name in (*stepped, *_names(root)):
         number = STEP.fullmatch(name)
-        if number and step_folder(root, int(number[1])).name == name and (name in stepped or (root / name).is_dir()):
+        if number and step_folder(root, int(number[1])).name == name and (name in stepped or _is_folder(root / name)):
             found[int(number[1])] = stepped.get(name, root / name)
     return dict(sorted(found.items(), reverse=True))
 
@@ -57,6 +57,13 @@ def aside(parent: Path) -> dict[str, Path]:
 
 def _temporary_of(name: str) -> re.Match[str] | None:
     return TEMPORARY.fullmatch(name) or EARLIER_TEMPORARY.fullmatch(name)
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {files.reason(error)}") from error
 
 
 def _names(folder: Path) -> list[str]:

@@ -21,9 +21,9 @@ def reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def is_out_of_space(error: OSError) -> bool:
-    """Whether there was no room: on the disk, in a quota, or below a limit on a file's size."""
-    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+def is_fault(error: OSError) -> bool:
+    """Whether the disk is full, by a quota or a limit too, or fails: another place would not help."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def write_all(descriptor: int, data: Bytes) -> None:

@@ -114,19 +114,20 @@ def prepare(trainer: Trainable, options: FitOptions) -> RunFolder | None:
     if trainer.world.rank:
         _resume(trainer, folder, options)
         return None
-    _check_place(folder, options)  # before anything is made there, and again once nobody else can
-    folder.lock()
-    try:
-        resumed = _resume(trainer, folder, options)
-        if not resumed:
-            _check_place(folder, options, begins=True)
-        folder.create()
-        folder.sweep()
-        folder.cut_after(trainer.step_count if resumed else -1)
-        folder.write_json("config.json", {"fastgan": __version__, **trainer.config(), "command": options.command})
-    except BaseException:
-        folder.unlock()
-        raise
+    with folder.accessed():
+        _check_place(folder, options)  # before anything is made there, and again once nobody else can
+        folder.lock()
+        try:
+            resumed = _resume(trainer, folder, options)
+            if not resumed:
+                _check_place(folder, options, begins=True)
+            folder.create()
+            folder.sweep()
+            folder.cut_after(trainer.step_count if resumed else -1)
+            folder.write_json("config.json", {"fastgan": __version__, **trainer.config(), "command": options.command})
+        except BaseException:
+            folder.unlock()
+            raise
     return folder
 
 
@@ -201,6 +202,7 @@ class Fit:
         self.display = display(show, trainer.step_count, options.steps, options.epoch_steps, unread)
         if trainer.step_count == 0:
             self._save()
+            self.writer.wait()  # a run can be resumed from here on, and whatever else it leaves is of a run that can
             self._sample()
         try:
             received = self._train()

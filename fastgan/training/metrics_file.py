@@ -68,7 +68,7 @@ class MetricsFile:
         return rows
 
     def _content(self) -> bytes:
-        return self.path.read_bytes() if self.path.is_file() else b""
+        return files.read(self.path, 2**63) if self.path.is_file() else b""
 
     def cut_after(self, step: int) -> None:
         """Leaves the rows up to a step, and nothing of broken ones."""

@@ -59,7 +59,7 @@ class RunFolder:
         Raises:
             RunFolderError: something does, or no such path can be.
         """
-        with self._accessed():
+        with self.accessed():
             free = not self.path.exists() or (self.path.is_dir() and set(os.listdir(self.path)) <= {lock.NAME})
         if not free:
             advice = "continue it with --resume, or choose another --out"
@@ -71,7 +71,7 @@ class RunFolder:
         Raises:
             RunFolderError: another run writes there, or none can.
         """
-        with self._accessed():
+        with self.accessed():
             self.path.mkdir(parents=True, exist_ok=True)
             try:
                 self._lock = lock.FolderLock(self.path)
@@ -86,12 +86,13 @@ class RunFolder:
             self._lock.release()
 
     @contextmanager
-    def _accessed(self) -> Iterator[None]:
+    def accessed(self) -> Iterator[None]:
         """Inside, an error of the system is a RunFolderError about this folder."""
         try:
             yield
         except OSError as error:
-            raise RunFolderError(f"{self.path} cannot be written: {files.reason(error)}; choose another --out") from error
+            advice = "" if files.is_fault(error) else "; choose another --out"
+            raise RunFolderError(f"{self.path} cannot be written: {files.reason(error)}{advice}") from error
 
     def check_can_begin(self) -> None:
         """Checks that a run without a checkpoint can begin here: in a free place, or where one was stopped before its first.
@@ -105,7 +106,7 @@ class RunFolder:
                 f"{self.path} lies inside the run {outer} and was left untouched: continue that one with --out {outer}, "
                 "or choose another --out"
             )
-        with self._accessed():
+        with self.accessed():
             if not self.path.exists():
                 return
             names = [file.name for file in self.path.iterdir()] if self.path.is_dir() else [self.path.name]
@@ -115,7 +116,7 @@ class RunFolder:
                 f"{self.path} is no run and was left untouched, it has {foreign[0]}: "
                 "name the run's folder with --out, or a new one"
             )
-        with self._accessed():
+        with self.accessed():
             has_rows = self.metrics.is_file() and self.metrics.stat().st_size
         if has_rows or self.pictures() or self.has_checkpoints():
             raise RunFolderError(
@@ -155,11 +156,11 @@ class RunFolder:
         Raises:
             RunFolderError: they cannot.
         """
-        with self._accessed():
+        with self.accessed():
             self.samples.mkdir(parents=True, exist_ok=True)
             self.checkpoints.mkdir(exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}"
-            probe.write_text("")
+            files.write(probe, b"")
             probe.unlink()
 
     def sweep(self) -> None:
