@@ -76,10 +76,11 @@ class Doctor:
 
 
 def _diagnose() -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    from ..training.display import Output
+
+    console = Output()
     for title, facts in (("versions", versions()), ("devices", devices()), ("native code", native_code())):
         table = Table("what", "value", title=title, title_justify="left")
         for row in facts.items():
