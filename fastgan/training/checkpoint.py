@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -139,12 +139,8 @@ def find(folder: Path) -> Path:
 
 def _find(folder: Path, check: Check | None) -> tuple[Path, Checkpoint]:
     with _reading(folder):
-        is_checkpoint = os.path.lexists(folder / MANIFEST)
-        aside = None if os.path.lexists(folder) else checkpoint_places.aside(folder.parent).get(folder.name)
-    if is_checkpoint or aside:
-        place = aside or folder
-        return place, _read(place, check)
-    newest = _newest(folder / "checkpoints", check)
+        is_run = folder.is_dir() and not os.path.lexists(folder / MANIFEST)
+    newest = _newest(folder / "checkpoints", check) if is_run else _read(folder, check)
     if newest is None:
         raise CheckpointError(f"there is no checkpoint in {folder}")
     return newest
@@ -168,37 +164,59 @@ def latest(root: Path, check: Check | None = None) -> Path | None:
 
 
 def _newest(root: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
-    before: list[Path] | None = None
     while True:
-        places = list(checkpoint_places.places(root).values())
+        places, damaged = _listed(root), []
         for place in places:
             try:
-                return place, _read(place, check)
+                found = _read(place, check)
             except CheckpointError as error:
-                if place.exists():
-                    log.warning("a damaged checkpoint is passed over: %s", error)
-        # a run that is writing may have removed each of them meanwhile, for newer ones
-        if places == before:
-            return None
-        before = places
+                damaged.append(error)
+                found = None
+            # a run that writes has removed this one, for a newer one: an older one would not do
+            if found is None and _listed(root) != places:
+                break
+            if found:
+                return _said(found, damaged)
+        else:
+            return _said(None, damaged)
 
 
-def _read(place: Path, check: Check | None) -> Checkpoint:
-    """Reads a checkpoint; again, where another took its place meanwhile."""
+def _listed(root: Path) -> list[Path]:
+    """The places of a run's checkpoints, as two looks in a row find them: what comes and goes in one may be missed by it."""
+    first, second = None, checkpoint_places.places(root)
+    while first != second:
+        first, second = second, checkpoint_places.places(root)
+    return second
+
+
+Found = TypeVar("Found")
+
+
+def _said(found: Found, damaged: list[CheckpointError]) -> Found:
+    for error in damaged:
+        log.warning("a damaged checkpoint is passed over: %s", error)
+    return found
+
+
+def _read(folder: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
+    """Reads the checkpoint of a place, and where it stands; again, where another took its place meanwhile."""
     while True:
+        place = checkpoint_places.standing(folder)
+        if place is None:
+            return None
         before = _identity(place)
         try:
             found = checkpoint_files.read(place)
             break
         except CheckpointError:
-            if _identity(place) == before:
+            if checkpoint_places.standing(folder) == place and _identity(place) == before:
                 raise
     try:
         if check:
             check(found)
     except CheckpointError as error:
         raise CheckpointError(f"{place} is damaged: {error}") from error
-    return found
+    return place, found
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
@@ -228,7 +246,7 @@ def prune(root: Path, keep: int, check: Check | None = None) -> None:
         check: what else makes one whole.
     """
     try:
-        own = [place for place in checkpoint_places.places(root).values() if not place.is_symlink() and place.name[0] != "."]
+        own = [place for place in checkpoint_places.places(root) if place.is_dir() and not place.is_symlink()]
         whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
     except (CheckpointError, OSError) as error:
         log.warning("%s could not be looked through, and everything is kept: %s", root, error)

@@ -37,15 +37,15 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
-def places(root: Path) -> dict[int, Path]:
-    """A run's checkpoints by their steps, newest first; also one that has stepped aside for one that never came."""
+def places(root: Path) -> list[Path]:
+    """The places of a run's checkpoints, newest first; also of one that has stepped aside for one that never came."""
     found = {}
     stepped = aside(root)
     for name in (*stepped, *_names(root)):
         number = STEP.fullmatch(name)
         if number and step_folder(root, int(number[1])).name == name and (name in stepped or _is_folder(root / name)):
-            found[int(number[1])] = stepped.get(name, root / name)
-    return dict(sorted(found.items(), reverse=True))
+            found[int(number[1])] = root / name
+    return [place for _, place in sorted(found.items(), reverse=True)]
 
 
 def aside(parent: Path) -> dict[str, Path]:
@@ -53,6 +53,16 @@ def aside(parent: Path) -> dict[str, Path]:
     names = set(_names(parent))
     found = {name: _temporary_of(name) for name in names}
     return {m["name"]: parent / name for name, m in found.items() if m and m["kind"] in REPLACED and m["name"] not in names}
+
+
+def standing(folder: Path) -> Path | None:
+    """Where the checkpoint of a place stands: there, or aside; None where there is none."""
+    for _ in range(3):  # it may be on its way between the two looks, or while a folder is listed
+        if os.path.lexists(folder):
+            return folder
+        if stepped := aside(folder.parent).get(folder.name):
+            return stepped
+    return None
 
 
 def _temporary_of(name: str) -> re.Match[str] | None:
@@ -82,19 +92,50 @@ def _temporary(folder: Path, kind: str) -> Path:
 @contextmanager
 def partial(folder: Path) -> Iterator[Path]:
     """Inside, there is an empty folder beside a checkpoint's place, which is locked; after an error it is gone."""
-    made = _temporary(folder, "partial")
-    made.mkdir(parents=True)
+    made, descriptor = _made_and_locked(folder)
     try:
-        descriptor = os.open(made, os.O_RDONLY)
         try:
-            with suppress(OSError):  # of file systems without locks
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield made
         finally:
             os.close(descriptor)
     except BaseException:
         files.remove_folder(made)
         raise
+
+
+def _made_and_locked(folder: Path) -> tuple[Path, int]:
+    while True:
+        made = _temporary(folder, "partial")
+        made.mkdir(parents=True)
+        descriptor = None
+        try:
+            descriptor = os.open(made, os.O_RDONLY)
+            # before it was locked, another process may have taken it for an abandoned one
+            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(made)):
+                return made, descriptor
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            files.remove_folder(made)
+            _close(descriptor)
+            raise
+        _close(descriptor)
+
+
+def _close(descriptor: int | None) -> None:
+    if descriptor is not None:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Whether nobody else holds a lock; true on file systems without locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def land(made: Path, folder: Path) -> Path | None:
@@ -147,24 +188,21 @@ def _sweep(parent: Path, concerns: Callable[[str], bool]) -> None:
         if concerns(name):
             with suppress(OSError):
                 os.rename(stepped, parent / name)
+    kept = aside(parent).values()  # those that could not be put back
     for name in _names(parent):
         found = _temporary_of(name)
-        if found and concerns(found["name"]) and (found["kind"] != "partial" or _is_abandoned(parent / name)):
-            files.remove_folder(parent / name)
+        if found and concerns(found["name"]) and parent / name not in kept:
+            _remove_abandoned(parent / name)
 
 
-def _is_abandoned(made: Path) -> bool:
-    """Whether the process that was making a checkpoint is gone."""
+def _remove_abandoned(made: Path) -> None:
+    """Removes a temporary folder, unless a process is at work in it."""
     try:
         descriptor = os.open(made, os.O_RDONLY)
     except OSError:
-        return False
+        return
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # no locks here
-        pass
+        if _lock(descriptor):
+            files.remove_folder(made)
     finally:
         os.close(descriptor)
-    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -94,11 +95,17 @@ class Silent:
 class Guarded:
     """Shows progress for as long as that can be written: a run goes on without.
 
-    unread: called where a pipe's reader has gone away.
+    make: what shows it; unread: called where a pipe's reader has gone away.
     """
 
-    def __init__(self, display: Display, unread: Callable[[], None]) -> None:
-        self.display, self.unread = display, unread
+    def __init__(self, make: Callable[[], Display], unread: Callable[[], None]) -> None:
+        self.display: Display = Silent()
+        self.unread = unread
+        self._streams = sys.stdout, sys.stderr  # in whose place a bar puts its own
+        self._show(lambda: self._begin(make))
+
+    def _begin(self, make: Callable[[], Display]) -> None:
+        self.display = make()
 
     def advance(self, step: int) -> None:
         self._show(lambda: self.display.advance(step))
@@ -116,6 +123,7 @@ class Guarded:
             shown, self.display = self.display, Silent()
             with suppress(OSError):
                 shown.close()
+            sys.stdout, sys.stderr = self._streams
             if isinstance(error, BrokenPipeError):
                 self.unread()
 
@@ -136,4 +144,5 @@ def display(show: bool, start: int, total: int, epoch_steps: int, unread: Callab
     if not show:
         return Silent()
     console = Output()
-    return Guarded((Bar if console.is_terminal else PlainLines)(console, start, total, epoch_steps), unread)
+    kind = Bar if console.is_terminal else PlainLines
+    return Guarded(lambda: kind(console, start, total, epoch_steps), unread)

@@ -94,7 +94,8 @@ def _release(path: Path, descriptor: int) -> None:
     with suppress(OSError):
         if _is_at(descriptor, path):
             os.unlink(path)
-    os.close(descriptor)
+    with suppress(OSError):
+        os.close(descriptor)
 
 
 # a forked child has the descriptor too, and would keep the folder locked when its parent is gone
