@@ -34,14 +34,6 @@ CHANGES = ("open", "close", "rename", "replace", "unlink", "rmdir")
 FAULTS = ("killed", "killed in the middle", "full", "one error")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _no_waiting() -> Iterator[None]:
-    """No disk loses its power here; that everything is synced in its order is tested with the checkpoints."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-
-
 class Killed(BaseException):
     """The process ends here: no line of it runs any more, and no call is made."""
 
@@ -183,6 +175,11 @@ SCENES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], list[dic
 }
 
 
+def is_like_another(fault: str, name: str) -> bool:
+    """Whether a fault in this call is what it is in one after it: a full disk does not show before room is needed."""
+    return (fault == "full" and name not in (*NEED_ROOM, "open")) or (fault == "killed in the middle" and name != "write")
+
+
 def calls_of(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
     disk = Disk()
     with disk.under(monkeypatch):
@@ -201,7 +198,7 @@ def test_every_call_of_a_save_and_of_a_removal(scene: str, fault: str, tmp_path:
     calls = calls_of(lambda: work(first), monkeypatch)
     assert whole(first) == allowed[-1]
     for number, name in enumerate(calls):
-        if fault == "killed in the middle" and name != "write":
+        if is_like_another(fault, name):
             continue
         shutil.copytree(template, root)
         disk, caught = Disk(fault, number), None
@@ -259,14 +256,17 @@ def trainer() -> Trainer:
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "run"
-    trainer().prepare(steps=6, out=out, checkpoint_every=2, log_every=1, keep=9, progress=False).run()
+    trainer().prepare(steps=3, out=out, checkpoint_every=1, log_every=1, sample_every=1, keep=9, progress=False).run()
     root = out / "checkpoints"
-    damage(step_folder(root, 6))
-    step_folder(root, 4).rename(root / ".step_00000004.0123abcd.replaced")
-    shutil.copytree(step_folder(root, 2), root / ".step_00000006.0123abcd.partial")
+    shutil.rmtree(step_folder(root, 0))
+    damage(step_folder(root, 3))
+    step_folder(root, 2).rename(root / ".step_00000002.0123abcd.replaced")
+    shutil.copytree(step_folder(root, 1), root / ".step_00000003.0123abcd.partial")
+    for picture in ("samples/step_00000000.png", "losses.png", "samples.gif"):
+        (out / picture).unlink()
     (out / ".config.json").write_text("{")
     with (out / "metrics.jsonl").open("a") as stream:
-        stream.write('{"step": 7, "d_l')
+        stream.write('{"step": 4, "d_l')
     return out
 
 
@@ -283,9 +283,9 @@ def test_every_call_of_a_resume(fault: str, begun: Path, tmp_path: Path, monkeyp
     first = shutil.copytree(begun, tmp_path / "counted")
     with caplog.at_level(logging.CRITICAL):
         calls = calls_of(lambda: resume(run, first), monkeypatch)
-        assert run.step_count == 4
+        assert run.step_count == 2
         for number, name in enumerate(calls):
-            if fault == "killed in the middle" and name != "write":
+            if is_like_another(fault, name):
                 continue
             shutil.copytree(begun, out)
             disk, caught = Disk(fault, number), None
@@ -297,11 +297,11 @@ def test_every_call_of_a_resume(fault: str, begun: Path, tmp_path: Path, monkeyp
             where = f"call {number}: {disk.failed}"
             assert caught is None or isinstance(caught, Killed) or len(str(caught).splitlines()) == 1, where
             # what cannot be read is passed over, like what is damaged, and the run goes on from the one before
-            cut = fault == "one error" and caught is None and run.step_count == 2
+            cut = fault == "one error" and caught is None and run.step_count == 1
             folder = resume(run, out)
-            assert run.step_count == 4, where
-            assert [row["step"] for row in folder.read_metrics()] == ([1, 2] if cut else [1, 2, 3, 4]), where
-            assert [*folder.pictures()] == ([0, 1, 2] if cut else [0, 1, 2, 3, 4]), where
+            assert run.step_count == 2, where
+            assert [row["step"] for row in folder.read_metrics()] == ([1] if cut else [1, 2]), where
+            assert [*folder.pictures()] == ([1] if cut else [1, 2]), where
             assert not half_made(out, folder.checkpoints, folder.samples), where
-            assert whole(folder.checkpoints).keys() == kept(0, 2, 4).keys(), where
+            assert whole(folder.checkpoints).keys() == kept(1, 2).keys(), where
             shutil.rmtree(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,6 @@ import torch
 
 from fastgan.training import checkpoint, checkpoint_files
 from fastgan.training.checkpoint import Checkpoint, CheckpointError, step_folder
-
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 def content(number: int) -> Checkpoint:
