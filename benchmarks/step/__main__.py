@@ -2,7 +2,8 @@
 
 Every candidate first passes `peers.gate`, then runs in processes of its own, which take turns: thread pools of different
 libraries never meet, and a process that is slow throughout, as about one in five is, is one of several. JAX is compared where
-it is installed. `--epoch` compares an epoch of `fit`, with its progress bar and metrics, to as many bare steps.
+it is installed. `--epoch` compares an epoch of `fit`, with its progress bar and metrics, to as many bare steps, `--saves` runs
+with checkpoints of several cadences.
 
 `--minutes` bounds everything: what does not fit is left out. Then fastgan is timed first, those that compile for long last, and
 rows are kept as soon as they are there. `--keep-cache` lets processes find what was compiled before: no row has a cold start.
@@ -25,6 +26,7 @@ from torch import Tensor
 from benchmarks.peers import PIXELS, WORKS, Candidate, Setup, candidates, gate, named
 from benchmarks.step.comparison import YARDSTICK, Comparison, keep, show
 from benchmarks.step.fit_overhead import compare_epoch
+from benchmarks.step.save_cost import compare_saves
 from fastgan import data
 
 BATCHES = (16, 64, 256, 1024)
@@ -133,6 +135,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--no-rows", action="store_true", help="print, keep nothing")
     parser.add_argument("--quick", action="store_true", help="two processes of half a second, batch 64 unless given")
     parser.add_argument("--epoch", action="store_true", help="an epoch of fit against bare steps")
+    parser.add_argument("--saves", action="store_true", help="what checkpoints cost a run")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -148,8 +151,8 @@ def main() -> None:
     arguments = parse()
     if arguments.child:
         child(arguments)
-    elif arguments.epoch:
-        for row in compare_epoch(digits(), console):
+    elif arguments.epoch or arguments.saves:
+        for row in (compare_epoch if arguments.epoch else compare_saves)(digits(), console):
             keep(row, write=not arguments.no_rows, quick=arguments.quick)
     else:
         for case in arguments.case:
