@@ -70,7 +70,7 @@ TORCH_LIBRARY(fastgan, m) {
   m.def("square_penalty_gradient(Tensor gradient, float gamma) -> (Tensor value, Tensor derivative)");
 
   // update: one optimizer step in place over flat buffers, all fp32 or all fp64; see reference.update_. Returns the sum of the
-  // finite gradients' squares and the number of the others, [2].
+  // finite gradients' squares and the number of weights whose gradient or new value is not finite, [2].
   // rule and options: as csrc/cpu/optimizer.h explains them.
 #define FASTGAN_RULE \
   "Tensor lr, Tensor(c!) count, Tensor withhold, str rule, float[] options, float clip=0.0, Tensor(d!)? ema=None, float ema_decay=0.0"

@@ -7,6 +7,7 @@ learning rates.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from inspect import signature
@@ -63,7 +64,7 @@ class Schedule:
 
 
 def _check_rate(name: str, value: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise ValueError(f"{name} must be a finite number >= 0, got {value!r}")
 
 
@@ -213,7 +214,7 @@ class RMSprop(Optimizer):
     Args:
         lr: the learning rate, a number >= 0 or a `Schedule`.
         alpha: decay of the squares' average, in [0, 1).
-        eps: added to the root.
+        eps: added to the root; with 0, a weight whose gradients were all 0 stays.
         weight_decay: times the weights, added to the gradient.
         momentum: in [0, 1).
         centered: whether the gradient's mean is subtracted from the squares.
@@ -243,7 +244,7 @@ class Adam(Optimizer):
     Args:
         lr: the learning rate, a number >= 0 or a `Schedule`.
         betas: decays of the averages of gradients and of their squares, each in [0, 1).
-        eps: added to the root.
+        eps: added to the root; with 0, a weight whose gradients were all 0 stays.
         weight_decay: times the weights, added to the gradient.
 
     Raises:

@@ -1,7 +1,7 @@
 """Where the numbers of an update's record stand, fp32 [4 + penalties + 2 programs].
 
 The objective's value, whether the update was skipped, the mean real and fake logits, the rows' penalties, then each program's
-sum of squared gradients and number of gradients that are not finite. An update is skipped where any number from FINITE_CHECK to
+sum of squared gradients and number of weights that were left alone. An update is skipped where any number from FINITE_CHECK to
 the last penalty is not finite. `fastgan.ops.triton.update` has the same places for the host.
 """
 

@@ -13,6 +13,7 @@ from .linear import operand
 from .record import FINITE_CHECK, PENALTY_VALUES, SKIPPED, VALUE
 
 MOST_FLAGS = tl.constexpr(1024)  # of earlier updates that a program reads at a time
+LARGEST = tl.constexpr((2.0 - 2.0**-23) * 2.0**126)  # of new weights: half of fp32's largest number, see reference.in_range
 FIELDS = 13  # of a layer in `update_kernel`'s table
 
 
@@ -103,22 +104,26 @@ def apply_update(
 ):  # fmt: skip
     """Steps the weights at offsets, from what stands there; a weight whose gradient is not finite keeps its value and states.
 
-    Returns the new weights, the sum of squared gradients, and how many are not finite.
+    One whose new value is beyond LARGEST keeps its value. Returns the new weights, squared gradients, and which weights were
+    left alone for one or the other.
     """
     w, s0, s1, s2, ema = old
     finite = is_finite(g)
     clean = tl.where(finite & inside, g, 0.0)
     new, n0, n1, n2 = optimizer_step(w, clean, s0, s1, s2, rate, t, numbers, RULE, NESTEROV)
-    new = tl.where(clip > 0.0, tl.minimum(tl.maximum(new, -clip), clip), new)
-    applied = finite & (skipped == 0)
-    new = tl.where(applied, new, w)
+    # not by minima, which would make a number of nan
+    new = tl.where((clip > 0.0) & (new > clip), clip, new)
+    new = tl.where((clip > 0.0) & (new < -clip), -clip, new)
+    applied, fits = finite & (skipped == 0), tl.abs(new) <= LARGEST
+    new = tl.where(applied & fits, new, w)
     store_if(buffers[0], base, offsets, new, inside)
     # masks that differ from weight to weight would make every store a narrow one
     store_if(buffers[1], base, offsets, tl.where(applied, n0, s0), inside)
     store_if(buffers[2], base, offsets, tl.where(applied, n1, s1), inside)
     store_if(buffers[3], base, offsets, tl.where(applied, n2, s2), inside)
     store_if(buffers[4], base, offsets, tl.where(skipped == 0, new + ema_decay * (ema - new), ema), inside)
-    return new, clean * clean, tl.where(finite | (inside == 0), 0.0, 1.0)
+    taken = finite & (fits | (skipped != 0))
+    return new, clean * clean, tl.where(taken | (inside == 0), 0.0, 1.0)
 
 
 @triton.jit
@@ -279,7 +284,7 @@ def flush_kernel(
     """Counts updates that were not skipped, and what was left alone; a program for each update.
 
     results, fp32 [6]: of the last update its value, mean real and fake logit, penalty, sum of squared gradients, and how many
-    gradients were not finite.
+    weights were left alone.
     """
     wait_for_predecessor(PDL)
     update = tl.program_id(0)

@@ -13,7 +13,7 @@ from fastgan import optim
 from fastgan.optim import SGD, Adam, Optimizer, RMSprop, Schedule
 
 SPECS = {SGD: torch.optim.SGD, RMSprop: torch.optim.RMSprop, Adam: torch.optim.Adam}
-NOT_AMOUNTS = (-1e-3, math.nan, math.inf, "0.1", None)
+NOT_AMOUNTS = (-1e-3, math.nan, math.inf, 10**400, "0.1", None)
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.__name__)

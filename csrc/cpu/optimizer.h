@@ -7,6 +7,7 @@
 #include <c10/util/ArrayRef.h>
 #include <c10/util/Exception.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -16,21 +17,24 @@
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
 namespace {
 
-constexpr int kCache = 2;  // that numbers are fetched to in advance: the second
+constexpr int kCache = 2;      // that numbers are fetched to in advance: the second
+constexpr int64_t kWide = 64;  // gradients whose squares are added side by side
 
-// Whether a number is finite, as a mask of its bits: choosing by masks leaves no branch, so loops over elements are vector
-// code.
+// Whether a number is finite, and no larger than `most`, as a mask of its bits: choosing by masks leaves no branch, so loops over
+// elements are vector code.
 template <class T>
 struct Finite {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
-  Bits mask;  // all ones or all zeros
+  Bits bad;  // all zeros, or all ones where it is not: one comparison makes that, and one subtraction counts it
 
-  explicit C10_ALWAYS_INLINE Finite(T x) {
-    constexpr T kInfinity = std::numeric_limits<T>::infinity();
-    mask = -static_cast<Bits>((c10::bit_cast<Bits>(x) & c10::bit_cast<Bits>(kInfinity)) != c10::bit_cast<Bits>(kInfinity));
-  }
+  explicit C10_ALWAYS_INLINE Finite(T x, T most = std::numeric_limits<T>::max())
+      : bad(-static_cast<Bits>((c10::bit_cast<Bits>(x) & std::numeric_limits<Bits>::max()) > c10::bit_cast<Bits>(most))) {}
   C10_ALWAYS_INLINE T choose(T yes, T no) const {
-    return c10::bit_cast<T>((c10::bit_cast<Bits>(yes) & mask) | (c10::bit_cast<Bits>(no) & ~mask));
+    return c10::bit_cast<T>((c10::bit_cast<Bits>(yes) & ~bad) | (c10::bit_cast<Bits>(no) & bad));
+  }
+  C10_ALWAYS_INLINE Finite operator&(Finite other) const {
+    other.bad |= bad;
+    return other;
   }
 };
 
@@ -39,6 +43,10 @@ struct IsFinite {
   template <class T>
   C10_ALWAYS_INLINE T choose(T yes, T) const {
     return yes;
+  }
+  template <class T>
+  C10_ALWAYS_INLINE Finite<T> operator&(Finite<T> other) const {
+    return other;
   }
 };
 
@@ -91,6 +99,12 @@ void with_sgd(const RuleArgs<T>& given, const Run& run) {  // momentum, dampenin
                    nesterov ? momentum : 1, given.state[0]});
 }
 
+// See reference.least_eps.
+template <class T>
+T least_eps(double eps) {
+  return std::max(T(eps), std::numeric_limits<T>::min());
+}
+
 // torch.optim.RMSprop's formula.
 template <class T, bool has_momentum, bool centered>
 struct RmsProp {
@@ -131,8 +145,8 @@ void with_rmsprop(const RuleArgs<T>& given, const Run& run) {  // alpha, eps, we
   const auto with = [&](auto has_momentum, auto centered) {
     T* velocity = has_momentum ? given.state[1] : nullptr;
     T* mean = centered ? given.state.back() : nullptr;
-    run(RmsProp<T, has_momentum, centered>{T(given.lr), T(options[2]), T(options[0]), T(1.0 - options[0]), T(options[1]),
-                                           T(options[3]), given.state[0], velocity, mean});
+    run(RmsProp<T, has_momentum, centered>{T(given.lr), T(options[2]), T(options[0]), T(1.0 - options[0]),
+                                           least_eps<T>(options[1]), T(options[3]), given.state[0], velocity, mean});
   };
   constexpr std::true_type yes;
   constexpr std::false_type no;
@@ -168,8 +182,8 @@ void with_adam(const RuleArgs<T>& given, const Run& run) {  // beta1, beta2, eps
   given.check(4, 2);
   const double beta1 = options[0], beta2 = options[1];
   const T rate = given.lr / (1.0 - std::pow(beta1, given.count)), scale = 1.0 / std::sqrt(1.0 - std::pow(beta2, given.count));
-  run(Adam<T>{rate, scale, T(options[3]), T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), T(options[2]), given.state[0],
-              given.state[1]});
+  run(Adam<T>{rate, scale, T(options[3]), T(beta1), T(1.0 - beta1), T(beta2), T(1.0 - beta2), least_eps<T>(options[2]),
+              given.state[0], given.state[1]});
 }
 
 // Calls run with the rule of this name.
@@ -181,12 +195,8 @@ void with_rule(const RuleArgs<T>& given, const Run& run) {
   TORCH_CHECK(false, "unknown rule ", given.rule);
 }
 
-// A step that is withheld: its gradients count, and weights stay as they are.
-struct Keep {
-  template <class Known>
-  C10_ALWAYS_INLINE float operator()(int64_t, float w, float, Known) const {
-    return w;
-  }
+// In place of a rule, a step that is withheld: its gradients count, and all stays as it is.
+struct Withheld {
   C10_ALWAYS_INLINE void prefetch(int64_t) const {}
 };
 
@@ -200,7 +210,7 @@ struct Network {
 };
 
 struct Totals {
-  double squares = 0, not_finite = 0;
+  double squares = 0, not_finite = 0;  // of finite gradients; weights whose gradient or new value is not finite
   void operator+=(const Totals& other) {
     squares += other.squares;
     not_finite += other.not_finite;
@@ -222,18 +232,28 @@ struct Lanes {
   }
 };
 
-// One step of element i: what becomes of its weight.
+// One step of element i: what becomes of its weight, which is counted where that is left alone. Known: Finite, or IsFinite where
+// a caller has seen that the gradient is.
 template <bool has_ema, class T, class Rule, class Known>
-C10_ALWAYS_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite) {
+C10_ALWAYS_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite,
+                              typename Finite<T>::Bits& not_finite) {
   const T w = network.weight[i], bound = network.bound;
-  T next = rule(i, w, g, finite);
-  next = next > bound ? bound : next;
-  next = next < -bound ? -bound : next;
-  next = finite.choose(next, w);
-  network.weight[i] = next;
-  // in this form an ema of equal weights is that weight, to the last bit
-  if constexpr (has_ema) network.ema[i] = next + network.ema_decay * (network.ema[i] - next);
-  return next;
+  if constexpr (std::is_same_v<Rule, Withheld>) {
+    not_finite -= (finite & Finite<T>(T(0))).bad;
+    return w;
+  } else {
+    T next = rule(i, w, g, finite);
+    next = next > bound ? bound : next;
+    next = next < -bound ? -bound : next;
+    // two weights of half the largest number at most have a finite difference, which the ema takes
+    const Finite<T> taken = finite & Finite<T>(next, std::numeric_limits<T>::max() / 2);
+    not_finite -= taken.bad;
+    next = taken.choose(next, w);
+    network.weight[i] = next;
+    // in this form an ema of equal weights is that weight, to the last bit
+    if constexpr (has_ema) network.ema[i] = next + network.ema_decay * (network.ema[i] - next);
+    return next;
+  }
 }
 
 // One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
@@ -245,29 +265,53 @@ C10_ALWAYS_INLINE void apply_lanes(const Network<T> network, const Rule& rule, c
     const Finite<T> finite(gradient[lane]);
     const T g = finite.choose(gradient[lane], T(0));
     lanes.squares[lane] += g * g;
-    lanes.not_finite[lane] += 1 + finite.mask;
-    const T next = apply_one<has_ema>(network, rule, i + lane, g, finite);
+    const T next = apply_one<has_ema>(network, rule, i + lane, g, finite, lanes.not_finite[lane]);
     if (copy) copy[lane] = next;
   }
 }
 
-// The same of as many elements as there are lanes, whose gradients are known to be finite and are counted elsewhere.
+// The same of as many elements as there are lanes, whose gradients are known to be finite and whose squares are added elsewhere.
 template <bool has_ema, class T, class Rule>
-C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, T* copy) {
+C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i,
+                                          Lanes<T>& lanes, T* copy) {
 #pragma omp simd
-  for (int64_t lane = 0; lane < Lanes<T>::count; ++lane)
-    copy[lane] = apply_one<has_ema>(network, rule, i + lane, gradient[lane], IsFinite());
+  for (int64_t lane = 0; lane < Lanes<T>::count; ++lane) {
+    const T next = apply_one<has_ema>(network, rule, i + lane, gradient[lane], IsFinite(), lanes.not_finite[lane]);
+    if (copy) copy[lane] = next;
+  }
 }
 
-// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy.
+// Adds the squares of gradients, a multiple of kWide of them, if their sum is finite: then they all are. False if it is not.
+template <class T>
+C10_ALWAYS_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lanes) {
+  constexpr int64_t kLanes = Lanes<T>::count;
+  T wide[kWide] = {}, sum = 0;
+  for (int64_t i = 0; i < count; i += kWide) {
+#pragma omp simd
+    for (int64_t k = 0; k < kWide; ++k) wide[k] += gradient[i + k] * gradient[i + k];
+  }
+  for (int64_t k = kLanes; k < kWide; ++k) wide[k % kLanes] += wide[k];
+#pragma omp simd reduction(+ : sum)
+  for (int64_t lane = 0; lane < kLanes; ++lane) sum += wide[lane];
+  if (!std::isfinite(sum)) return false;
+  for (int64_t lane = 0; lane < kLanes; ++lane) lanes.squares[lane] += wide[lane];
+  return true;
+}
+
+// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. looks:
+// whether all gradients are looked at in advance, so that the step makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
 C10_ALWAYS_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
-                                    Lanes<T>& lanes, T* copy = nullptr) {
-  constexpr int64_t whole = Lanes<T>::count;
-  const int64_t count = end - begin;
+                                    Lanes<T>& lanes, bool looks = true, T* copy = nullptr) {
+  constexpr int64_t kLanes = Lanes<T>::count;
+  const int64_t count = end - begin, wide = looks ? count / kWide * kWide : 0;
   int64_t i = 0;
-  for (; i + whole <= count; i += whole)
-    apply_lanes<has_ema>(network, rule, gradient + i, begin + i, whole, lanes, copy ? copy + i : nullptr);
+  if (add_squares(gradient, wide, lanes)) {
+    for (; i < wide; i += kLanes)
+      apply_finite_lanes<has_ema>(network, rule, gradient + i, begin + i, lanes, copy ? copy + i : nullptr);
+  }
+  for (; i + kLanes <= count; i += kLanes)
+    apply_lanes<has_ema>(network, rule, gradient + i, begin + i, kLanes, lanes, copy ? copy + i : nullptr);
   apply_lanes<has_ema>(network, rule, gradient + i, begin + i, count - i, lanes, copy ? copy + i : nullptr);
 }
 

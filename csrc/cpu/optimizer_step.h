@@ -91,7 +91,7 @@ inline void mark_changed(const Step& a) {
   if (a.ema.has_value()) bump(*a.ema);
 }
 
-// What a step returns: the sum of the finite gradients' squares and the number of the others.
+// What a step returns: the sum of the finite gradients' squares, and the number of weights left alone for what is not finite.
 inline Tensor result_of(const Totals& totals, const Tensor& weight) {
   const double numbers[] = {totals.squares, totals.not_finite};
   return at::tensor(at::ArrayRef<double>(numbers), weight.options());

@@ -1,8 +1,8 @@
 // update: one optimizer step over a flat network, in place and in one pass over memory.
 //
-// Per weight: is the gradient finite; weight decay; moments; weight; clip; moving average; the sum of the finite gradients'
-// squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not depend on the number
-// of threads.
+// Per weight: is the gradient finite; weight decay; moments; weight; clip; is that finite; moving average; the sum of the finite
+// gradients' squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not depend on
+// the number of threads.
 
 #include "optimizer_step.h"
 
@@ -16,14 +16,15 @@ namespace {
 
 constexpr int64_t kBlock = 4096;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
+constexpr int64_t kCached = 1 << 20;   // elements of a step whose numbers are in a cache: from memory, a second look costs more
 
 template <bool has_ema, class T, class Rule>
-FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end) {
+FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end, bool looks) {
   Totals totals;
   for (; begin < end; begin += kBlock) {
     const int64_t stop = std::min(begin + kBlock, end);
     Lanes<T> lanes;
-    apply_update<has_ema>(network, rule, gradient + begin, begin, stop, lanes);
+    apply_update<has_ema>(network, rule, gradient + begin, begin, stop, lanes, looks);
     totals += lanes.totals();
   }
   return totals;
@@ -63,9 +64,12 @@ Totals step_in(const Step& a, const T* gradient) {
   }
   const Network<T> network = network_of<T>(a);
   const double count = number(a.count, "count") + 1;
+  const bool looks = size <= kCached;
   with_rule<T>(a, number(a.lr, "lr"), std::max(count, 1.0), [&](const auto& rule) {
+    using Rule = std::decay_t<decltype(rule)>;
     totals = run_chunks(size, [&](int64_t begin, int64_t end) {
-      return network.ema ? pass<true>(network, rule, gradient, begin, end) : pass<false>(network, rule, gradient, begin, end);
+      const auto run = network.ema ? &pass<true, T, Rule> : &pass<false, T, Rule>;
+      return run(network, rule, gradient, begin, end, looks);
     });
   });
   set_number(a.count, count);

@@ -29,8 +29,8 @@ class FlatNetwork:
     """A module whose trainable parameters lie in `weight` [P]; the module goes on working and shows the trained weights.
 
     gradient [P]: where gradients are collected; state: the optimizer's buffers [P]; ema [P] or None: the weights' moving
-    average; count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update. Raises ValueError for a module without
-    trainable parameters, or with parameters of several dtypes or devices.
+    average; count: 0-d int64, updates done; lr: 0-d fp64, the rate of the next update; numbers: how many the parameters have.
+    Raises ValueError for a module without trainable parameters, or with parameters of several dtypes or devices.
     """
 
     def __init__(self, module: nn.Module, spec: Optimizer, *, clip: float = 0.0, ema_decay: float | None = None) -> None:
@@ -44,7 +44,7 @@ class FlatNetwork:
         for parameter in self.parameters:
             offsets.append(end)
             end += -(-parameter.numel() // ALIGNMENT) * ALIGNMENT
-        self.offsets = offsets
+        self.offsets, self.numbers = offsets, sum(parameter.numel() for parameter in self.parameters)
         self.weight = torch.zeros(end, dtype=first.dtype, device=first.device)
         self.gradient = torch.zeros_like(self.weight)
         self.state = [torch.zeros_like(self.weight) for _ in range(state_size(spec.rule, spec.options()))]
@@ -196,7 +196,9 @@ class FlatNetwork:
         """Counts what the recorded updates left alone."""
         if self._updates:
             given, returned = (torch.stack(tensors) for tensors in zip(*self._updates, strict=True))
-            self.skips += is_withheld(given.view(len(given), -1)).sum() + returned[:, 1].sum().long()
+            # what fills the buffer up between parameters is none of them, and does as they do
+            left_alone = returned[:, 1].clamp(max=self.numbers).long()
+            self.skips += is_withheld(given.view(len(given), -1)).sum() + left_alone.sum()
             self._updates.clear()
 
     def discard_records(self) -> None:

@@ -33,7 +33,7 @@ def update_(
 ) -> Tensor:
     """One optimizer step over a flat network, in place; see reference.update_ for every argument.
 
-    Returns [sum of squares of the finite gradients, number of non-finite ones].
+    Returns [sum of squares of the finite gradients, number of weights that keep their value].
     """
     run = reference.update_ if torch.compiler.is_compiling() else resolve("update.update_", weight.device.type, backend)
     return run(

@@ -105,7 +105,7 @@ class BlockStep {
   C10_ALWAYS_INLINE void advance() {
     if (done_ >= vectors_) return;
     const int64_t place = done_ * 16, i = first_ + block_->vector(done_++);
-    apply_finite_lanes<has_ema>(network_, rule_, gradient_->at[0] + place, i, weights_.at[0] + place);
+    apply_finite_lanes<has_ema>(network_, rule_, gradient_->at[0] + place, i, lanes_, weights_.at[0] + place);
   }
   // What is left, and the packed forms.
   void finish() {
@@ -113,7 +113,7 @@ class BlockStep {
     while (done_ < vectors_) advance();
     for (int64_t r = 0; vectors_ == 0 && r < block_->rows; ++r) {
       const int64_t i = first_ + block_->row(r);
-      apply_update<has_ema>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, weights_.at[r]);
+      apply_update<has_ema>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, true, weights_.at[r]);
     }
     pack_block(weights_, layer_, *block_);
     block_.reset();
@@ -209,12 +209,8 @@ Tensor update_bf16_(Tensor& weight, at::TensorList state, const Tensor& lr, Tens
     TORCH_CHECK(2 * layers.back().pairs == coefficient.numel(), "the coefficient must be fp32 [rows]");
   }
   const auto coefficients = pairs_of(coefficient);
-  Network<float> network = network_of<float>(a);
-  if (is_withheld(withhold)) {
-    network.bound = std::numeric_limits<float>::infinity();
-    network.ema = nullptr;
-    return result_of(step_layers(layers, network, Keep{}, coefficients), weight);
-  }
+  const Network<float> network = network_of<float>(a);
+  if (is_withheld(withhold)) return result_of(step_layers(layers, network, Withheld{}, coefficients), weight);
   Totals totals;
   const double steps = number(count, "count") + 1;
   with_rule<float>(a, number(lr, "lr"), std::max(steps, 1.0),

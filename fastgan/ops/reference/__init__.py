@@ -39,4 +39,4 @@ from .sample import (
     random_words,
     uniforms,
 )
-from .update import RULES, adam, is_withheld, rmsprop, sgd, update_
+from .update import RULES, adam, in_range, is_withheld, least_eps, rmsprop, sgd, update_

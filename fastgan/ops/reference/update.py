@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 
+def least_eps(eps: float, dtype: torch.dtype) -> float:
+    """An eps in a dtype, above 0: beside any other root the least number is nothing, and 0 / 0 becomes 0."""
+    return max(eps, torch.finfo(dtype).tiny)
+
+
 def sgd(w, g, state: list[Tensor], lr, *, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False, count) -> list[Tensor]:
     """torch.optim.SGD's formula: returns the new weight and the new state, [velocity] when momentum > 0."""
     if weight_decay:
@@ -29,7 +34,7 @@ def rmsprop(w, g, state, lr, *, alpha=0.99, eps=1e-8, weight_decay=0.0, momentum
     if centered:
         mean = alpha * state[-1] + (1.0 - alpha) * g
         spread = square - mean * mean
-    direction = g / (spread.sqrt() + eps)
+    direction = g / (spread.sqrt() + least_eps(eps, w.dtype))
     if momentum:
         direction = momentum * state[1] + direction
         new.append(direction)
@@ -46,7 +51,7 @@ def adam(w, g, state, lr, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, cou
     mean = torch.lerp(state[0], g, 1.0 - betas[0])
     square = betas[1] * state[1] + (1.0 - betas[1]) * g * g
     step_size = lr / (1.0 - betas[0] ** count)
-    denominator = square.sqrt() / (1.0 - betas[1] ** count).sqrt() + eps
+    denominator = square.sqrt() / (1.0 - betas[1] ** count).sqrt() + least_eps(eps, w.dtype)
     return [w - step_size * (mean / denominator), mean, square]
 
 
@@ -74,6 +79,11 @@ def is_withheld(withhold: Tensor) -> Tensor:
     return ~withhold.isfinite().all(-1) if withhold.is_floating_point() else withhold.any(-1)
 
 
+def in_range(new_weight: Tensor) -> Tensor:
+    """Whether a new value of a weight can be taken: finite, and so is its difference to an average of such values."""
+    return new_weight.abs() <= torch.finfo(new_weight.dtype).max / 2
+
+
 def update_(
     weight: Tensor,
     gradient: Tensor,
@@ -92,8 +102,9 @@ def update_(
 
     weight, gradient, every state and ema: [P]; lr: 0-d; count: 0-d, updates done.
     Where withhold, 0-d or [n], `is_withheld` nothing changes, the count included. A weight whose gradient is not finite
-    keeps its value and its state. clip > 0 bounds new weights; ema: ema_decay * ema + (1 - ema_decay) * weight.
-    Returns [sum of the finite gradients' squares, number of non-finite ones], in weight's dtype.
+    keeps its value and its state; one whose new value is not `in_range`, after the clip, keeps its value. clip > 0 bounds new
+    weights; ema: ema_decay * ema + (1 - ema_decay) * weight.
+    Returns [sum of the finite gradients' squares, number of weights that keep their value], in weight's dtype.
     """
     withhold = is_withheld(withhold)
     finite = gradient.isfinite()
@@ -103,8 +114,11 @@ def update_(
     new_weight, *new_state = RULES[rule].formula(weight, clean, state, lr, count=count.double().clamp(min=1), **options)
     if clip:
         new_weight = new_weight.clamp(-clip, clip)
+    fits = in_range(new_weight)
+    new_weight = torch.where(fits, new_weight, weight)
     for old, new in zip([weight, *state], [new_weight, *new_state], strict=True):
         old.copy_(torch.where(take, new, old))
     if ema is not None:
         ema.copy_(torch.where(withhold, ema, torch.lerp(weight, ema, ema_decay)))
-    return torch.stack((clean.square().sum(), (~finite).sum().to(weight.dtype)))
+    kept = ~finite | ~(fits | withhold)
+    return torch.stack((clean.square().sum(), kept.sum().to(weight.dtype)))

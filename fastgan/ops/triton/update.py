@@ -84,7 +84,7 @@ def _formula(rule: str, options: dict[str, Any]) -> tuple[str, bool, tuple[float
     if rule == "adam":
         beta1, beta2 = given["betas"]
         logs = [math.log(beta) if beta else -math.inf for beta in (beta1, beta2)]
-        return rule, False, (weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, given["eps"], *logs)
+        return rule, False, (weight_decay, beta1, 1 - beta1, beta2, 1 - beta2, _eps(given), *logs)
     if rule == "sgd":
         if not given["momentum"]:
             return rule, False, (weight_decay,)
@@ -92,8 +92,12 @@ def _formula(rule: str, options: dict[str, Any]) -> tuple[str, bool, tuple[float
     if rule == "rmsprop":
         alpha, momentum = given["alpha"], float(given["momentum"])
         name = rule + ("-centered" if given["centered"] else "") + ("-momentum" if momentum else "")
-        return name, False, (weight_decay, alpha, 1 - alpha, given["eps"], momentum)
+        return name, False, (weight_decay, alpha, 1 - alpha, _eps(given), momentum)
     raise ValueError(f"no kernel has the rule {rule!r}")
+
+
+def _eps(given: dict[str, Any]) -> float:
+    return reference.least_eps(given["eps"], torch.float32)
 
 
 def programs(weights: int) -> int:
