@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..runtime.arguments import describe
 from . import checkpoint_files, checkpoint_places, files
 from .arguments import as_path
-from .checkpoint_files import FORMAT, MANIFEST, Checkpoint, CheckpointError, check_savable, is_own
+from .checkpoint_files import FORMAT, MANIFEST, Checkpoint, CheckpointError, check_savable, strangers
 from .checkpoint_places import step_folder, sweep
 
 __all__ = (
@@ -34,11 +34,13 @@ __all__ = (
     "save",
     "step_folder",
     "sweep",
+    "taken",
     "verify",
 )
 
 log = logging.getLogger("fastgan")
 
+Taken = TypeVar("Taken")
 Check = Callable[[Checkpoint], None]  # raises CheckpointError for one that its user could not do anything with
 
 
@@ -83,19 +85,14 @@ def _check_replaceable(folder: Path) -> None:
     """CheckpointError for anything but a folder of a checkpoint's files alone: it would be removed."""
     if not os.path.lexists(folder):
         return
-    strange = _strangers(folder) if folder.is_dir() else [folder.name]
+    strange = strangers(folder) if folder.is_dir() else [folder.name]
     if folder.is_symlink() or strange:
         what = "is a link" if folder.is_symlink() else "is no checkpoint"
         found = "" if folder.is_symlink() else f", it has {strange[0]}"
         raise CheckpointError(f"{folder} {what} and was left untouched{found}: choose another folder")
 
 
-def _strangers(folder: Path) -> list[str]:
-    """What is in a folder and is no checkpoint's."""
-    return sorted(name for name in os.listdir(folder) if not is_own(name))
-
-
-def verify(folder: Path) -> None:
+def verify(folder: str | Path) -> None:
     """Checks that a checkpoint is whole: all its files are in its manifest, have their sums, and can be read.
 
     Args:
@@ -104,7 +101,7 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: it is not; the message names the file.
     """
-    checkpoint_files.read(folder)
+    checkpoint_files.read(as_path("folder", folder, CheckpointError))
 
 
 def load(folder: str | Path, check: Check | None = None) -> Checkpoint:
@@ -120,10 +117,37 @@ def load(folder: str | Path, check: Check | None = None) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    return _find(as_path("folder", folder, CheckpointError), check)[1]
+    return next(_found(folder, check))[1]
 
 
-def find(folder: Path) -> Path:
+def taken(folder: str | Path, check: Check, take: Callable[[Checkpoint], Taken]) -> Taken:
+    """What is made of a checkpoint; of a run's newest one, or of the next older one where nothing can be made of that.
+
+    Args:
+        folder: a checkpoint, or a run folder.
+        check: what else makes one whole.
+        take: makes it, or raises CheckpointError.
+
+    Returns:
+        What `take` has returned.
+
+    Raises:
+        CheckpointError: there is none; or that of the newest, where none is taken.
+    """
+    refused: list[tuple[Path, CheckpointError]] = []
+    for place, saved in _found(folder, check):
+        try:
+            made = take(saved)
+        except CheckpointError as error:
+            refused.append((place, error))
+            continue
+        for newer, reason in refused:
+            log.warning("a checkpoint is passed over: %s: %s", newer, reason)
+        return made
+    raise refused[0][1]
+
+
+def find(folder: str | Path) -> Path:
     """The checkpoint a path means.
 
     Args:
@@ -135,23 +159,29 @@ def find(folder: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    return _find(folder, None)[0]
+    return next(_found(folder, None))[0]
 
 
-def _find(folder: Path, check: Check | None) -> tuple[Path, Checkpoint]:
+def _found(path: str | Path, check: Check | None) -> Iterator[tuple[Path, Checkpoint]]:
+    """The checkpoint that a path is, or the whole ones of the run that it is, newest first; CheckpointError for none."""
+    folder = as_path("folder", path, CheckpointError)
+    root = folder / "checkpoints"
     with _reading(folder):
-        is_checkpoint = os.path.lexists(folder / MANIFEST)
+        is_checkpoint = os.path.lexists(folder / MANIFEST) and not root.is_dir()
         aside = None if os.path.lexists(folder) else checkpoint_places.aside(folder.parent).get(folder.name)
     if is_checkpoint or aside:
         place = aside or folder
-        return place, _read(place, check)
-    newest = _newest(folder / "checkpoints", check)
-    if newest is None:
+        yield place, _read(place, check)
+        return
+    empty = True
+    for found in _whole_ones(root, check):
+        empty = False
+        yield found
+    if empty:
         raise CheckpointError(f"there is no checkpoint in {folder}")
-    return newest
 
 
-def latest(root: Path, check: Check | None = None) -> Path | None:
+def latest(root: str | Path, check: Check | None = None) -> Path | None:
     """The newest whole checkpoint of a run; what is damaged is passed over, and said.
 
     Args:
@@ -164,24 +194,28 @@ def latest(root: Path, check: Check | None = None) -> Path | None:
     Raises:
         CheckpointError: no such path can be.
     """
-    newest = _newest(root, check)
-    return newest and newest[0]
+    return next((place for place, _ in _whole_ones(as_path("root", root, CheckpointError), check)), None)
 
 
-def _newest(root: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
+def _whole_ones(root: Path, check: Check | None) -> Iterator[tuple[Path, Checkpoint]]:
+    """The whole checkpoints of a run, newest first."""
     before: list[Path] | None = None
-    while True:
+    found = False
+    while not found:
         places = list(checkpoint_places.places(root).values())
+        # a run that is writing may have removed each of those that were seen, for newer ones
+        if places == before:
+            return
+        before = places
         for place in places:
             try:
-                return place, _read(place, check)
+                saved = _read(place, check)
             except CheckpointError as error:
                 if place.exists():
                     log.warning("a damaged checkpoint is passed over: %s", error)
-        # a run that is writing may have removed each of them meanwhile, for newer ones
-        if places == before:
-            return None
-        before = places
+                continue
+            found = True
+            yield place, saved
 
 
 def _read(place: Path, check: Check | None) -> Checkpoint:
@@ -218,7 +252,7 @@ def _reading(place: Path) -> Iterator[None]:
         raise CheckpointError(f"{place} cannot be read: {files.reason(error)}") from error
 
 
-def prune(root: Path, keep: int, check: Check | None = None) -> None:
+def prune(root: str | Path, keep: int, check: Check | None = None) -> None:
     """Keeps the first whole checkpoint of a run and its newest whole ones, and removes the others.
 
     What is damaged, is a link, or has something else in it, is left alone and not counted.
@@ -228,13 +262,21 @@ def prune(root: Path, keep: int, check: Check | None = None) -> None:
         keep: how many of the newest.
         check: what else makes one whole.
     """
-    own = [place for place in checkpoint_places.places(root).values() if not place.is_symlink() and place.name[0] != "."]
-    whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
+    places = checkpoint_places.places(as_path("root", root, CheckpointError)).values()
+    whole = [place for place in places if place.name[0] != "." and _is_ours_alone(place) and _is_whole(place, check)]
     for folder in whole[keep:-1]:
         try:
             checkpoint_places.remove(folder)
         except OSError as error:
             log.warning("%s could not be removed: %s", folder, files.reason(error))
+
+
+def _is_ours_alone(place: Path) -> bool:
+    """Whether nobody has put anything into a checkpoint, or another's in its place."""
+    try:
+        return not place.is_symlink() and not strangers(place)
+    except OSError:
+        return False
 
 
 # what was found whole, and by which check: so that no file is read again at every save

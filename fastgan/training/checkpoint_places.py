@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import files
-from .checkpoint_files import CheckpointError
+from .checkpoint_files import MANIFEST, CheckpointError
 
 STEP = re.compile(r"step_(\d{8,})")
 # beside a checkpoint's place: one in the making, one that is being replaced, one that is being removed
@@ -37,14 +37,20 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint of this name; None for any other, also of another way to write the same number."""
+    found = STEP.fullmatch(name)
+    return int(found[1]) if found and step_folder(Path(), int(found[1])).name == name else None
+
+
 def places(root: Path) -> dict[int, Path]:
     """A run's checkpoints by their steps, newest first; also one that has stepped aside for one that never came."""
     found = {}
     stepped = aside(root)
     for name in (*stepped, *_names(root)):
-        number = STEP.fullmatch(name)
-        if number and step_folder(root, int(number[1])).name == name and (name in stepped or (root / name).is_dir()):
-            found[int(number[1])] = stepped.get(name, root / name)
+        step = step_of(name)
+        if step is not None and (name in stepped or (root / name).is_dir()):
+            found[step] = stepped.get(name, root / name)
     return dict(sorted(found.items(), reverse=True))
 
 
@@ -121,13 +127,13 @@ def remove(folder: Path) -> None:
     files.remove_folder(removed)
 
 
-def sweep(root: Path) -> None:
+def sweep(root: str | Path) -> None:
     """Clears up what an interrupted save or removal left behind; a checkpoint that had stepped aside has its place again.
 
     Args:
         root: the run's folder of checkpoints.
     """
-    _sweep(root, lambda name: STEP.fullmatch(name) is not None)
+    _sweep(Path(root), lambda name: step_of(name) is not None)
 
 
 def sweep_beside(folder: Path) -> None:
@@ -142,8 +148,15 @@ def _sweep(parent: Path, concerns: Callable[[str], bool]) -> None:
                 os.rename(stepped, parent / name)
     for name in _names(parent):
         found = _temporary_of(name)
-        if found and concerns(found["name"]) and (found["kind"] != "partial" or _is_abandoned(parent / name)):
+        if found and concerns(found["name"]) and _is_left(parent / name, found["kind"]):
             files.remove_folder(parent / name)
+
+
+def _is_left(made: Path, kind: str) -> bool:
+    """Whether nobody needs it any more; what fastgan 0.2 left half made has no manifest, a copy of a person's has."""
+    if kind == "partial":
+        return _is_abandoned(made)
+    return kind != "" or not os.path.lexists(made / MANIFEST)
 
 
 def _is_abandoned(made: Path) -> bool:

@@ -357,9 +357,12 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(folder, saved_config.check_whole)
-        run_state.check_same_run(folder, saved, self._game, self.config())
-        self.load_state_dict({**saved.weights, **saved.state})
+        checkpoint.taken(folder, saved_config.check_whole, lambda saved: self._take_over(folder, saved))
+
+    def _take_over(self, folder: str | Path, saved: Checkpoint) -> None:
+        with saved_config.understood("state"):
+            run_state.check_same_run(folder, saved, self._game, self.config())
+            self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod
     def load(
@@ -387,9 +390,11 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
                 not fastgan's own and none was given.
         """
-        saved = checkpoint.load(folder, saved_config.check_whole)
-        trainer = cls(**saved_config.arguments(saved, generator, discriminator, penalty), device=device)
-        run_state.check_same_run(folder, saved, trainer._game, trainer.config())
-        trainer.load_state_dict({**saved.weights, **saved.state})
-        trainer._trained_on = saved.config["data"]
-        return trainer
+
+        def made(saved: Checkpoint) -> Trainer:
+            trainer = cls(**saved_config.arguments(saved, generator, discriminator, penalty), device=device)
+            trainer._take_over(folder, saved)
+            trainer._trained_on = saved.config["data"]
+            return trainer
+
+        return checkpoint.taken(folder, saved_config.check_whole, made)
