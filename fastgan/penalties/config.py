@@ -170,14 +170,30 @@ def from_config(config: list[dict]) -> tuple[Spec, ...]:
     return tuple(map(_from_entry, config))
 
 
+def is_own(entry: dict) -> bool:
+    """Whether an entry of a config describes one of fastgan's own specs.
+
+    Args:
+        entry: one of those that `to_config` returned.
+
+    Returns:
+        True if `from_config` makes the spec of it.
+
+    Example:
+        >>> is_own({"type": "R1", "gamma": 5.0}), is_own({"type": "R1", "module": "mine"})
+        (True, False)
+    """
+    return "module" not in entry and entry["type"] in _TYPES
+
+
 def _from_entry(entry: dict) -> Spec:
     given = {name: value for name, value in entry.items() if name != "type"}
-    kind = None if "module" in entry else _TYPES.get(entry["type"])
-    if kind is None:
-        name = entry["type"]
+    name = entry["type"]
+    if not is_own(entry):
         raise ValueError(
             f"the checkpoint's penalty is a {name}, which is not fastgan's own: pass penalty= as it was given then"
         )
+    kind = _TYPES[name]
     known = [field.name for field in dataclasses.fields(kind)]
     unknown = ", ".join(name for name in given if name not in known)
     require(not unknown, f"{kind.__name__} has no {unknown}, only {', '.join(known)}")

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..runtime.arguments import describe
 from . import checkpoint_files, checkpoint_places, files
 from .arguments import as_path
-from .checkpoint_files import FORMAT, MANIFEST, Checkpoint, CheckpointError, check_savable, is_own
+from .checkpoint_files import FORMAT, MANIFEST, Checkpoint, CheckpointError, check_savable, strangers
 from .checkpoint_places import step_folder, sweep
 
 __all__ = (
@@ -33,11 +33,13 @@ __all__ = (
     "save",
     "step_folder",
     "sweep",
+    "taken",
     "verify",
 )
 
 log = logging.getLogger("fastgan")
 
+Taken = TypeVar("Taken")
 Check = Callable[[Checkpoint], None]  # raises CheckpointError for one that its user could not do anything with
 
 
@@ -82,19 +84,14 @@ def _check_replaceable(folder: Path) -> None:
     """CheckpointError for anything but a folder of a checkpoint's files alone: it would be removed."""
     if not os.path.lexists(folder):
         return
-    strange = _strangers(folder) if folder.is_dir() else [folder.name]
+    strange = strangers(folder) if folder.is_dir() else [folder.name]
     if folder.is_symlink() or strange:
         what = "is a link" if folder.is_symlink() else "is no checkpoint"
         found = "" if folder.is_symlink() else f", it has {strange[0]}"
         raise CheckpointError(f"{folder} {what} and was left untouched{found}: choose another folder")
 
 
-def _strangers(folder: Path) -> list[str]:
-    """What is in a folder and is no checkpoint's."""
-    return sorted(name for name in os.listdir(folder) if not is_own(name))
-
-
-def verify(folder: Path) -> None:
+def verify(folder: str | Path) -> None:
     """Checks that a checkpoint is whole: all its files are in its manifest, have their sums, and can be read.
 
     Args:
@@ -103,7 +100,7 @@ def verify(folder: Path) -> None:
     Raises:
         CheckpointError: it is not; the message names the file.
     """
-    checkpoint_files.read(folder)
+    checkpoint_files.read(as_path("folder", folder, CheckpointError))
 
 
 def load(folder: str | Path, check: Check | None = None) -> Checkpoint:
@@ -119,10 +116,37 @@ def load(folder: str | Path, check: Check | None = None) -> Checkpoint:
     Raises:
         CheckpointError: there is none, or it is damaged.
     """
-    return _find(as_path("folder", folder, CheckpointError), check)[1]
+    return next(_found(folder, check))[1]
 
 
-def find(folder: Path) -> Path:
+def taken(folder: str | Path, check: Check, take: Callable[[Checkpoint], Taken]) -> Taken:
+    """What is made of a checkpoint; of a run's newest one, or of the next older one where nothing can be made of that.
+
+    Args:
+        folder: a checkpoint, or a run folder.
+        check: what else makes one whole.
+        take: makes it, or raises CheckpointError.
+
+    Returns:
+        What `take` has returned.
+
+    Raises:
+        CheckpointError: there is none; or that of the newest, where none is taken.
+    """
+    refused: list[tuple[Path, CheckpointError]] = []
+    for place, saved in _found(folder, check):
+        try:
+            made = take(saved)
+        except CheckpointError as error:
+            refused.append((place, error))
+            continue
+        for newer, reason in refused:
+            log.warning("a checkpoint is passed over: %s: %s", newer, reason)
+        return made
+    raise refused[0][1]
+
+
+def find(folder: str | Path) -> Path:
     """The checkpoint a path means.
 
     Args:
@@ -134,19 +158,24 @@ def find(folder: Path) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    return _find(folder, None)[0]
+    return next(_found(folder, None))[0]
 
 
-def _find(folder: Path, check: Check | None) -> tuple[Path, Checkpoint]:
+def _found(path: str | Path, check: Check | None) -> Iterator[tuple[Path, Checkpoint]]:
+    """The checkpoint that a path is, or the whole ones of the run that it is, newest first; CheckpointError for none."""
+    folder = as_path("folder", path, CheckpointError)
+    root = folder / "checkpoints"
     with _reading(folder):
-        is_run = folder.is_dir() and not os.path.lexists(folder / MANIFEST)
-    newest = _newest(folder / "checkpoints", check) if is_run else _read(folder, check)
-    if newest is None:
+        is_run = folder.is_dir() and (root.is_dir() or not os.path.lexists(folder / MANIFEST))
+    empty = True
+    for found in _whole_ones(root, check) if is_run else filter(None, [_read(folder, check)]):
+        empty = False
+        yield found
+    if empty:
         raise CheckpointError(f"there is no checkpoint in {folder}")
-    return newest
 
 
-def latest(root: Path, check: Check | None = None) -> Path | None:
+def latest(root: str | Path, check: Check | None = None) -> Path | None:
     """The newest whole checkpoint of a run; what is damaged is passed over, and said.
 
     Args:
@@ -159,12 +188,13 @@ def latest(root: Path, check: Check | None = None) -> Path | None:
     Raises:
         CheckpointError: no such path can be.
     """
-    newest = _newest(root, check)
-    return newest and newest[0]
+    return next((place for place, _ in _whole_ones(as_path("root", root, CheckpointError), check)), None)
 
 
-def _newest(root: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
-    while True:
+def _whole_ones(root: Path, check: Check | None) -> Iterator[tuple[Path, Checkpoint]]:
+    """The whole checkpoints of a run, newest first; those that are passed over are said."""
+    begun = False
+    while not begun:
         places, damaged = _listed(root), []
         for place in places:
             try:
@@ -173,12 +203,20 @@ def _newest(root: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
                 damaged.append(error)
                 found = None
             # a run that writes has removed this one, for a newer one: an older one would not do
-            if found is None and _listed(root) != places:
+            if found is None and not begun and _listed(root) != places:
                 break
             if found:
-                return _said(found, damaged)
+                _say(damaged)
+                begun = True
+                yield found
         else:
-            return _said(None, damaged)
+            _say(damaged)
+            return
+
+
+def _say(damaged: list[CheckpointError]) -> None:
+    while damaged:
+        log.warning("a damaged checkpoint is passed over: %s", damaged.pop(0))
 
 
 def _listed(root: Path) -> list[Path]:
@@ -187,15 +225,6 @@ def _listed(root: Path) -> list[Path]:
     while first != second:
         first, second = second, checkpoint_places.places(root)
     return second
-
-
-Found = TypeVar("Found")
-
-
-def _said(found: Found, damaged: list[CheckpointError]) -> Found:
-    for error in damaged:
-        log.warning("a damaged checkpoint is passed over: %s", error)
-    return found
 
 
 def _read(folder: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
@@ -235,7 +264,7 @@ def _reading(place: Path) -> Iterator[None]:
         raise CheckpointError(f"{place} cannot be read: {files.reason(error)}") from error
 
 
-def prune(root: Path, keep: int, check: Check | None = None) -> None:
+def prune(root: str | Path, keep: int, check: Check | None = None) -> None:
     """Keeps the first whole checkpoint of a run and its newest whole ones, and removes the others.
 
     What is damaged, is a link, or has something else in it, is left alone and not counted.
@@ -245,9 +274,9 @@ def prune(root: Path, keep: int, check: Check | None = None) -> None:
         keep: how many of the newest.
         check: what else makes one whole.
     """
+    root = as_path("root", root, CheckpointError)
     try:
-        own = [place for place in checkpoint_places.places(root) if place.is_dir() and not place.is_symlink()]
-        whole = [place for place in own if not _strangers(place) and _is_whole(place, check)]
+        whole = [place for place in checkpoint_places.places(root) if _is_ours_alone(place) and _is_whole(place, check)]
     except (CheckpointError, OSError) as error:
         log.warning("%s could not be looked through, and everything is kept: %s", root, error)
         return
@@ -256,6 +285,11 @@ def prune(root: Path, keep: int, check: Check | None = None) -> None:
             checkpoint_places.remove(folder)
         except OSError as error:
             log.warning("%s could not be removed: %s", folder, files.reason(error))
+
+
+def _is_ours_alone(place: Path) -> bool:
+    """Whether it stands in its place, and nobody has put anything into it, or a link there."""
+    return place.is_dir() and not place.is_symlink() and not strangers(place)
 
 
 # what was found whole, and by which check: so that no file is read again at every save

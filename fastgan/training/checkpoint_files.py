@@ -13,10 +13,10 @@ import os
 import string
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import safetensors.torch
 import torch
@@ -30,6 +30,9 @@ MANIFEST, CONFIG, STATE, WEIGHTS = "manifest.json", "config.json", "state.pt", "
 ROLES = ("generator", "discriminator", "average")  # whose weights a trainer saves
 EXTRA = "extra"  # in the state: what is in the networks' state dicts and in no safetensors file
 MOST_JSON = {MANIFEST: 2**20, CONFIG: 2**24}  # bytes
+MOST_HEADER = 100_000_000  # bytes of a safetensors file's, as the format has it
+MOST_BESIDE = 2**14  # bytes beside a record of state.pt: its name, and what aligns it
+MOST_SAID = 600  # letters of a message
 
 
 class CheckpointError(ValueError):
@@ -42,6 +45,11 @@ class CheckpointError(ValueError):
         ...     print(error)
         there is no checkpoint in no/such/run
     """
+
+    def __init__(self, message: str) -> None:
+        # what a damaged file holds may be quoted in it, of any length and over many lines
+        line = " ".join(message.splitlines())
+        super().__init__(line if len(line) <= MOST_SAID else f"{line[: MOST_SAID // 2]} ... {line[-MOST_SAID // 2 :]}")
 
 
 @dataclass
@@ -167,8 +175,21 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def is_own(name: str) -> bool:
-    """Whether a checkpoint has a file of this name."""
+    """Whether a trainer's checkpoint has a file of this name."""
     return name in (MANIFEST, CONFIG, STATE) or name in [f"{role}{WEIGHTS}" for role in ROLES]
+
+
+def strangers(folder: Path) -> list[str]:
+    """What is in a folder and is no checkpoint's: no file that a trainer's has, and none that its manifest names."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        present = os.listdir(descriptor)
+        with suppress(CheckpointError):
+            named = _sums(folder, descriptor)
+            present = [name for name in present if name not in named]
+    finally:
+        os.close(descriptor)
+    return sorted(name for name in present if not is_own(name))
 
 
 def read(folder: Path) -> Checkpoint:
@@ -196,24 +217,54 @@ def read(folder: Path) -> Checkpoint:
 
 def _verified(folder: Path, descriptor: int) -> dict[str, bytes]:
     """The bytes of every file that the manifest names, which have the sums that it has."""
+    contents = {}
+    for name, expected in _sums(folder, descriptor).items():
+        try:
+            contents[name] = files.read(name, _most(name, descriptor), descriptor)
+        except OSError as error:
+            raise CheckpointError(f"{folder / name} is missing or damaged: {files.reason(error)}") from error
+        except MemoryError as error:
+            raise CheckpointError(f"{folder / name} does not fit into the memory") from error
+        except Exception as error:  # of a header that is none
+            raise CheckpointError(f"{folder / name} is missing or damaged: {said(error)}") from error
+        if hashlib.sha256(contents[name]).hexdigest() != expected.lower():
+            raise CheckpointError(f"{folder / name} is missing or damaged: it does not have the sum in {MANIFEST}")
+    return contents
+
+
+def _most(name: str, descriptor: int) -> int:
+    """How many bytes a file may have: for tensors it says so itself, and is not read where it has more."""
+    if name in MOST_JSON:
+        return MOST_JSON[name]
+    with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=descriptor), "rb") as stream:
+        if name == STATE:
+            records = _records(stream)
+            return sum(record.file_size for record in records) + MOST_BESIDE * (len(records) + 1)
+        size = int.from_bytes(stream.read(8), "little")
+        if size > MOST_HEADER:
+            raise ValueError(f"it has a header of {size:,} bytes")
+        header = json.loads(stream.read(size))
+        return 8 + size + max((entry["data_offsets"][1] for key, entry in header.items() if key != "__metadata__"), default=0)
+
+
+def _records(stream: IO[bytes]) -> list[zipfile.ZipInfo]:
+    """Of an archive as torch writes it, as they are; packed ones could unfold into any size."""
+    with zipfile.ZipFile(stream) as archive:
+        records = archive.infolist()
+    if any(record.compress_type for record in records):
+        raise ValueError("its records are compressed")
+    return records
+
+
+def _sums(folder: Path, descriptor: int) -> dict[str, str]:
+    """The sums in the manifest, by the files' names."""
     try:
         manifest = files.read(MANIFEST, MOST_JSON[MANIFEST], descriptor)
-        with _reading(folder):
-            present = os.listdir(descriptor)
-        sums = _sums(folder, json.loads(manifest, object_pairs_hook=_without_repeats), present)
+        return _checked(folder, json.loads(manifest, object_pairs_hook=_without_repeats), os.listdir(descriptor))
     except (OSError, RecursionError, ValueError) as error:
         if isinstance(error, CheckpointError):
             raise
         raise CheckpointError(f"{folder} is not a whole checkpoint: its {MANIFEST} is missing or damaged") from error
-    contents = {}
-    for name, expected in sums.items():
-        try:
-            contents[name] = files.read(name, MOST_JSON.get(name, 2**63), descriptor)
-        except OSError as error:
-            raise CheckpointError(f"{folder / name} is missing or damaged: {files.reason(error)}") from error
-        if hashlib.sha256(contents[name]).hexdigest() != expected:
-            raise CheckpointError(f"{folder / name} is missing or damaged: it does not have the sum in {MANIFEST}")
-    return contents
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -223,7 +274,7 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _sums(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
+def _checked(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
     """The sums of a manifest that names every file of the checkpoint and nothing else."""
     if not isinstance(manifest, dict):
         raise ValueError(f"it holds {describe(manifest)}")
@@ -243,11 +294,8 @@ def _sums(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
 
 
 def _load_state(data: bytes) -> dict[str, Any]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        entries = archive.infolist()
-    # torch stores its records as they are; packed ones could unfold into any size
-    if sum(entry.file_size for entry in entries) > len(data) or any(entry.compress_type for entry in entries):
-        raise ValueError("its records are compressed")
+    if sum(record.file_size for record in _records(io.BytesIO(data))) > len(data):
+        raise ValueError("its records are larger than the file")
     state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     if not isinstance(state, dict):
         raise ValueError(f"it holds {describe(state)}")
@@ -272,8 +320,12 @@ def _malformed(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{file} is damaged, although it has its sum: {first[:200]}") from error
+        raise CheckpointError(f"{file} is damaged, although it has its sum: {said(error)}") from error
+
+
+def said(error: Exception) -> str:
+    """What another library says of an error, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 @contextmanager

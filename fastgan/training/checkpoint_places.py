@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import files
-from .checkpoint_files import CheckpointError
+from .checkpoint_files import MANIFEST, CheckpointError
 
 STEP = re.compile(r"step_(\d{8,})")
 # beside a checkpoint's place: one in the making, one that is being replaced, one that is being removed
@@ -37,14 +37,20 @@ def step_folder(root: Path, step: int) -> Path:
     return root / f"step_{step:08d}"
 
 
+def step_of(name: str) -> int | None:
+    """The step of a checkpoint of this name; None for any other, also of another way to write the same number."""
+    found = STEP.fullmatch(name)
+    return int(found[1]) if found and step_folder(Path(), int(found[1])).name == name else None
+
+
 def places(root: Path) -> list[Path]:
     """The places of a run's checkpoints, newest first; also of one that has stepped aside for one that never came."""
     found = {}
     stepped = aside(root)
     for name in (*stepped, *_names(root)):
-        number = STEP.fullmatch(name)
-        if number and step_folder(root, int(number[1])).name == name and (name in stepped or _is_folder(root / name)):
-            found[int(number[1])] = root / name
+        step = step_of(name)
+        if step is not None and (name in stepped or _is_folder(root / name)):
+            found[step] = root / name
     return [place for _, place in sorted(found.items(), reverse=True)]
 
 
@@ -169,13 +175,13 @@ def remove(folder: Path) -> None:
     files.remove_folder(removed)
 
 
-def sweep(root: Path) -> None:
+def sweep(root: str | Path) -> None:
     """Clears up what an interrupted save or removal left behind; a checkpoint that had stepped aside has its place again.
 
     Args:
         root: the run's folder of checkpoints.
     """
-    _sweep(root, lambda name: STEP.fullmatch(name) is not None)
+    _sweep(Path(root), lambda name: step_of(name) is not None)
 
 
 def sweep_beside(folder: Path) -> None:
@@ -191,8 +197,13 @@ def _sweep(parent: Path, concerns: Callable[[str], bool]) -> None:
     kept = aside(parent).values()  # those that could not be put back
     for name in _names(parent):
         found = _temporary_of(name)
-        if found and concerns(found["name"]) and parent / name not in kept:
+        if found and concerns(found["name"]) and parent / name not in kept and not _is_copy(parent / name, found["kind"]):
             _remove_abandoned(parent / name)
+
+
+def _is_copy(made: Path, kind: str) -> bool:
+    """Whether it is a person's copy: what fastgan 0.2 left half made, of no other kind, has no manifest."""
+    return kind == "" and os.path.lexists(made / MANIFEST)
 
 
 def _remove_abandoned(made: Path) -> None:

@@ -43,7 +43,7 @@ class Trainable(Protocol):
     device: torch.device
     precision: str
     world: World
-    background_save: Callable[[Path, Checkpoint], None] | None
+    background_save: Callable[[Any, Checkpoint], None] | None
 
     @property
     def engine(self) -> str: ...
@@ -142,7 +142,7 @@ def _resume(trainer: Trainable, folder: RunFolder, options: FitOptions) -> bool:
     """Takes over the newest whole checkpoint of a run that is resumed; False where there is none."""
     newest = checkpoint.latest(folder.checkpoints, saved_config.check_whole) if options.resume else None
     if newest is not None:
-        trainer.restore(newest)
+        trainer.restore(folder.path)
         log.info("resumed %s at step %d", folder.path, trainer.step_count)
     elif options.resume and not folder.has_checkpoints():
         log.info("no checkpoint in %s: starting at step 0", folder.path)
@@ -342,7 +342,9 @@ class Fit:
             self._saved_step = self.trainer.step_count
 
     def _begin_write(self, place: Path, saved: Checkpoint) -> None:
-        self.writer.submit(lambda: self._write(place, saved))
+        """Takes a copy, which training does not change, and begins to write it."""
+        copy = saved.snapshot()
+        self.writer.submit(lambda: self._write(place, copy))
 
     def _write(self, place: Path, saved: Checkpoint) -> None:
         """Writes a checkpoint, in the writer's thread."""

@@ -70,11 +70,22 @@ class MetricsFile:
     def _content(self) -> bytes:
         return files.read(self.path, 2**63) if self.path.is_file() else b""
 
+    def numbers(self) -> list[dict[str, Any]]:
+        """The rows with None for whatever is no finite number."""
+        return [{name: _number(value) for name, value in row.items()} for row in self.read()]
+
     def cut_after(self, step: int) -> None:
         """Leaves the rows up to a step, and nothing of broken ones."""
         kept = b"".join(_line(row) for row in self.read() if row["step"] <= step)
         if kept != self._content():
             files.replace(self.path, kept)
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+    except OverflowError:  # of a whole number that no float is
+        return None
 
 
 def _line(row: Mapping[str, Any]) -> bytes:

@@ -179,7 +179,7 @@ def make_samples(game: Game, n: int, seed: int, weights: dict[str, Tensor]) -> T
 
 def _final_shape(made: tuple[int, ...], known: tuple[int, ...] | None) -> tuple[int, ...]:
     """The known shape; where none is known, or another generator's, the one made, of flat rows a square image's if one fits."""
-    if known and _layout(made) in ((), _layout(known)):
+    if known and math.prod(known) == math.prod(made) and _layout(made) in ((), _layout(known)):
         return known
     if len(made) != 1 or not is_image(made):
         return made

@@ -24,7 +24,7 @@ from .pictures import drawing, figure, write_grid
 log = logging.getLogger("fastgan")
 
 ANIMATION_FRAMES = 100
-PICTURE = re.compile(r"(\.?)step_(\d{8,})\.png")  # of samples; with a dot before it, in the making
+PICTURE = re.compile(r"(?P<dot>\.?)(?P<name>step_\d{8,})\.png")  # of samples; with a dot before it, in the making
 MOST_CONFIG = 2**24  # bytes
 FILES = ("config.json", "metrics.jsonl", "losses.png", "samples.gif", "summary.json")  # of a run, besides its two folders
 
@@ -167,7 +167,7 @@ class RunFolder:
         """Clears up what a run that was killed has left half made."""
         checkpoint_places.sweep(self.checkpoints)
         partial = [files.partial_of(self.path / name) for name in FILES]
-        partial += [path for path in self.samples.iterdir() if (m := PICTURE.fullmatch(path.name)) and m[1]]
+        partial += self._pictures(".").values()
         for path in partial:
             with suppress(OSError):
                 os.unlink(path)
@@ -227,9 +227,9 @@ class RunFolder:
         """The rows so far.
 
         Returns:
-            One for each line that is whole.
+            One for each line that is whole, with None for whatever is no finite number.
         """
-        return self._rows.read()
+        return self._rows.numbers()
 
     def cut_after(self, step: int) -> None:
         """Forgets metrics and samples past a step, because a resumed run makes them again.
@@ -248,9 +248,17 @@ class RunFolder:
         Returns:
             The files that `write_samples` wrote.
         """
-        names = os.listdir(self.samples) if self.samples.is_dir() else []
-        found = [m for name in names if (m := PICTURE.fullmatch(name)) and not m[1]]
-        return {int(m[2]): self.samples / m[0] for m in sorted(found, key=lambda m: int(m[2]))}
+        return dict(sorted(self._pictures("").items()))
+
+    def _pictures(self, dot: str) -> dict[int, Path]:
+        """Files by their steps; a link, a folder, or another way to write a step is a person's own."""
+        found = {}
+        for file in os.scandir(self.samples) if self.samples.is_dir() else ():
+            named = PICTURE.fullmatch(file.name)
+            step = checkpoint_places.step_of(named["name"]) if named and named["dot"] == dot else None
+            if step is not None and file.is_file(follow_symlinks=False):
+                found[step] = self.samples / file.name
+        return found
 
     def write_samples(self, step: int, images: Tensor) -> None:
         """Writes samples/step_00000040.png; of samples that no picture shows, says so once and writes nothing.

@@ -23,6 +23,7 @@ from .checkpoint import Checkpoint, CheckpointError
 # what a run is a function of
 COMPARED = ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "precision", "engine", "seed", "data")
 ASKED = ("engine", "capture", "steps_per_graph")  # as they were asked for; the first checkpoints of format 1 have none of them
+MOST_DIMENSIONS = 32  # of a sample; torch has no tensors of more than 64
 OPTIMIZERS = ("g_optimizer", "d_optimizer")
 PARTS = dict.fromkeys(("generator", "discriminator", *OPTIMIZERS, "step"), Mapping) | {"step_count": int, "skipped": Tensor}
 
@@ -74,8 +75,10 @@ def check_form(state: Any) -> None:
     if not is_whole(state["step_count"], 0, 2**63 - 1):
         raise CheckpointError(f"the saved step_count must be a whole number >= 0, got {describe(state['step_count'])}")
     shape = state.get("sample_shape", ())
-    if not isinstance(shape, (tuple, list)) or not all(is_whole(extent, 1) for extent in shape):
-        raise CheckpointError(f"the saved sample_shape must be a sample's shape, such as (1, 28, 28), got {shape!r}")
+    is_shape = isinstance(shape, (tuple, list)) and len(shape) <= MOST_DIMENSIONS
+    if not is_shape or not all(is_whole(extent, 1) for extent in shape):
+        got = repr(shape) if is_shape and all(isinstance(extent, int) for extent in shape) else describe(shape)
+        raise CheckpointError(f"the saved sample_shape must be a sample's shape, such as (1, 28, 28), got {got}")
 
 
 def check_networks(game: Game, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from .. import models, optim, penalties
 from ..runtime.arguments import describe
 from ..runtime.precision import PRECISIONS
-from . import checkpoint, run_state, setup
+from . import checkpoint, checkpoint_files, run_state, setup
 from .arguments import check
 from .checkpoint import Checkpoint, CheckpointError
 from .presets import preset
@@ -22,42 +22,63 @@ ROLES = ("generator", "discriminator")
 
 def check_whole(saved: Checkpoint) -> None:
     """CheckpointError for a checkpoint that has its sums, and is none that a trainer has written."""
+    config, weights = saved.config, saved.weights
     for role in ROLES:
-        if role not in saved.weights:
+        if role not in weights:
             raise CheckpointError(f"it has no weights of the {role}")
-    run_state.check_form({**saved.weights, **saved.state})
-    config = saved.config
-    with _understood():
+    with understood("state"):
+        check(not weights.keys() & saved.state.keys(), "it has weights of a name that the state has")
+        run_state.check_form({**weights, **saved.state})
+        average = weights.get("average", {})
+        checkpoint.check_fit("average", {name: weights["generator"].get(name) for name in average}, average)
+    with understood("configuration"):
         _own_arguments(config)
-        check(isinstance(config["data"], dict), f"data is {describe(config['data'])}")
-        for entry in config["penalty"]:
-            check(isinstance(entry["type"], str), f"a penalty's type is {describe(entry['type'])}")
+        averages = [config["ema"] is not None, "average" in weights, "average" in saved.state["g_optimizer"]]
+        check(len(set(averages)) == 1, f"ema is {describe(config['ema'])}, and not all of the average is there")
+        _check_data(config["data"])
+        _check_penalties(config["penalty"])
         for role in ROLES:
             description = config["networks"][role]
             check(isinstance(description["type"], str), f"the {role}'s type is {describe(description['type'])}")
             if models.is_own(description):
-                _check_size(role, description, saved.weights[role])
+                _check_network(role, description, weights[role])
 
 
-def _check_size(role: str, description: dict[str, Any], weights: dict[str, Any]) -> None:
+def _check_data(data: Any) -> None:
+    """Of a run without data so far, it is empty."""
+    check(isinstance(data, dict), f"data is {describe(data)}")
+    kinds = {"name": str, "fingerprint": str, "batch_size": int}
+    check(not data or {name: type(data.get(name)) for name in kinds} == kinds, f"data is {describe(data)}")
+
+
+def _check_penalties(entries: Any) -> None:
+    check(isinstance(entries, list), f"penalty is {describe(entries)}")
+    for entry in entries:
+        check(isinstance(entry["type"], str), f"a penalty's type is {describe(entry['type'])}")
+    if all(map(penalties.config.is_own, entries)):
+        penalties.as_specs(penalties.from_config(entries))
+
+
+def _check_network(role: str, description: dict[str, Any], weights: dict[str, Any]) -> None:
     """A network of another size than its weights, which may be any, is not built."""
     with torch.device("meta"):
         network = models.build(description, role)
+    check(models.describe(network) == description, f"the {role} is {describe(description)}")
     for name, tensor in network.state_dict().items():
         shape = getattr(weights.get(name), "shape", None)
         check(tensor.shape == shape, f"the {role}'s {name} is {tuple(tensor.shape)}, of its weights {shape and tuple(shape)}")
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """Inside, whatever cannot be made of a configuration is a CheckpointError."""
+def understood(what: str) -> Iterator[None]:
+    """Inside, whatever nothing can be made of in a checkpoint's configuration or state is a CheckpointError."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:
-        said = f"it has no {error}" if isinstance(error, KeyError) else (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"its configuration is none that a trainer has: {said[:200]}") from error
+        said = f"it has no {error}" if isinstance(error, KeyError) else checkpoint_files.said(error)
+        raise CheckpointError(f"its {what} is none that a trainer has: {said}") from error
 
 
 def _own_arguments(config: dict[str, Any]) -> dict[str, Any]:

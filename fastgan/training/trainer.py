@@ -102,7 +102,7 @@ class Trainer:
         self.generator, self.discriminator = generator, discriminator
         self.precision = resolve_precision(precision, self.device, dtype)
         self.step_count = 0
-        self.background_save: Callable[[Path, Checkpoint], None] | None = None  # set by a run that writes beside its steps
+        self.background_save: Callable[[Any, Checkpoint], None] | None = None  # set by a run that writes beside its steps
         self._data: ImageSet | None = None
         self._trained_on: dict[str, Any] = {}
         clip = setup.clip_bound(self.penalties)
@@ -341,11 +341,8 @@ class Trainer:
         """
         if self.world.rank:
             return
-        saved = run_state.gathered(self._game, self._runner.player, self.step_count, self.config())
-        if self.background_save is None:
-            checkpoint.save(folder, saved)
-        else:
-            self.background_save(Path(folder), saved.snapshot())
+        write = self.background_save or checkpoint.save
+        write(folder, run_state.gathered(self._game, self._runner.player, self.step_count, self.config()))
 
     def restore(self, folder: str | Path) -> None:
         """Takes over a checkpoint of a trainer like this one, in place.
@@ -357,9 +354,12 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture, configuration or data set: the run would
                 not be the same.
         """
-        saved = checkpoint.load(folder, saved_config.check_whole)
-        run_state.check_same_run(folder, saved, self._game, self.config())
-        self.load_state_dict({**saved.weights, **saved.state})
+        checkpoint.taken(folder, saved_config.check_whole, lambda saved: self._take_over(folder, saved))
+
+    def _take_over(self, folder: str | Path, saved: Checkpoint) -> None:
+        with saved_config.understood("state"):
+            run_state.check_same_run(folder, saved, self._game, self.config())
+            self.load_state_dict({**saved.weights, **saved.state})
 
     @classmethod
     def load(
@@ -387,9 +387,11 @@ class Trainer:
             CheckpointError: none there, a damaged one, or one of another architecture or penalty; or a network or a penalty is
                 not fastgan's own and none was given.
         """
-        saved = checkpoint.load(folder, saved_config.check_whole)
-        trainer = cls(**saved_config.arguments(saved, generator, discriminator, penalty), device=device)
-        run_state.check_same_run(folder, saved, trainer._game, trainer.config())
-        trainer.load_state_dict({**saved.weights, **saved.state})
-        trainer._trained_on = saved.config["data"]
-        return trainer
+
+        def made(saved: Checkpoint) -> Trainer:
+            trainer = cls(**saved_config.arguments(saved, generator, discriminator, penalty), device=device)
+            trainer._take_over(folder, saved)
+            trainer._trained_on = saved.config["data"]
+            return trainer
+
+        return checkpoint.taken(folder, saved_config.check_whole, made)
