@@ -69,9 +69,17 @@ class Interrupts:
         self.at_once, before = True, self.at_once
         try:
             yield
+            self._raise_lost()
         finally:
             self.at_once = before
 
-    def __exit__(self, *_: object) -> None:
+    def _raise_lost(self) -> None:
+        """What is raised while Python collects garbage is lost there."""
+        if self.at_once and self.received:
+            raise Interrupted(self.received)
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if kind is None:
+            self._raise_lost()

@@ -11,6 +11,7 @@ import fcntl
 import logging
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -49,7 +50,7 @@ class Disk:
         self.opened: set[int] = set()
 
     def call(self, real: Callable, name: str, *arguments: Any, **options: Any) -> Any:
-        if not self.watching:
+        if not self.watching or threading.current_thread() is not threading.main_thread():
             return real(*arguments, **options)
         if self.dead:
             raise Killed
@@ -101,7 +102,8 @@ class Disk:
             locks = {held.descriptor for held in lock._held if held._end.alive}
             lock._forget_in_child()
             for descriptor in self.opened - locks:
-                os.close(descriptor)
+                with suppress(OSError):
+                    os.close(descriptor)
 
     def _counted(self, real: Callable, name: str) -> Callable:
         return lambda *arguments, **options: self.call(real, name, *arguments, **options)

@@ -59,7 +59,7 @@ def killed(out: Path, chance: random.Random) -> str:
                     break
             else:
                 raise AssertionError("it does not train:\n" + "".join(said))
-            time.sleep(chance.uniform(0.0, 0.6))
+            time.sleep(chance.uniform(0.0, 1.5))
             reached = "training"
         os.kill(process.pid, signal.SIGKILL)
         process.stdout.close()

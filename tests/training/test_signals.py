@@ -60,6 +60,24 @@ def test_where_nothing_is_lost_the_first_signal_leaves_at_once(number: int, hand
         assert interrupts.count == 2, "noted again, past that context"
 
 
+class Collected:
+    """Gets a signal while Python collects it."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_signal_in_the_garbage_collection_is_not_lost(handlers: Callable) -> None:
+    with pytest.raises(Interrupted, match="SIGTERM"), Interrupts(at_once=True):
+        Collected()
+    reached = False
+    with Interrupts() as interrupts, pytest.raises(Interrupted, match="SIGTERM"), interrupts.raising():
+        Collected()
+        reached = True
+    assert reached
+
+
 def test_a_reader_that_has_gone_is_like_a_signal(handlers: Callable) -> None:
     with Interrupts() as interrupts:
         interrupts.note(signal.SIGPIPE)
