@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import string
 import zipfile
 from collections.abc import Callable, Iterator
@@ -234,8 +235,8 @@ def _verified(folder: Path, descriptor: int) -> dict[str, bytes]:
 
 def _most(name: str, descriptor: int) -> int:
     """How many bytes a file may have: for tensors it says so itself, and is not read where it has more."""
-    if name in MOST_JSON:
-        return MOST_JSON[name]
+    if name in MOST_JSON or not stat.S_ISREG(os.stat(name, dir_fd=descriptor).st_mode):  # a device may have no end
+        return MOST_JSON.get(name, 0)
     with open(os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=descriptor), "rb") as stream:
         if name == STATE:
             records = _records(stream)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan import Trainer
+from fastgan import CheckpointError, Trainer
 from fastgan.runtime.distributed import World
 
 POINTS = torch.linspace(-1, 1, 96).view(12, 8)
@@ -40,6 +41,15 @@ def weights_of(trainer: Trainer) -> dict[str, Tensor]:
 def assert_same_weights(one: Trainer, other: Trainer) -> None:
     mine, theirs = weights_of(one), weights_of(other)
     assert not [name for name in mine if not torch.equal(mine[name], theirs[name])]
+
+
+def assert_refused(read: Callable[[], object]) -> str:
+    """The message of a CheckpointError, which is one line."""
+    with pytest.raises(CheckpointError) as caught:
+        read()
+    message = str(caught.value)
+    assert 0 < len(message) < 1000 and len(message.splitlines()) == 1
+    return message
 
 
 class Counting:

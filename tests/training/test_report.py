@@ -6,11 +6,14 @@ import errno
 import json
 import os
 import shutil
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from fastgan import Trainer
 from fastgan.mlp import MLP
@@ -202,3 +205,98 @@ def test_reports_come_when_they_are_due(
     rows = [json.loads(line)["step"] for line in (tmp_path / "run" / "metrics.jsonl").open()]
     drawn = sorted(int(path.stem.removeprefix("step_")) for path in (tmp_path / "run" / "samples").iterdir())
     assert {"logged": rows, "drawn": drawn, "saved": saved} == due
+
+
+# what is left of metrics and pictures after a crash, or of earlier versions
+
+LINES = {
+    "a torn row": b'{"step": 1, "d_lo',
+    "two rows in one line": b'{"step": 1}{"step": 1}',
+    "no text": b"\x00\xff\xfe\x80" * 9,
+    "no row": b"[1, 2]",
+    "a number": b"7",
+    "nesting": b"[" * 10**5,
+    "nothing": b"",
+    "no step": b'{"d_loss": 0.5}',
+    "a step below 0": b'{"step": -1}',
+    "a step that is a text": b'{"step": "1"}',
+    "a step that is true": b'{"step": true}',
+    "5000 digits": b'{"step": ' + b"1" * 5000 + b"}",
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_rows_behind_a_broken_one_are_kept(line: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in range(1, 4):
+        folder.append_metrics({"step": step, "d_loss": 0.5})
+    first, second, third = folder.metrics.read_bytes().splitlines()
+    folder.metrics.write_bytes(b"\n".join([first, LINES[line], second, third]))  # and the last line has no end
+    assert [row["step"] for row in folder.read_metrics()] == [1, 2, 3]
+    folder.cut_after(2)
+    folder.append_metrics({"step": 4})
+    assert folder.metrics.read_bytes().splitlines() == [first, second, b'{"step": 4}']
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "null", '"high"', "[1]", "{}", "1" + "0" * 400], ids=range(7))
+def test_rows_with_something_else_than_numbers_stop_nothing(value: str, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    fields = "".join(f', "{name}": {value}' for name in ("d_loss", "d_real", "seconds"))
+    folder.metrics.write_text(f'{{"step": 1{fields}}}\n{{"step": 2, "d_loss": 0.5}}\n')
+    assert [row["d_loss"] for row in folder.read_metrics()] == [None, 0.5]
+    folder.finish({"steps": 2})
+    assert (tmp_path / "losses.png").stat().st_size and (tmp_path / "summary.json").exists()
+    folder.cut_after(1)
+    (line,) = folder.metrics.read_text().splitlines()
+    assert json.loads(line, parse_constant=lambda token: pytest.fail(token))["step"] == 1
+
+
+def test_a_run_goes_on_behind_rows_without_numbers(run: Path) -> None:
+    lines = RunFolder(run).metrics.read_text().splitlines()
+    rows = [json.loads(line) | {"seconds": "long"} for line in lines]
+    RunFolder(run).metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer().fit(DATA, steps=3, batch_size=8, out=run, log_every=1, resume=True, progress=False)
+    assert RunFolder(run).read_metrics()[-1]["seconds"] > 0
+
+
+def other_size(picture: Path) -> None:
+    Image.new("RGB", (7, 5)).save(picture)
+
+
+def flipped(picture: Path) -> None:
+    data = bytearray(picture.read_bytes())
+    data[len(data) // 2] ^= 0x40
+    picture.write_bytes(data)
+
+
+PICTURES = {
+    "empty": lambda picture: picture.write_bytes(b""),
+    "no picture": lambda picture: picture.write_bytes(b"not a picture" * 99),
+    "of a few bytes": lambda picture: os.truncate(picture, 20),
+    "cut": lambda picture: os.truncate(picture, picture.stat().st_size // 2),
+    "flipped": flipped,
+    "of another size": other_size,
+    "of 10^10 pixels": lambda picture: picture.write_bytes(_enlarged(picture.read_bytes(), 100_000)),
+}
+
+
+def _enlarged(png: bytes, side: int) -> bytes:
+    header = b"IHDR" + struct.pack(">II", side, side) + png[24:29]
+    return png[:12] + header + struct.pack(">I", zlib.crc32(header)) + png[33:]
+
+
+@pytest.mark.parametrize("step", [0, 1, 3])
+@pytest.mark.parametrize("damage", PICTURES)
+def test_a_damaged_picture_is_left_out_of_the_animation(damage: str, step: int, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.create()
+    for number in range(4):
+        Image.effect_noise((40, 30), 9.0).save(folder.samples / f"step_{number:08d}.png")
+    picture = folder.pictures()[step]
+    PICTURES[damage](picture)
+    before = picture.read_bytes()
+    folder.finish({"steps": 3})
+    assert (tmp_path / "summary.json").exists() and picture.read_bytes() == before
+    if damage != "of another size" or step < 3:  # the newest one says the size
+        with Image.open(tmp_path / "samples.gif") as animation:
+            assert animation.n_frames == 3 and animation.size == (40, 30)
