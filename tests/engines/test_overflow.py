@@ -38,9 +38,7 @@ def all_tensors(state: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("engine", ["closed-form", "autograd"])
-@pytest.mark.parametrize(
-    "precision, rate", [("fp32", 1e37), ("fp32", 1e39), ("fp64", 1.7e308)]
-)
+@pytest.mark.parametrize("precision, rate", [("fp32", 1e37), ("fp32", 1e39), ("fp64", 1.7e308)])
 @pytest.mark.parametrize("rule", RULES, ids=IDS)
 def test_the_checkpoint_of_a_run_whose_steps_overflow_is_finite(
     rule: Any, precision: str, rate: float, engine: str, tmp_path: Path
