@@ -13,7 +13,7 @@ from .launch import unravel, wait_for_predecessor
 
 TURN = tl.constexpr(2.0 * 3.141592653589793 * 2.0**-24)
 UNIT = tl.constexpr(2.0**-24)
-ROUNDS = tl.constexpr(6)
+KEY_STRIDE = tl.constexpr(0x9E3779B97F4A7C15 - 2**64)  # between keys, see reference.key_of
 
 
 @triton.jit
@@ -21,7 +21,7 @@ def words(seed, step, stream, row, block):
     """Philox4x32-10's four words of counters (block, row, step, stream); row and block broadcast to the result's shape."""
     zero = row * 0 + block * 0
     return tl.philox(
-        seed,
+        seed + (step >> 32) * KEY_STRIDE,
         (zero + block).to(tl.uint32),
         (zero + row).to(tl.uint32),
         (zero + step).to(tl.uint32),
@@ -120,11 +120,12 @@ def shuffle(value, k0, k1, k2, k3, k4, k5, LOW: tl.constexpr, HIGH: tl.constexpr
 @triton.jit
 def permuted(positions, size, seed, stream, LOW: tl.constexpr, HIGH: tl.constexpr):
     """Which samples of a data set stand at positions of its endless stream: int64 [R] -> uint32 [R]."""
-    epoch = (positions // size).to(tl.uint32)
+    epochs = positions // size
+    epoch, later = epochs.to(tl.uint32), (epochs >> 32).to(tl.uint32)
     zero = epoch * 0
     word = zero + tl.full((), stream, tl.int32).to(tl.uint32)
-    k0, k1, k2, k3 = tl.philox(seed, zero, epoch, zero, word)
-    k4, k5, _, _ = tl.philox(seed, zero + 1, epoch, zero, word)
+    k0, k1, k2, k3 = tl.philox(seed, zero, epoch, later, word)
+    k4, k5, _, _ = tl.philox(seed, zero + 1, epoch, later, word)
     limit = tl.full((), size, tl.int64).to(tl.uint32)  # a size of 1 is a constant of the compiler's, which has no `to`
     value = shuffle((positions % size).to(tl.uint32), k0, k1, k2, k3, k4, k5, LOW, HIGH)
     outside = value >= limit

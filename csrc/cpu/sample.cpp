@@ -229,7 +229,7 @@ class Permutation {
   void set_epoch(int64_t epoch) {
     epoch_ = epoch;
     for (uint32_t block = 0; block < 2; ++block) {
-      const auto words = philox({block, static_cast<uint32_t>(epoch), 0, stream_}, seed_);
+      const auto words = philox({block, static_cast<uint32_t>(epoch), static_cast<uint32_t>(epoch >> 32), stream_}, seed_);
       std::copy(words.begin(), words.end(), keys_ + 4 * block);
     }
   }

@@ -74,7 +74,8 @@ class PackedProducts:
         streams = [word for _, x in given for word in x.streams]
         first = given[0][1] if given else _NO_MASKS
         weights = self.forward[which], self.biases[which], self.widths[which], self.slopes[which]
-        place = len(first.streams), sample.as_int64(int(first.seed)), first.step & reference.WORD, first.first_row
+        key = reference.key_of(int(first.seed), first.step)
+        place = len(first.streams), key, first.step & reference.WORD, first.first_row
         self.ops.linear_bf16_(values, panels, *weights, thresholds, self.scales[which], streams, *place)
 
     def output_(self, out: Tensor, x: PackedOperand) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..ops import backend, reference, sample
+from ..ops import backend, reference
 from ..ops.linear import Layer
 from ..ops.penalty import PenaltyForm
 from ..ops.sample import MaskCounter
@@ -124,7 +124,7 @@ class TritonProducts:
 
     def counter(self, step: int | Tensor) -> Tensor:
         """A step's number on the device."""
-        return step if isinstance(step, Tensor) else self._counter.fill_(step & reference.WORD)
+        return step if isinstance(step, Tensor) else self._counter.fill_(step)
 
     def load(self, out: Tensor, values: Tensor) -> None:
         """out = values [rows, width], rounded."""
@@ -184,7 +184,9 @@ class TritonProducts:
         if masks is None:
             names = ("seed", "step", "streams", "first_row", "pass_rows", "threshold")
             return dict.fromkeys(names) | dict(scale=1.0, DROPOUT=False)
-        counter = dict(seed=sample.as_int64(int(masks.seed)), step=self.counter(masks.step), streams=self.words(masks.streams))
+        counter = dict(
+            seed=reference.as_int64(int(masks.seed)), step=self.counter(masks.step), streams=self.words(masks.streams)
+        )
         extents = dict(first_row=masks.first_row, pass_rows=rows // len(masks.streams))
         return counter | extents | dict(threshold=round(layer.dropout * 65536), scale=layer.scale, DROPOUT=True)
 

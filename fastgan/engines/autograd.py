@@ -34,7 +34,12 @@ class NoGradient(ValueError):
 
 
 class LossScale:
-    """fp16's dynamic loss scale, decided on the device (torch.amp.GradScaler's rule, without its host synchronisation)."""
+    """fp16's dynamic loss scale, decided on the device (torch.amp.GradScaler's rule, without its host synchronisation).
+
+    It stays between LEAST and MOST: an overflow at the least scale is one that none mends.
+    """
+
+    LEAST, MOST = 2.0**-32, 2.0**64
 
     def __init__(self, device: torch.device, dtype: torch.dtype, *, growth_interval: int = 2000) -> None:
         self.scale = torch.full((), 65536.0, device=device)
@@ -42,12 +47,17 @@ class LossScale:
         self.growth_interval = growth_interval
         self.dtype = dtype
 
-    def unscale_(self, gradient: Tensor) -> Tensor:
-        """Divides a flat gradient by the scale; returns whether anything overflowed, 0-d bool. The scale follows."""
+    def unscale_(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Divides a flat gradient by the scale, which follows.
+
+        Returns whether anything overflowed, and whether it did so at the least scale: 0-d bool.
+        """
         overflow = ~gradient.isfinite().all()
+        final = overflow & ~(self.scale > self.LEAST)
         gradient.div_(self.scale)
         torch._amp_update_scale_(self.scale, self.clean_updates, overflow.float(), 2.0, 0.5, self.growth_interval)
-        return overflow
+        self.scale.clamp_(self.LEAST, self.MOST)
+        return overflow, final
 
 
 def _draws_by_counters(network: nn.Module) -> bool:
@@ -212,9 +222,10 @@ class AutogradStep:
         network.collect(gradients)
         sum_(network.gradient, self.game.world.size)
         if self.scales:
-            # an overflow is the loss scale's to mend, and no fault of the run
-            overflow = self.scales[which].unscale_(network.gradient)
+            # an overflow is the loss scale's to mend, and no fault of the run as long as there is a smaller one
+            overflow, final = self.scales[which].unscale_(network.gradient)
             network.gradient.masked_fill_(overflow, 0.0)
+            withhold = withhold | final
         else:
             overflow = torch.zeros_like(withhold)
         statistics = network.update(withhold | overflow, index.counter)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -94,7 +93,6 @@ class Captured(Eager):
         self._stream = torch.cuda.Stream(game.device) if cuda else None
         self._moves_generator = engine.foreign and cuda
         self._seeded = False
-        self._period = math.lcm(*(penalty.every for penalty in game.penalties))
 
     def play(self, images: Tensor, step: int, most: int, rows: int) -> tuple[int, Mapping[str, Tensor]]:
         """Runs at least one step, at most `most`; returns how many and the last one's metrics."""
@@ -124,8 +122,7 @@ class Captured(Eager):
 
     def _graph(self, images: Tensor, step: int, steps: int, rows: int) -> Graph | None:
         self._drop_stale()
-        phase = step * self.game.d_steps % self._period
-        key = (images.data_ptr(), images.shape, images.dtype, rows, steps, phase)
+        key = (images.data_ptr(), images.shape, images.dtype, rows, steps, *self._first_due(step, steps))
         if key not in self.graphs:
             self._seed(step)
             try:
@@ -136,6 +133,14 @@ class Captured(Eager):
                 self._give_up(error)
                 return None
         return self.graphs[key]
+
+    def _first_due(self, step: int, steps: int) -> Iterator[int]:
+        """In which of these steps' D updates each penalty is due first, the number of updates for none: what a graph is of.
+
+        However seldom a penalty is due, there are no more of these than updates, and none.
+        """
+        first, updates = step * self.game.d_steps, steps * self.game.d_steps
+        return (min(-first % penalty.every, updates) for penalty in self.game.penalties)
 
     def _drop_stale(self) -> None:
         """Forgets graphs of buffers that the engine has replaced."""

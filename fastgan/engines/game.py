@@ -115,7 +115,10 @@ class Game:
         return self.generator.skipped + self.discriminator.skipped
 
     def draws(self, index: StepIndex, d_step: int, rows: int) -> Draws:
-        """The random numbers of this process's rows in one update."""
+        """The random numbers of this process's rows in one update; ValueError for a step that is beyond the last one."""
+        last = 2**63 // (self.d_steps * self.world.size * rows) - 2
+        if index.step > last:
+            raise ValueError(f"step {index.step:,} is beyond the last one, {last:,}: rows of real data are counted in 63 bits")
         return Draws(self.seed, index.counter, d_step, self.world.rank * rows, self.device, self.dtype)
 
     def latents(self, draws: Draws, rows: int, role: Role = Role.LATENT) -> Tensor:

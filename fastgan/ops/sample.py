@@ -1,7 +1,7 @@
 """sample: (seed, step) -> latents, dropout masks, batches and interpolates.
 
 Every random number is a function of a 64-bit seed and a counter (block, row, step, stream), so nothing has a
-state to save and every backend draws the same numbers (Philox4x32-10, see reference.philox4x32).
+state to save and every backend draws the same numbers (Philox4x32-10, see reference.philox4x32). A step may have 63 bits.
 """
 
 from __future__ import annotations
@@ -102,11 +102,6 @@ def gather_rows(images: Tensor, indices: Tensor, *, dtype=torch.float32, out: Te
     """
     run = _resolve("gather_rows", images.device, backend)
     return run(images, indices, dtype=dtype, out=out)
-
-
-def as_int64(word: int) -> int:
-    """The signed 64-bit integer with the bits of a seed or a counter."""
-    return (word + 2**63) % 2**64 - 2**63
 
 
 class MaskCounter(NamedTuple):

@@ -9,8 +9,15 @@ from fastgan.ops import backend, reference, sample
 from fastgan.ops.sample import Role, stream
 from fastgan.ops.triton import sample as sample_triton
 
-# seeds are of 64 bits, steps and shapes of 32: what happens to one of them does not depend on the other two
-COUNTERS = [(0, 0), (1, 77), (12345678901234567, 77), (2**63 - 1, 2**31), (12345678901234567, 2**32 + 5)]
+# seeds and steps are of 64 bits, shapes of 32: what happens to one of them does not depend on the other two
+COUNTERS = [
+    (0, 0),
+    (1, 77),
+    (12345678901234567, 77),
+    (2**63 - 1, 2**31),
+    (12345678901234567, 2**32 + 5),
+    (2**63 - 1, 2**62 + 2**40),
+]
 
 
 @pytest.mark.parametrize(("seed", "step"), COUNTERS)
@@ -30,7 +37,7 @@ def test_numbers(seed: int, rows: int, columns: int, step: int, device: torch.de
 
 @pytest.mark.parametrize("size", [1, 3, 100, 1797, 60000, 65537])
 def test_the_order_of_the_data(size: int, device: torch.device) -> None:
-    for seed, position in ((0, 0), (2**62 + 3, size - 1), (7, 3 * size - 20 if size > 7 else 5)):
+    for seed, position in ((0, 0), (2**62 + 3, size - 1), (7, 3 * size - 20 if size > 7 else 5), (7, (2**40 + 1) * size - 5)):
         expected = reference.batch_indices(37, size, position, seed=seed, stream=2)
         for given in (position, torch.tensor(position, device=device)):
             found = sample.batch_indices(37, size, given, seed=seed, stream=2, device=device, backend="triton")
@@ -50,9 +57,10 @@ def test_batches_and_interpolates(dtype: torch.dtype, shape: tuple[int, ...], de
     torch.testing.assert_close(mixed.cpu(), reference.interpolate(expected, fake, alpha), rtol=1e-6, atol=4e-6)
 
 
-def test_the_operands_of_a_whole_step(device: torch.device) -> None:
+@pytest.mark.parametrize("step", [11, 2**32 + 11, 2**40])
+def test_the_operands_of_a_whole_step(step: int, device: torch.device) -> None:
     """Latents of several passes, real rows of several updates and points between real and fake rows, in filled-up matrices."""
-    rows, features, d_steps, step, seed = 5, 43, 3, 11, 99
+    rows, features, d_steps, seed = 5, 43, 3, 99
     launch, counter = backend.launcher(device), torch.tensor(step, device=device)
     out = torch.full((2 * rows + 1, 64), torch.nan, device=device)
     words = (stream(Role.LATENT), stream(Role.GENERATOR_LATENT))

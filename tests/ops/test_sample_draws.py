@@ -7,6 +7,7 @@ only while they are what they were.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,6 +29,10 @@ KNOWN: dict[str, tuple[Callable[[Draws], Tensor], list]] = {
     "latents": (
         lambda draws: draws.latents(2, 3),
         [[1.650215578, 0.470877702, -0.882739947], [0.822633931, -0.645334558, 0.584918609]],
+    ),
+    "latents of step 2^40 + 3": (
+        lambda draws: replace(draws, step=2**40 + draws.step).latents(2, 3),
+        [[0.15444388, -1.232856784, 1.901445835], [0.795393319, -0.955608134, -0.293621163]],
     ),
     "the generator's latents": (
         lambda draws: draws.latents(2, 3, Role.GENERATOR_LATENT),
@@ -76,6 +81,7 @@ OTHERS = {
     "seed": dict(seed=2027),
     "a seed's upper half": dict(seed=2026 + 2**32),
     "step": dict(step=4),
+    "a step's upper half": dict(step=3 + 2**32),
     "update of the step": dict(d_step=2),
     "rows of another process": dict(first_row=52),
 }

@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import reference
 from ..backend import implementation, is_transformed, resolve
 from ..linear import Dropout, Layer, linear_by_reference
-from ..sample import MaskCounter, as_int64
+from ..sample import MaskCounter
 
 SLOPES = {"identity": 1.0, "relu": 0.0}  # negative ones
 
@@ -75,8 +75,8 @@ def _activation_slope_cpp(adjoints: Tensor, activations: Tensor, layer: Layer) -
 
 
 def _mask_arguments(layer: Layer, masks: MaskCounter | None) -> tuple:
-    """Streams, threshold, scale, seed, step and first row, as C++ takes them."""
+    """Streams, threshold, scale, key, step and first row, as C++ takes them."""
     if masks is None:
         return (), 0, 1.0, 0, 0, 0
-    seed, step = as_int64(int(masks.seed)), masks.step & reference.WORD
-    return masks.streams, round(layer.dropout * 65536), layer.scale, seed, step, masks.first_row
+    key, step = reference.key_of(int(masks.seed), masks.step), masks.step & reference.WORD
+    return masks.streams, round(layer.dropout * 65536), layer.scale, key, step, masks.first_row

@@ -7,7 +7,6 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import implementation, transforms_active
-from ..sample import as_int64
 
 
 def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32) -> tuple[int, int, int, int] | None:
@@ -15,7 +14,7 @@ def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32)
     plain = isinstance(seed, int) and isinstance(step, int) and isinstance(first_row, int)
     if not plain or dtype != torch.float32:
         return None
-    return as_int64(seed), step & reference.WORD, stream, first_row
+    return reference.key_of(seed, step), step & reference.WORD, stream, first_row
 
 
 @implementation("sample.normals", "cpp", "cpu")
@@ -50,7 +49,7 @@ def _batch_indices_cpp(rows: int, size: int, position: int, *, seed, stream: int
     if not isinstance(seed, int) or not isinstance(position, int):
         return reference.batch_indices(rows, size, position, seed=seed, stream=stream, device=device)
     out = torch.empty(rows, dtype=torch.int64, device=device)
-    torch.ops.fastgan.batch_indices_.default(out, size, position, as_int64(seed), stream)
+    torch.ops.fastgan.batch_indices_.default(out, size, position, reference.as_int64(seed), stream)
     return out
 
 

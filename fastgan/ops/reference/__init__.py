@@ -29,10 +29,12 @@ from .penalty import norm_penalty, norm_penalty_gradient, row_norms, square_pena
 from .precision import wide
 from .sample import (
     WORD,
+    as_int64,
     batch_indices,
     dropout_scale,
     gather_rows,
     interpolate,
+    key_of,
     normals,
     permute,
     philox4x32,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,22 @@ PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 FEISTEL_ROUNDS = 6
 WORD = 0xFFFFFFFF
+KEY_STRIDE = 0x9E3779B97F4A7C15 - 2**64  # odd: 2^64 turns have keys of their own
+
+
+def as_int64(word: int) -> int:
+    """The signed 64-bit integer with the bits of a seed or a counter."""
+    return (word + 2**63) % 2**64 - 2**63
+
+
+def key_of(seed: int | Tensor, step: int | Tensor) -> Any:
+    """The 64-bit key of a step's random numbers, signed: the seed, and another one for each 2^32 steps.
+
+    A counter has the lower 32 bits of a step alone.
+    """
+    seed = as_int64(seed) if isinstance(seed, int) else seed
+    key = seed + (step >> 32) * KEY_STRIDE
+    return as_int64(key) if isinstance(key, int) else key
 
 
 def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int | Tensor) -> list[Tensor]:
@@ -33,12 +50,12 @@ def philox4x32(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int | Tenso
 def random_words(rows: int, blocks: int, *, seed, step, stream: int, first_row=0, device=None) -> Tensor:
     """The 32-bit words of counters (block, row, step, stream): int64 [rows, blocks, 4].
 
-    Rows are global: a process that holds rows 64..127 of a batch passes first_row=64.
+    Rows are global: a process that holds rows 64..127 of a batch passes first_row=64. A step's bits above 32 are in the key.
     """
     block = torch.arange(blocks, device=device)  # [blocks]
     row = (first_row + torch.arange(rows, device=device)).unsqueeze(1)  # [rows, 1]
     moment, word = (x if isinstance(x, Tensor) else torch.full((), x, device=device) for x in (step, stream))
-    return torch.stack(philox4x32((block, row, moment & WORD, word), seed), dim=-1)
+    return torch.stack(philox4x32((block, row, moment & WORD, word), key_of(seed, step)), dim=-1)
 
 
 def uniforms(rows: int, columns: int, *, dtype=torch.float32, **counter) -> Tensor:
@@ -83,12 +100,12 @@ def permute(index: Tensor, epoch: Tensor, size: int, *, seed: int | Tensor, stre
 
     A Feistel network over the smallest power of two that holds `size`, its halves differing by at most
     one bit, walked until the value falls below `size` (Black and Rogaway, "Ciphers with arbitrary finite
-    domains", 2002). Round keys: the first six words of Philox counters (block, epoch, 0, stream).
+    domains", 2002). Round keys: the first six words of Philox counters (block, epoch, its upper 32 bits, stream).
     """
     bits = max(6, (size - 1).bit_length())  # with halves of one or two bits, tiny sets would be shuffled with a bias
     low_bits = bits // 2
     zero = torch.zeros_like(epoch)
-    counters = [philox4x32((zero + block, epoch & WORD, zero, zero + stream), seed) for block in range(2)]
+    counters = [philox4x32((zero + block, epoch & WORD, epoch >> 32, zero + stream), seed) for block in range(2)]
     keys = counters[0] + counters[1]
 
     def shuffle(value: Tensor) -> Tensor:

@@ -100,7 +100,7 @@ def update_(
 ) -> Tensor:
     """One optimizer step over a flat network, in place: weight, state, count and ema are updated.
 
-    weight, gradient, every state and ema: [P]; lr: 0-d; count: 0-d, updates done.
+    weight, gradient, every state and ema: [P]; lr: 0-d; count: 0-d, updates done: int64 or fp64, fp32 ends at 2^24.
     Where withhold, 0-d or [n], `is_withheld` nothing changes, the count included. A weight whose gradient is not finite
     keeps its value and its state; one whose new value is not `in_range`, after the clip, keeps its value. clip > 0 bounds new
     weights; ema: ema_decay * ema + (1 - ema_decay) * weight.

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from .. import reference
 from ..backend import Launch, implementation, launcher, transforms_active
-from ..sample import Role, as_int64, check_counter, stream
+from ..sample import Role, check_counter, stream
 
 
 def _on_device(step: int | Tensor, device: torch.device | str) -> Tensor:
-    return step if isinstance(step, Tensor) else torch.full((), step & reference.WORD, device=device)
+    return step if isinstance(step, Tensor) else torch.full((), step, device=device)
 
 
 def _numbers_triton(kind: str, rows: int, columns: int, device, probability: float = 0.0, **counter) -> Tensor:
@@ -38,7 +38,7 @@ def _launch_numbers(
 
     rows = len(out)
     given: dict[str, Any] = dict(out=out, out_stride=out.stride(0), rows=rows, columns=columns, pass_rows=pass_rows)
-    given |= dict(seed=as_int64(int(seed)), step=step, streams=streams, first_row=first_row)
+    given |= dict(seed=reference.as_int64(int(seed)), step=step, streams=streams, first_row=first_row)
     given |= dict(threshold=round(probability * 65536), scale=1.0 / (1.0 - probability))
     grid = (-(-rows // 8) * -(-columns // 64),)
     launch(kernels.numbers_kernel, grid, **given, KIND=kind, BLOCK_R=8, BLOCK_C=64)
@@ -70,7 +70,9 @@ def _batch_indices_triton(rows: int, size: int, position: int | Tensor, *, seed,
     out = torch.empty(rows, dtype=torch.int64, device=device)
     # a position that is a tensor counts as the step of a stream that moves on by one each step
     first, step, moves = (0, position, 1) if isinstance(position, Tensor) else (position, out, 0)
-    counter: dict[str, Any] = dict(position=first, step=step, per_step=moves, seed=as_int64(seed), batch_stream=stream)
+    counter: dict[str, Any] = dict(
+        position=first, step=step, per_step=moves, seed=reference.as_int64(seed), batch_stream=stream
+    )
     grid = (-(-rows // 128),)
     launcher(device)(kernels.indices_kernel, grid, out=out, rows=rows, size=size, **counter, BLOCK_R=128, **_bits(size))
     return out
@@ -153,6 +155,6 @@ def _real_rows(location: tuple[Tensor, int], images: Tensor, position: BatchPosi
     """What a launch that reads the real rows of updates takes."""
     out, update_rows = location
     operands = dict(out=out, out_stride=out.stride(0), update_rows=update_rows, images=images)
-    counter = position._asdict() | dict(seed=as_int64(position.seed), batch_stream=stream(Role.BATCH))
+    counter = position._asdict() | dict(seed=reference.as_int64(position.seed), batch_stream=stream(Role.BATCH))
     extents = dict(rows=len(out), features=images.shape[1:].numel(), size=len(images), BLOCK_R=8, BLOCK_C=128)
     return operands | counter | extents | _bits(len(images))
