@@ -50,7 +50,7 @@ def test_two_signals_are_noted_and_the_third_leaves_at_once(first: int, second: 
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_where_nothing_is_lost_the_first_signal_leaves_at_once(number: int, handlers: Callable) -> None:
-    with Interrupts(at_once=True), pytest.raises(Interrupted) as stop:
+    with pytest.raises(Interrupted) as stop, Interrupts(at_once=True):
         signal.raise_signal(number)
     assert stop.value.exit_code == 128 + number and now() == [handlers] * 3
     with Interrupts() as interrupts:
@@ -100,11 +100,10 @@ def test_contexts_stand_inside_each_other(handlers: Callable) -> None:
     with Interrupts(at_once=True) as outer, Interrupts() as inner:
         signal.raise_signal(signal.SIGINT)
         assert (outer.count, inner.count) == (0, 1)
-    with Interrupts(at_once=True):
+    with pytest.raises(Interrupted), Interrupts(at_once=True):
         with Interrupts():
             pass
-        with pytest.raises(Interrupted):
-            signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_handlers_are_given_back_without_a_signal_and_after_an_error(handlers: Callable) -> None:
