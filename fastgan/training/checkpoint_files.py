@@ -10,8 +10,8 @@ import hashlib
 import io
 import json
 import os
+import re
 import stat
-import string
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,6 +30,8 @@ FORMAT = 1
 MANIFEST, CONFIG, STATE, WEIGHTS = "manifest.json", "config.json", "state.pt", ".safetensors"
 ROLES = ("generator", "discriminator", "average")  # whose weights a trainer saves
 EXTRA = "extra"  # in the state: what is in the networks' state dicts and in no safetensors file
+NAME = re.compile(r"config\.json|state\.pt|\w[\w.-]{0,99}\.safetensors", re.ASCII)  # of a file in the manifest
+SUM = re.compile(r"[0-9A-Fa-f]{64}")
 MOST_JSON = {MANIFEST: 2**20, CONFIG: 2**24}  # bytes
 MOST_HEADER = 100_000_000  # bytes of a safetensors file's, as the format has it
 MOST_BESIDE = 2**14  # bytes beside a record of state.pt: its name, and what aligns it
@@ -285,8 +287,7 @@ def _checked(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
     if not isinstance(sums, dict):
         raise ValueError("it has no sums")
     for name, digits in sums.items():
-        plain = name in (CONFIG, STATE) or (name.endswith(WEIGHTS) and os.path.basename(name) == name and "\0" not in name)
-        if not plain or not isinstance(digits, str) or len(digits) != 64 or not set(digits) <= set(string.hexdigits):
+        if not NAME.fullmatch(name) or not isinstance(digits, str) or not SUM.fullmatch(digits):
             raise ValueError(f"it has {name!r}: {describe(digits)}")
     unnamed = [name for name in {CONFIG, STATE, *filter(is_own, present)} - {MANIFEST} if name not in sums]
     if unnamed:
