@@ -251,12 +251,8 @@ def _most(name: str, descriptor: int) -> int:
 
 
 def _records(stream: IO[bytes]) -> list[zipfile.ZipInfo]:
-    """Of an archive as torch writes it, as they are; packed ones could unfold into any size."""
     with zipfile.ZipFile(stream) as archive:
-        records = archive.infolist()
-    if any(record.compress_type for record in records):
-        raise ValueError("its records are compressed")
-    return records
+        return archive.infolist()
 
 
 def _sums(folder: Path, descriptor: int) -> dict[str, str]:
@@ -296,6 +292,7 @@ def _checked(folder: Path, manifest: Any, present: list[str]) -> dict[str, str]:
 
 
 def _load_state(data: bytes) -> dict[str, Any]:
+    # torch writes them as they are; packed ones could unfold into any size
     if sum(record.file_size for record in _records(io.BytesIO(data))) > len(data):
         raise ValueError("its records are larger than the file")
     state = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")

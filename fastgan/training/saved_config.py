@@ -27,7 +27,6 @@ def check_whole(saved: Checkpoint) -> None:
         if role not in weights:
             raise CheckpointError(f"it has no weights of the {role}")
     with understood("state"):
-        check(not weights.keys() & saved.state.keys(), "it has weights of a name that the state has")
         run_state.check_form({**weights, **saved.state})
         average = weights.get("average", {})
         checkpoint.check_fit("average", {name: weights["generator"].get(name) for name in average}, average)
