@@ -294,7 +294,7 @@ def _is_ours_alone(place: Path) -> bool:
 
 # what was found whole, and by which check: so that no file is read again at every save
 _whole: dict[Path, tuple[Any, Check | None]] = {}
-SETTLED_NS = 20_000_000  # so old a file must be that a later change of it shows in its time
+DISTINCT_NS = 20_000_000  # so old a file must be that a later change of it shows in its time
 MOST_REMEMBERED = 256
 
 
@@ -316,7 +316,7 @@ def _remember_whole(place: Path, check: Check | None) -> None:
         _whole.clear()
     _whole.pop(place, None)
     looks = _looks(place)
-    if looks and time.time_ns() - max(modified for *_, modified in looks) > SETTLED_NS:
+    if looks and time.time_ns() - max(modified for *_, modified in looks) > DISTINCT_NS:
         _whole[place] = looks, check
 
 

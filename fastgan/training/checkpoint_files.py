@@ -41,6 +41,9 @@ MOST_SAID = 600  # letters of a message
 class CheckpointError(ValueError):
     """A checkpoint is missing, damaged, or of something else; the message says which.
 
+    Args:
+        message: what is wrong; of many lines it becomes one, and a very long one is cut in its middle.
+
     Example:
         >>> try:
         ...     Trainer.load("no/such/run")

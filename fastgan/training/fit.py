@@ -308,7 +308,7 @@ class Fit:
             self._report("a row of metrics", lambda: folder.append_metrics(row))
 
     def _report(self, what: str, write: Callable[[], None]) -> None:
-        """Writes a report; a disk that has no room for it does not end the training."""
+        """Writes a report; a full disk does not end the training."""
         try:
             write()
             self._failing.discard(what)

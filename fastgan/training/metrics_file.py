@@ -31,7 +31,7 @@ class MetricsFile:
         self._unwritten: list[bytes] = []
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row; OSError where there is no room for it now."""
+        """Adds a row; OSError where the disk has no space for it now."""
         self._unwritten.append(_line(row))
         self.flush()
 
@@ -39,7 +39,7 @@ class MetricsFile:
         """Writes rows that are left, each whole or not at all."""
         if not self._unwritten:
             return
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK, 0o666)  # a FIFO would wait
         try:
             length = os.fstat(descriptor).st_size
             try:

@@ -18,12 +18,12 @@ ROW = {"step": 3, "d_loss": 0.5, "g_loss": float("nan"), "d_real": 1.0, "d_fake"
 class Broken(io.StringIO):
     """Writes so many characters, and fails then."""
 
-    def __init__(self, error: int, room: int) -> None:
+    def __init__(self, error: int, limit: int) -> None:
         super().__init__()
-        self.error, self.room = error, room
+        self.error, self.limit = error, limit
 
     def write(self, text: str) -> int:
-        if self.tell() + len(text) > self.room:
+        if self.tell() + len(text) > self.limit:
             raise OSError(self.error, os.strerror(self.error))
         return super().write(text)
 
@@ -32,18 +32,18 @@ class Broken(io.StringIO):
 
 
 @pytest.mark.parametrize("kind", [Bar, PlainLines])
-@pytest.mark.parametrize("room", [0, 200])
+@pytest.mark.parametrize("limit", [0, 200])
 @pytest.mark.parametrize(("error", "told"), [(errno.EPIPE, 1), (errno.EIO, 0), (errno.ENOSPC, 0)])
-def test_an_output_that_fails_is_left_alone(kind: Any, room: int, error: int, told: int, monkeypatch) -> None:
+def test_an_output_that_fails_is_left_alone(kind: Any, limit: int, error: int, told: int, monkeypatch) -> None:
     gone: list[int] = []
-    before, stream = sys.stdout, Broken(error, room)
+    before, stream = sys.stdout, Broken(error, limit)
     console = Output(file=stream, force_terminal=True, width=80)
     shown = Guarded(lambda: kind(console, 0, 9, 3), lambda: gone.append(1))
     for step in range(1, 9):
         shown.advance(step)
         shown.metrics(ROW)
     shown.close()
-    assert len(gone) == told and isinstance(shown.display, Silent) and stream.tell() <= room
+    assert len(gone) == told and isinstance(shown.display, Silent) and stream.tell() <= limit
     assert sys.stdout is before
 
 

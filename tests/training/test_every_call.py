@@ -30,7 +30,7 @@ from fastgan.training.report import RunFolder, RunFolderError
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 READS = ("listdir", "scandir", "stat", "lstat", "fstat", "read")
-NEED_ROOM = ("mkdir", "write", "fsync", "ftruncate")  # and what opens a file to write it
+NEED_SPACE = ("mkdir", "write", "fsync", "ftruncate")  # and what opens a file to write it
 CHANGES = ("open", "close", "rename", "replace", "unlink", "rmdir")
 FAULTS = ("killed", "killed in the middle", "full", "one error")
 
@@ -57,7 +57,7 @@ class Disk:
         index = len(self.calls)
         self.calls.append(name)
         reached = index >= self.number >= 0
-        if self.fault == "full" and reached and self._needs_room(name, arguments):
+        if self.fault == "full" and reached and self._needs_space(name, arguments):
             self._note(name)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if index == self.number and self.fault != "full":
@@ -70,8 +70,8 @@ class Disk:
             self.opened.discard(arguments[0])
         return result
 
-    def _needs_room(self, name: str, arguments: tuple) -> bool:
-        return name in NEED_ROOM or (name == "open" and bool(arguments[1] & os.O_CREAT))
+    def _needs_space(self, name: str, arguments: tuple) -> bool:
+        return name in NEED_SPACE or (name == "open" and bool(arguments[1] & os.O_CREAT))
 
     def _note(self, name: str) -> None:
         self.failed = self.failed or name
@@ -90,7 +90,7 @@ class Disk:
     @contextmanager
     def under(self, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         with monkeypatch.context() as patch:
-            for module, names in ((os, (*READS, *NEED_ROOM, *CHANGES)), (fcntl, ("flock",))):
+            for module, names in ((os, (*READS, *NEED_SPACE, *CHANGES)), (fcntl, ("flock",))):
                 for name in names:
                     patch.setattr(module, name, self._counted(getattr(module, name), name))
             self.watching = True
@@ -178,8 +178,8 @@ SCENES: dict[str, tuple[Callable[[Path], None], Callable[[Path], None], list[dic
 
 
 def is_like_another(fault: str, name: str) -> bool:
-    """Whether a fault in this call is what it is in one after it: a full disk does not show before room is needed."""
-    return (fault == "full" and name not in (*NEED_ROOM, "open")) or (fault == "killed in the middle" and name != "write")
+    """Whether a fault in this call is what it is in one after it: a full disk does not show before space is needed."""
+    return (fault == "full" and name not in (*NEED_SPACE, "open")) or (fault == "killed in the middle" and name != "write")
 
 
 def calls_of(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -226,7 +226,7 @@ def test_every_call_of_a_save_and_of_a_removal(scene: str, fault: str, tmp_path:
 
 @pytest.mark.parametrize("scene", [scene for scene in SCENES if "save" in scene])
 def test_a_disk_that_fails_in_a_save_is_left_as_it_was(scene: str, tmp_path: Path, monkeypatch) -> None:
-    """Also without the sweep of a resume: what was half made would take the room that is lacking."""
+    """Also without the sweep of a resume: what was half made would take the space that is lacking."""
     before, work, _ = SCENES[scene]
     template, root = tmp_path / "template", tmp_path / "checkpoints"
     before(template)

@@ -307,7 +307,7 @@ SEALED: dict[str, Callable[[Path], object]] = {
     "whole numbers": weights(lambda w: {name: value.int() for name, value in w.items()}),
     "turned weights": weights(lambda w: {name: value.T.contiguous() for name, value in w.items()}),
     "other names": weights(lambda w: {f"x.{name}": value for name, value in w.items()}),
-    "names of many lines": weights(lambda w: {"\n" * 9 + name: value for name, value in w.items()}),
+    "names of many lines": weights(lambda w: {"\n" * 9 + name: value for name, value in w.items()}, "average"),
     "more weights": weights(lambda w: w | {"more": torch.ones(2)}),
     "an average of another shape": weights(lambda w: {name: value.flatten() for name, value in w.items()}, "average"),
     "an average of others' weights": weights(lambda w: {"more": torch.ones(2)}, "average"),

@@ -167,13 +167,13 @@ def test_a_row_that_does_not_fit_is_written_later(tmp_path: Path, monkeypatch, c
     out = tmp_path / "run"
     write, failed = os.write, []
 
-    def no_room(descriptor: int, content: Any) -> int:
+    def no_space(descriptor: int, content: Any) -> int:
         if bytes(content[:9]) == b'{"step": ' and len(failed) < 3:
             failed.append(write(descriptor, content[:5]))
             full()
         return write(descriptor, content)
 
-    monkeypatch.setattr(os, "write", no_room)
+    monkeypatch.setattr(os, "write", no_space)
     assert train(out) == 0
     assert len(failed) == 3 and rows(out) == [*range(1, 9)], "none is lost, none is torn"
     said = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
@@ -206,14 +206,14 @@ def test_a_full_disk_in_a_save_is_one_line(number: int, tmp_path: Path, monkeypa
     out = tmp_path / "run"
     write, save, saves = os.write, checkpoint.save, []
 
-    def no_room(descriptor: int, content: Any) -> int:
+    def no_space(descriptor: int, content: Any) -> int:
         if len(saves) >= number and len(content) > 1000:
             write(descriptor, content[:100])
             full()
         return write(descriptor, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "write", no_room)
+        patch.setattr(os, "write", no_space)
         patch.setattr(checkpoint, "save", lambda *given: (saves.append(1), save(*given)))
         with pytest.raises(CheckpointError, match=r"step_0000000. cannot be written: No space left on device$"):
             train(out)

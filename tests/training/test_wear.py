@@ -79,7 +79,7 @@ def test_many_runs_leave_nothing_open(tmp_path: Path) -> None:
 
 
 def test_what_was_found_whole_is_forgotten_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "SETTLED_NS", -1)
+    monkeypatch.setattr(checkpoint, "DISTINCT_NS", -1)
     monkeypatch.setattr(checkpoint, "MOST_REMEMBERED", 3)
     monkeypatch.setattr(checkpoint, "_whole", {})
     for step in range(8):
