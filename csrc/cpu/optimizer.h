@@ -284,31 +284,33 @@ C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& 
 // Adds the squares of gradients, a multiple of kWide of them, if their sum is finite: then they all are. False if it is not.
 template <class T>
 C10_ALWAYS_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lanes) {
-  constexpr int64_t kLanes = Lanes<T>::count;
   T wide[kWide] = {}, sum = 0;
   for (int64_t i = 0; i < count; i += kWide) {
 #pragma omp simd
     for (int64_t k = 0; k < kWide; ++k) wide[k] += gradient[i + k] * gradient[i + k];
   }
-  for (int64_t k = kLanes; k < kWide; ++k) wide[k % kLanes] += wide[k];
 #pragma omp simd reduction(+ : sum)
-  for (int64_t lane = 0; lane < kLanes; ++lane) sum += wide[lane];
+  for (int64_t k = 0; k < kWide; ++k) sum += wide[k];
   if (!std::isfinite(sum)) return false;
-  for (int64_t lane = 0; lane < kLanes; ++lane) lanes.squares[lane] += wide[lane];
+  lanes.squares[0] += sum;
   return true;
 }
 
-// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. looks:
-// whether all gradients are looked at in advance, so that the step makes no choices where they are finite.
+// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. group, a
+// multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
 C10_ALWAYS_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
-                                    Lanes<T>& lanes, bool looks = true, T* copy = nullptr) {
+                                    Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
   constexpr int64_t kLanes = Lanes<T>::count;
-  const int64_t count = end - begin, wide = looks ? count / kWide * kWide : 0;
+  const int64_t count = end - begin, wide = count / kWide * kWide;
   int64_t i = 0;
-  if (add_squares(gradient, wide, lanes)) {
-    for (; i < wide; i += kLanes)
+  while (i < wide) {
+    const int64_t stop = std::min(i + group, wide);
+    const bool all_finite = add_squares(gradient + i, stop - i, lanes);
+    for (; all_finite && i < stop; i += kLanes)
       apply_finite_lanes<has_ema>(network, rule, gradient + i, begin + i, lanes, copy ? copy + i : nullptr);
+    for (; i < stop; i += kLanes)
+      apply_lanes<has_ema>(network, rule, gradient + i, begin + i, kLanes, lanes, copy ? copy + i : nullptr);
   }
   for (; i + kLanes <= count; i += kLanes)
     apply_lanes<has_ema>(network, rule, gradient + i, begin + i, kLanes, lanes, copy ? copy + i : nullptr);

@@ -16,15 +16,16 @@ namespace {
 
 constexpr int64_t kBlock = 4096;       // elements whose squares are summed in the weights' type
 constexpr int64_t kChunk = 16 * 1024;  // elements that one thread takes at a time
-constexpr int64_t kCached = 1 << 20;   // elements of a step whose numbers are in a cache: from memory, a second look costs more
+constexpr int64_t kCached = 1 << 20;   // elements of a step whose numbers the second cache has, or nearly
+constexpr int64_t kGroup = 256;        // gradients looked at in advance where it has not: more would hold the others' lines up
 
 template <bool has_ema, class T, class Rule>
-FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end, bool looks) {
+FASTGAN_VARIANTS Totals pass(Network<T> network, Rule rule, const T* gradient, int64_t begin, int64_t end, int64_t group) {
   Totals totals;
   for (; begin < end; begin += kBlock) {
     const int64_t stop = std::min(begin + kBlock, end);
     Lanes<T> lanes;
-    apply_update<has_ema>(network, rule, gradient + begin, begin, stop, lanes, looks);
+    apply_update<has_ema>(network, rule, gradient + begin, begin, stop, lanes, group);
     totals += lanes.totals();
   }
   return totals;
@@ -64,12 +65,12 @@ Totals step_in(const Step& a, const T* gradient) {
   }
   const Network<T> network = network_of<T>(a);
   const double count = number(a.count, "count") + 1;
-  const bool looks = size <= kCached;
+  const int64_t group = size <= kCached ? kBlock : kGroup;
   with_rule<T>(a, number(a.lr, "lr"), std::max(count, 1.0), [&](const auto& rule) {
     using Rule = std::decay_t<decltype(rule)>;
     totals = run_chunks(size, [&](int64_t begin, int64_t end) {
       const auto run = network.ema ? &pass<true, T, Rule> : &pass<false, T, Rule>;
-      return run(network, rule, gradient, begin, end, looks);
+      return run(network, rule, gradient, begin, end, group);
     });
   });
   set_number(a.count, count);

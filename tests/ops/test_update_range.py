@@ -158,6 +158,19 @@ def test_what_is_left_alone_does_not_depend_on_the_threads(
         assert all(torch.equal(one, two) for one, two in zip(results[0], other, strict=True))
 
 
+def test_a_network_beyond_the_cache_is_stepped_like_others(requires_extension: None) -> None:
+    """Gradients are looked at in shorter groups there: one of them is not finite, one holds a step that overflows."""
+    weight, gradient = numbers(2**20 + 77, dtype=torch.float32)
+    gradient[[5, 300_000, 2**20 + 76]] = torch.nan
+    gradient[700_001] = 3e37
+    found, expected = (Run(weight, "sgd", dict(momentum=0.9), backend=name, lr=100.0) for name in ("cpp", "reference"))
+    totals, exact = found.step(gradient), expected.step(gradient)
+    assert totals[1] == exact[1] == 4
+    for one, two in zip((totals, *found.everything()), (exact, *expected.everything()), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-5)
+    assert torch.equal(found.weight[[5, 700_001]], weight[[5, 700_001]])
+
+
 @pytest.mark.parametrize("withheld", [False, True])
 def test_the_compiled_reference_agrees(withheld: bool) -> None:
     """The formulas alone, as torch.compile traces them: no branch on a number."""

@@ -113,7 +113,7 @@ class BlockStep {
     while (done_ < vectors_) advance();
     for (int64_t r = 0; vectors_ == 0 && r < block_->rows; ++r) {
       const int64_t i = first_ + block_->row(r);
-      apply_update<has_ema>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, true, weights_.at[r]);
+      apply_update<has_ema>(network_, rule_, gradient_->at[r], i, i + block_->width, lanes_, kPanel, weights_.at[r]);
     }
     pack_block(weights_, layer_, *block_);
     block_.reset();
@@ -157,7 +157,7 @@ Totals step_outputs(const LayerPart layer, const Network<float> network, const R
     alignas(64) float sums[kBlock];
     bias_gradient(layer, coefficient, output, sums);
     const int64_t i = layer.bias - network.weight + output;
-    apply_update<has_ema>(network, rule, sums, i, i + std::min<int64_t>(kBlock, layer.outputs - output), lanes);
+    apply_update<has_ema>(network, rule, sums, i, i + std::min<int64_t>(kBlock, layer.outputs - output), lanes, kPanel);
   }
   Totals totals = lanes.totals();
   totals.squares += step.squares();
