@@ -165,7 +165,7 @@ def _found(path: str | Path, check: Check | None) -> Iterator[tuple[Path, Checkp
     """The checkpoint that a path is, or the whole ones of the run that it is, newest first; CheckpointError for none."""
     folder = as_path("folder", path, CheckpointError)
     root = folder / "checkpoints"
-    with _reading(folder):
+    with checkpoint_files.reading(folder):
         is_run = folder.is_dir() and (root.is_dir() or not os.path.lexists(folder / MANIFEST))
     empty = True
     for found in _whole_ones(root, check) if is_run else filter(None, [_read(folder, check)]):
@@ -254,14 +254,6 @@ def _identity(place: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns
-
-
-@contextmanager
-def _reading(place: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(f"{place} cannot be read: {files.reason(error)}") from error
 
 
 def prune(root: str | Path, keep: int, check: Check | None = None) -> None:

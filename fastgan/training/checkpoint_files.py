@@ -203,7 +203,7 @@ def read(folder: Path) -> Checkpoint:
 
     The folder stays the same one while it is read, even where another takes its place meanwhile.
     """
-    with _reading(folder):
+    with reading(folder):
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         contents = _verified(folder, descriptor)
@@ -331,7 +331,7 @@ def said(error: Exception) -> str:
 
 
 @contextmanager
-def _reading(place: Path) -> Iterator[None]:
+def reading(place: Path) -> Iterator[None]:
     """Inside, an error of the system is a CheckpointError about a file or folder."""
     try:
         yield

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from . import files
-from .checkpoint_files import MANIFEST, CheckpointError
+from .checkpoint_files import MANIFEST, reading
 
 STEP = re.compile(r"step_(\d{8,})")
 # beside a checkpoint's place: one in the making, one that is being replaced, one that is being removed
@@ -76,19 +76,14 @@ def _temporary_of(name: str) -> re.Match[str] | None:
 
 
 def _is_folder(path: Path) -> bool:
-    try:
+    with reading(path):
         return path.is_dir()
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {files.reason(error)}") from error
 
 
 def _names(folder: Path) -> list[str]:
-    try:
+    with reading(folder), suppress(FileNotFoundError, NotADirectoryError):
         return os.listdir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{folder} cannot be read: {files.reason(error)}") from error
+    return []
 
 
 def _temporary(folder: Path, kind: str) -> Path:
