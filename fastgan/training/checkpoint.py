@@ -164,15 +164,28 @@ def find(folder: str | Path) -> Path:
 def _found(path: str | Path, check: Check | None) -> Iterator[tuple[Path, Checkpoint]]:
     """The checkpoint that a path is, or the whole ones of the run that it is, newest first; CheckpointError for none."""
     folder = as_path("folder", path, CheckpointError)
-    root = folder / "checkpoints"
-    with checkpoint_files.reading(folder):
-        is_run = folder.is_dir() and (root.is_dir() or not os.path.lexists(folder / MANIFEST))
+    runs = _whole_ones(folder / "checkpoints", check)
     empty = True
-    for found in _whole_ones(root, check) if is_run else filter(None, [_read(folder, check)]):
+    for found in runs if _is_run(folder) else filter(None, [_read(folder, check)]):
         empty = False
         yield found
     if empty:
         raise CheckpointError(f"there is no checkpoint in {folder}")
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a path is a run folder; a folder without a manifest is one too, though an empty one."""
+    with checkpoint_files.reading(folder):
+        while folder.is_dir():
+            before = _identity(folder)
+            if (folder / "checkpoints").is_dir():
+                return True
+            if os.path.lexists(folder / MANIFEST):
+                return False
+            # another checkpoint may have taken the place of one meanwhile
+            if _identity(folder) == before:
+                return True
+    return False
 
 
 def latest(root: str | Path, check: Check | None = None) -> Path | None:
@@ -238,7 +251,7 @@ def _read(folder: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
             found = checkpoint_files.read(place)
             break
         except CheckpointError:
-            if checkpoint_places.standing(folder) == place and _identity(place) == before:
+            if before and _identity(place) == before:
                 raise
     try:
         if check:
@@ -249,11 +262,12 @@ def _read(folder: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
 
 
 def _identity(place: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(place)
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+    """Of what is there, or of a link to nothing."""
+    for look in (os.stat, os.lstat):
+        with suppress(OSError):
+            found = look(place)
+            return found.st_ino, found.st_mtime_ns
+    return None
 
 
 def prune(root: str | Path, keep: int, check: Check | None = None) -> None:

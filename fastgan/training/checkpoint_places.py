@@ -9,6 +9,7 @@ import errno
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,7 @@ STEP = re.compile(r"step_(\d{8,})")
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|replaced|removed)", re.DOTALL)
 EARLIER_TEMPORARY = re.compile(r"\.(?P<name>step_\d{8,})\.\d+(?P<kind>|\.old)")  # of fastgan 0.2
 REPLACED = ("replaced", ".old")
+MOST_LOOKS = 100  # at a place whose folder has a name in its list and is not there: it comes and goes, or the disk is broken
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -45,29 +47,37 @@ def step_of(name: str) -> int | None:
 
 def places(root: Path) -> list[Path]:
     """The places of a run's checkpoints, newest first; also of one that has stepped aside for one that never came."""
-    found = {}
-    stepped = aside(root)
-    for name in (*stepped, *_names(root)):
-        step = step_of(name)
-        if step is not None and (name in stepped or _is_folder(root / name)):
-            found[step] = root / name
+    names = set(_names(root))
+    stepped = _aside(names)
+    steps = {name: step_of(name) for name in names | stepped.keys()}
+    found = {
+        step: root / name for name, step in steps.items() if step is not None and (name in stepped or _is_place(root / name))
+    }
     return [place for _, place in sorted(found.items(), reverse=True)]
 
 
-def aside(parent: Path) -> dict[str, Path]:
-    """By their names: checkpoints whose places are empty, because a save that replaced them was killed in between."""
-    names = set(_names(parent))
+def _aside(names: set[str]) -> dict[str, str]:
+    """Of the names in a folder, by their places' names: checkpoints whose places are empty, because one is being replaced."""
     found = {name: _temporary_of(name) for name in names}
-    return {m["name"]: parent / name for name, m in found.items() if m and m["kind"] in REPLACED and m["name"] not in names}
+    return {m["name"]: name for name, m in found.items() if m and m["kind"] in REPLACED and m["name"] not in names}
 
 
 def standing(folder: Path) -> Path | None:
     """Where the checkpoint of a place stands: there, or aside; None where there is none."""
-    for _ in range(3):  # it may be on its way between the two looks, or while a folder is listed
-        if os.path.lexists(folder):
+    for _ in range(MOST_LOOKS):
+        if _mode(folder) is not None:
             return folder
-        if stepped := aside(folder.parent).get(folder.name):
-            return stepped
+        names = set(_names(folder.parent))
+        if folder.name not in names:  # otherwise it has come between the two looks
+            stepped = _aside(names).get(folder.name)
+            return folder.with_name(stepped) if stepped else None
+    return None
+
+
+def _mode(path: Path) -> int | None:
+    """What kind of file has a name, which may be a link's; None where there is none."""
+    with reading(path), suppress(FileNotFoundError, NotADirectoryError):
+        return os.lstat(path).st_mode
     return None
 
 
@@ -75,9 +85,11 @@ def _temporary_of(name: str) -> re.Match[str] | None:
     return TEMPORARY.fullmatch(name) or EARLIER_TEMPORARY.fullmatch(name)
 
 
-def _is_folder(path: Path) -> bool:
+def _is_place(path: Path) -> bool:
+    """Whether a checkpoint may stand there: in a folder, or in none just now, where it is being replaced."""
+    mode = _mode(path)
     with reading(path):
-        return path.is_dir()
+        return mode is None or stat.S_ISDIR(mode) or path.is_dir()
 
 
 def _names(folder: Path) -> list[str]:
@@ -185,14 +197,15 @@ def sweep_beside(folder: Path) -> None:
 
 
 def _sweep(parent: Path, concerns: Callable[[str], bool]) -> None:
-    for name, stepped in aside(parent).items():
+    for name, stepped in _aside(set(_names(parent))).items():
         if concerns(name):
             with suppress(OSError):
-                os.rename(stepped, parent / name)
-    kept = aside(parent).values()  # those that could not be put back
-    for name in _names(parent):
+                os.rename(parent / stepped, parent / name)
+    names = set(_names(parent))
+    kept = _aside(names).values()  # those that could not be put back
+    for name in names - set(kept):
         found = _temporary_of(name)
-        if found and concerns(found["name"]) and parent / name not in kept and not _is_copy(parent / name, found["kind"]):
+        if found and concerns(found["name"]) and not _is_copy(parent / name, found["kind"]):
             _remove_abandoned(parent / name)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -101,6 +103,65 @@ def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeyp
 
     monkeypatch.setattr(checkpoint_files.files, "read", replaced)
     assert numbers_in(checkpoint.load(place)) == {2.0} and len(calls) > 5
+
+
+LOOKS = ("stat", "lstat", "listdir", "open", "read")  # a reader's calls to the file system
+
+
+class Turns:
+    """A writer that takes its next turn at each of a reader's calls."""
+
+    def __init__(self, turns: Iterator[None]) -> None:
+        self.turns, self.working = turns, False
+
+    def watched(self, real: Callable) -> Callable:
+        def call(*arguments: object, **options: object) -> object:
+            if not self.working:
+                self.working = True
+                next(self.turns, None)
+                self.working = False
+            return real(*arguments, **options)
+
+        return call
+
+
+def replacing(place: Path, made: list[Path], first: int, gap: int) -> Iterator[None]:
+    """Replaces the checkpoint of a place by each made one, from the reader's call with a number on."""
+    for _ in range(first):
+        yield
+    for folder in made:
+        aside = place.with_name(f".{place.name}.{int(folder.name):08x}.replaced")
+        place.rename(aside)
+        for _ in range(gap):
+            yield
+        folder.rename(place)
+        shutil.rmtree(aside)
+        yield
+
+
+@pytest.mark.parametrize("gap", (1, 2, 3, 5))  # calls while the place is empty
+@pytest.mark.parametrize("in_a_run", (False, True), ids=("a place", "a run"))
+def test_a_replacement_between_any_two_calls_of_a_reader(
+    in_a_run: bool, gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = step_folder(tmp_path / "run" / "checkpoints", 1) if in_a_run else tmp_path / "saved"
+    if in_a_run:
+        checkpoint.save(step_folder(place.parent, 0), content(-1))
+    checkpoint.save(place, content(0))
+    for first in range(14):
+        made = [tmp_path / "made" / str(3 * first + more) for more in range(3)]
+        for folder in made:
+            checkpoint.save(folder, content(int(folder.name)))
+        writer = Turns(replacing(place, made, first, gap))
+        with monkeypatch.context() as patch:
+            for name in LOOKS:
+                patch.setattr(os, name, writer.watched(getattr(os, name)))
+            found = checkpoint.load(tmp_path / "run" if in_a_run else place)
+            writer.working = True
+            for _ in writer.turns:
+                pass
+        (number,) = numbers_in(found)
+        assert number >= 0, "never the older one"
 
 
 def test_a_damaged_one_is_not_read_for_ever(tmp_path: Path) -> None:
