@@ -57,17 +57,25 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     folder = as_path("folder", folder, CheckpointError)
     check_savable(checkpoint.weights)
     with _writing(folder):
-        _check_replaceable(folder)
-        checkpoint_places.sweep_beside(folder)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with checkpoint_places.alone_in(folder.parent):
+            _check_replaceable(folder)
+            checkpoint_places.sweep_beside(folder)
         with checkpoint_places.partial(folder) as partial:
             checkpoint_files.write(partial, checkpoint)
-            replaced = checkpoint_places.land(partial, folder)
-        try:
-            files.sync(folder.parent)
-        finally:
-            if replaced:
-                files.remove_folder(replaced)
+            with checkpoint_places.alone_in(folder.parent):
+                _check_replaceable(folder)  # again: a person may have put something there meanwhile
+                _land(partial, folder)
     _remember_whole(folder, None)
+
+
+def _land(partial: Path, folder: Path) -> None:
+    replaced = checkpoint_places.land(partial, folder)
+    try:
+        files.sync(folder.parent)
+    finally:
+        if replaced:
+            files.remove_folder(replaced)
 
 
 @contextmanager
@@ -183,7 +191,7 @@ def _is_run(folder: Path) -> bool:
             if os.path.lexists(folder / MANIFEST):
                 return False
             # another checkpoint may have taken the place of one meanwhile
-            if _identity(folder) == before:
+            if before and _identity(folder) == before:
                 return True
     return False
 
@@ -251,7 +259,7 @@ def _read(folder: Path, check: Check | None) -> tuple[Path, Checkpoint] | None:
             found = checkpoint_files.read(place)
             break
         except CheckpointError:
-            if before and _identity(place) == before:
+            if before and _identity(place) == before and checkpoint_places.standing(folder) == place:
                 raise
     try:
         if check:

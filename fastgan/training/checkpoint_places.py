@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.(?P<kind>partial|replaced|
 EARLIER_TEMPORARY = re.compile(r"\.(?P<name>step_\d{8,})\.\d+(?P<kind>|\.old)")  # of fastgan 0.2
 REPLACED = ("replaced", ".old")
 MOST_LOOKS = 100  # at a place whose folder has a name in its list and is not there: it comes and goes, or the disk is broken
+WAIT, MOST_WAITS = 0.001, 10_000  # seconds between two tries to be alone, and tries
 TAKEN = (errno.ENOTEMPTY, errno.EEXIST)
 
 
@@ -149,6 +151,22 @@ def _lock(descriptor: int) -> bool:
     except OSError:
         pass
     return True
+
+
+@contextmanager
+def alone_in(parent: Path) -> Iterator[None]:
+    """Inside, no other save replaces or sweeps anything in a folder; where locks are missing or another program's, one may."""
+    descriptor = os.open(parent, os.O_RDONLY)
+    try:
+        for _ in range(MOST_WAITS):
+            if _lock(descriptor):
+                break
+            time.sleep(WAIT)
+        yield
+    finally:
+        with suppress(OSError):  # a child forked meanwhile would hold it on
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
 
 
 def land(made: Path, folder: Path) -> Path | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from fastgan.training import checkpoint, checkpoint_files
+from fastgan.training import checkpoint, checkpoint_files, checkpoint_places
 from fastgan.training.checkpoint import Checkpoint, CheckpointError, step_folder
 
 
@@ -91,6 +93,53 @@ def test_two_that_save_in_one_place_do_no_harm(tmp_path: Path, beside: Callable)
         assert number in (0, 1, 2)
 
 
+def test_a_save_waits_for_another_one_that_lands(tmp_path: Path) -> None:
+    place = tmp_path / "saved"
+    checkpoint.save(place, content(0))
+    with checkpoint_places.alone_in(tmp_path):
+        saving = threading.Thread(target=checkpoint.save, args=(place, content(1)))
+        saving.start()
+        saving.join(0.3)
+        assert saving.is_alive() and numbers_in(checkpoint.load(place)) == {0.0}
+    saving.join()
+    assert numbers_in(checkpoint.load(place)) == {1.0}
+
+
+def test_another_programs_lock_does_not_stop_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint_places, "MOST_WAITS", 3)
+    with checkpoint_places.alone_in(tmp_path):
+        checkpoint.save(tmp_path / "saved", content(1))
+    assert numbers_in(checkpoint.load(tmp_path / "saved")) == {1.0}
+
+
+def test_a_child_forked_meanwhile_does_not_hold_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with checkpoint_places.alone_in(tmp_path):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+    try:
+        monkeypatch.setattr(checkpoint_places, "WAIT", 60.0)
+        checkpoint.save(tmp_path / "saved", content(1))
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_what_a_person_puts_in_the_place_meanwhile_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, write = tmp_path / "saved", checkpoint_files.write
+    checkpoint.save(place, content(0))
+
+    def slow(folder: Path, written: Checkpoint) -> None:
+        write(folder, written)
+        (place / "notes.txt").write_text("mine")
+
+    monkeypatch.setattr(checkpoint_files, "write", slow)
+    with pytest.raises(CheckpointError, match=r"is no checkpoint and was left untouched, it has notes.txt"):
+        checkpoint.save(place, content(1))
+    assert numbers_in(checkpoint.load(place)) == {0.0} and [path.name for path in tmp_path.iterdir()] == ["saved"]
+
+
 def test_what_is_replaced_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     place, read, calls = tmp_path / "saved", checkpoint_files.files.read, []
     checkpoint.save(place, content(1))
@@ -139,7 +188,7 @@ def replacing(place: Path, made: list[Path], first: int, gap: int) -> Iterator[N
         yield
 
 
-@pytest.mark.parametrize("gap", (1, 2, 3, 5))  # calls while the place is empty
+@pytest.mark.parametrize("gap", (1, 2, 3, 4, 5, 6, 8, 11))  # calls while the place is empty
 @pytest.mark.parametrize("in_a_run", (False, True), ids=("a place", "a run"))
 def test_a_replacement_between_any_two_calls_of_a_reader(
     in_a_run: bool, gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
