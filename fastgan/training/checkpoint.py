@@ -57,7 +57,8 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
     folder = as_path("folder", folder, CheckpointError)
     check_savable(checkpoint.weights)
     with _writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            folder.parent.mkdir(parents=True)
         with checkpoint_places.alone_in(folder.parent):
             _check_replaceable(folder)
             checkpoint_places.sweep_beside(folder)

@@ -156,7 +156,7 @@ def _lock(descriptor: int) -> bool:
 @contextmanager
 def alone_in(parent: Path) -> Iterator[None]:
     """Inside, no other save replaces or sweeps anything in a folder; where locks are missing or another program's, one may."""
-    descriptor = os.open(parent, os.O_RDONLY)
+    descriptor = os.open(parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for _ in range(MOST_WAITS):
             if _lock(descriptor):
