@@ -18,6 +18,7 @@ from torch import Tensor
 from ..runtime.arguments import describe
 from . import checkpoint_places, files, lock
 from .arguments import as_path
+from .checkpoint_files import CONFIG, MOST_JSON
 from .metrics_file import MetricsFile, plain
 from .pictures import drawing, figure, write_grid
 
@@ -25,7 +26,7 @@ log = logging.getLogger("fastgan")
 
 ANIMATION_FRAMES = 100
 PICTURE = re.compile(r"(?P<dot>\.?)(?P<name>step_\d{8,})\.png")  # of samples; with a dot before it, in the making
-MOST_CONFIG = 2**24  # bytes
+MOST_CONFIG = MOST_JSON[CONFIG]
 FILES = ("config.json", "metrics.jsonl", "losses.png", "samples.gif", "summary.json")  # of a run, besides its two folders
 
 
