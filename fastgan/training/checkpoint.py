@@ -62,21 +62,13 @@ def save(folder: str | Path, checkpoint: Checkpoint) -> None:
         with checkpoint_places.alone_in(folder.parent):
             _check_replaceable(folder)
             checkpoint_places.sweep_beside(folder)
-        with checkpoint_places.partial(folder) as partial:
-            checkpoint_files.write(partial, checkpoint)
+            partial = checkpoint_places.Partial(folder)
+        with partial as made:
+            checkpoint_files.write(made, checkpoint)
             with checkpoint_places.alone_in(folder.parent):
                 _check_replaceable(folder)  # again: a person may have put something there meanwhile
-                _land(partial, folder)
+                checkpoint_places.land(made, folder)
     _remember_whole(folder, None)
-
-
-def _land(partial: Path, folder: Path) -> None:
-    replaced = checkpoint_places.land(partial, folder)
-    try:
-        files.sync(folder.parent)
-    finally:
-        if replaced:
-            files.remove_folder(replaced)
 
 
 @contextmanager
@@ -109,7 +101,9 @@ def verify(folder: str | Path) -> None:
     Raises:
         CheckpointError: it is not; the message names the file.
     """
-    checkpoint_files.read(as_path("folder", folder, CheckpointError))
+    folder = as_path("folder", folder, CheckpointError)
+    if _read(folder, None) is None:
+        raise CheckpointError(f"there is no checkpoint in {folder}")
 
 
 def load(folder: str | Path, check: Check | None = None) -> Checkpoint:

@@ -104,42 +104,31 @@ def _temporary(folder: Path, kind: str) -> Path:
     return folder.with_name(f".{folder.name}.{os.urandom(4).hex()}.{kind}")
 
 
-@contextmanager
-def partial(folder: Path) -> Iterator[Path]:
-    """Inside, there is an empty folder beside a checkpoint's place, which is locked; after an error it is gone."""
-    made, descriptor = _made_and_locked(folder)
-    try:
-        try:
-            yield made
-        finally:
-            os.close(descriptor)
-    except BaseException:
-        files.remove_folder(made)
-        raise
+class Partial:
+    """A new folder beside a checkpoint's place, locked for as long as something is made in it; after an error it is gone.
 
+    Made where no other process sweeps (`alone_in`): before it is locked it would be taken for an abandoned one.
+    """
 
-def _made_and_locked(folder: Path) -> tuple[Path, int]:
-    while True:
-        made = _temporary(folder, "partial")
-        made.mkdir(parents=True)
-        descriptor = None
+    def __init__(self, folder: Path) -> None:
+        self.path = _temporary(folder, "partial")
+        self.path.mkdir()
         try:
-            descriptor = os.open(made, os.O_RDONLY)
-            # before it was locked, another process may have taken it for an abandoned one
-            if _lock(descriptor) and os.path.samestat(os.fstat(descriptor), os.stat(made)):
-                return made, descriptor
-        except FileNotFoundError:
-            pass
+            self._descriptor = os.open(self.path, os.O_RDONLY)
         except BaseException:
-            files.remove_folder(made)
-            _close(descriptor)
+            files.remove_folder(self.path)
             raise
-        _close(descriptor)
+        _lock(self._descriptor)
 
+    def __enter__(self) -> Path:
+        return self.path
 
-def _close(descriptor: int | None) -> None:
-    if descriptor is not None:
-        os.close(descriptor)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            os.close(self._descriptor)
+        finally:
+            if kind is not None:
+                files.remove_folder(self.path)
 
 
 def _lock(descriptor: int) -> bool:
@@ -164,13 +153,24 @@ def alone_in(parent: Path) -> Iterator[None]:
             time.sleep(WAIT)
         yield
     finally:
-        with suppress(OSError):  # a child forked meanwhile would hold it on
-            fcntl.flock(descriptor, fcntl.LOCK_UN)
-        os.close(descriptor)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # closing is not enough: a child forked meanwhile would hold it on
+        with suppress(OSError):
+            os.close(descriptor)
 
 
-def land(made: Path, folder: Path) -> Path | None:
-    """Renames a checkpoint to its place; returns where the one is now that stood there."""
+def land(made: Path, folder: Path) -> None:
+    """Renames a checkpoint to its place, and removes the one that stood there."""
+    replaced = _exchange(made, folder)
+    try:
+        files.sync(folder.parent)
+    finally:
+        if replaced:
+            files.remove_folder(replaced)
+
+
+def _exchange(made: Path, folder: Path) -> Path | None:
+    """Renames a folder to its place; returns where the one is now that stood there."""
     while True:
         try:
             os.rename(made, folder)
@@ -206,11 +206,12 @@ def sweep(root: str | Path) -> None:
     Args:
         root: the run's folder of checkpoints.
     """
-    _sweep(Path(root), lambda name: step_of(name) is not None)
+    with alone_in(Path(root)):
+        _sweep(Path(root), lambda name: step_of(name) is not None)
 
 
 def sweep_beside(folder: Path) -> None:
-    """The same for the place of one checkpoint."""
+    """The same for the place of one checkpoint, by who is alone there."""
     _sweep(folder.parent, lambda name: name == folder.name)
 
 

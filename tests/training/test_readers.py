@@ -189,10 +189,11 @@ def replacing(place: Path, made: list[Path], first: int, gap: int) -> Iterator[N
 
 
 @pytest.mark.parametrize("gap", (1, 2, 3, 4, 5, 6, 8, 11))  # calls while the place is empty
-@pytest.mark.parametrize("in_a_run", (False, True), ids=("a place", "a run"))
+@pytest.mark.parametrize("reader", ("load", "verify", "load from a run"))
 def test_a_replacement_between_any_two_calls_of_a_reader(
-    in_a_run: bool, gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: str, gap: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    in_a_run = reader == "load from a run"
     place = step_folder(tmp_path / "run" / "checkpoints", 1) if in_a_run else tmp_path / "saved"
     if in_a_run:
         checkpoint.save(step_folder(place.parent, 0), content(-1))
@@ -205,12 +206,14 @@ def test_a_replacement_between_any_two_calls_of_a_reader(
         with monkeypatch.context() as patch:
             for name in LOOKS:
                 patch.setattr(os, name, writer.watched(getattr(os, name)))
-            found = checkpoint.load(tmp_path / "run" if in_a_run else place)
+            if reader == "verify":
+                checkpoint.verify(place)
+            else:
+                (number,) = numbers_in(checkpoint.load(tmp_path / "run" if in_a_run else place))
+                assert number >= 0, "never the older one"
             writer.working = True
             for _ in writer.turns:
                 pass
-        (number,) = numbers_in(found)
-        assert number >= 0, "never the older one"
 
 
 def test_a_damaged_one_is_not_read_for_ever(tmp_path: Path) -> None:
