@@ -3,29 +3,26 @@
 
 #include "philox.h"
 
-#include <cstdint>
-#include <vector>
-
 namespace fastgan {
 
 // Eight columns of a row to a Philox block, read as 16-bit numbers: a unit is dropped where its number is below the threshold.
 struct MaskCounter {
   static constexpr int kBlockColumns = 8, kTileColumns = kBlockColumns * kPhiloxTile;
 
-  std::vector<uint32_t> streams;  // a word for each pass; none without dropout
-  int64_t rows;                   // of a pass
+  Span<int64_t> streams;  // a word for each pass; none without dropout
+  int64_t rows;           // of a pass
   uint32_t threshold, step, first_row;
   uint64_t seed;
   float scale;
 
   // The numbers of `lines` rows from `row` on, all of one pass, kTileColumns / lines columns each from `column` on.
-  void draw(int64_t row, int lines, int64_t column, uint16_t (&numbers)[kTileColumns]) const {
+  FASTGAN_INLINE void draw(int64_t row, int lines, int64_t column, uint16_t (&numbers)[kTileColumns]) const {
     uint32_t block[kPhiloxTile], line[kPhiloxTile], stream[kPhiloxTile];
     const int blocks = kPhiloxTile / lines;
     for (int i = 0; i < kPhiloxTile; ++i) {
       block[i] = static_cast<uint32_t>(column / kBlockColumns + i % blocks);
       line[i] = first_row + static_cast<uint32_t>((row + i / blocks) % rows);
-      stream[i] = streams[row / rows];
+      stream[i] = static_cast<uint32_t>(streams[row / rows]);
     }
     uint32_t words[4 * kPhiloxTile];
     philox_tile(block, line, step, stream, seed, words);

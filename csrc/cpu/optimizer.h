@@ -3,19 +3,14 @@
 
 #include "vector_math.h"
 
-#include <c10/macros/Macros.h>
-#include <c10/util/ArrayRef.h>
-#include <c10/util/Exception.h>
-
 #include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <limits>
-#include <string_view>
-#include <type_traits>
 
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
 namespace {
+
+using fastgan::bit_cast;
 
 constexpr int kCache = 2;      // that numbers are fetched to in advance: the second
 constexpr int64_t kWide = 64;  // gradients whose squares are added side by side
@@ -27,12 +22,12 @@ struct Finite {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
   Bits bad;  // all zeros, or all ones where it is not: one comparison makes that, and one subtraction counts it
 
-  explicit C10_ALWAYS_INLINE Finite(T x, T most = std::numeric_limits<T>::max())
-      : bad(-static_cast<Bits>((c10::bit_cast<Bits>(x) & std::numeric_limits<Bits>::max()) > c10::bit_cast<Bits>(most))) {}
-  C10_ALWAYS_INLINE T choose(T yes, T no) const {
-    return c10::bit_cast<T>((c10::bit_cast<Bits>(yes) & ~bad) | (c10::bit_cast<Bits>(no) & bad));
+  explicit FASTGAN_INLINE Finite(T x, T most = std::numeric_limits<T>::max())
+      : bad(-static_cast<Bits>((bit_cast<Bits>(x) & std::numeric_limits<Bits>::max()) > bit_cast<Bits>(most))) {}
+  FASTGAN_INLINE T choose(T yes, T no) const {
+    return bit_cast<T>((bit_cast<Bits>(yes) & ~bad) | (bit_cast<Bits>(no) & bad));
   }
-  C10_ALWAYS_INLINE Finite operator&(Finite other) const {
+  FASTGAN_INLINE Finite operator&(Finite other) const {
     other.bad |= bad;
     return other;
   }
@@ -41,11 +36,11 @@ struct Finite {
 // What a caller has found to be finite already.
 struct IsFinite {
   template <class T>
-  C10_ALWAYS_INLINE T choose(T yes, T) const {
+  FASTGAN_INLINE T choose(T yes, T) const {
     return yes;
   }
   template <class T>
-  C10_ALWAYS_INLINE Finite<T> operator&(Finite<T> other) const {
+  FASTGAN_INLINE Finite<T> operator&(Finite<T> other) const {
     return other;
   }
 };
@@ -55,13 +50,13 @@ struct IsFinite {
 template <class T>
 struct RuleArgs {
   std::string_view rule;
-  c10::ArrayRef<double> options;
-  c10::ArrayRef<T*> state;
+  fastgan::Span<double> options;
+  fastgan::Span<T*> state;
   double lr, count;
 
   void check(size_t numbers, size_t buffers) const {
-    TORCH_CHECK(options.size() == numbers, rule, " has ", numbers, " options, not ", options.size());
-    TORCH_CHECK(state.size() == buffers, "this rule keeps ", buffers, " buffers, not ", state.size());
+    fastgan::require(options.size() == numbers, rule, " has ", numbers, " options, not ", options.size());
+    fastgan::require(state.size() == buffers, "this rule keeps ", buffers, " buffers, not ", state.size());
   }
 };
 
@@ -76,14 +71,14 @@ struct Sgd {
   T* velocity;
 
   template <class Known>
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
+  FASTGAN_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     if constexpr (!has_momentum) return w - lr * g;
     const T old = velocity[i], v = momentum * old + undamped * g;
     velocity[i] = finite.choose(v, old);
     return w - lr * (near * g + far * v);
   }
-  C10_ALWAYS_INLINE void prefetch(int64_t i) const {
+  FASTGAN_INLINE void prefetch(int64_t i) const {
     if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, kCache);
   }
 };
@@ -112,7 +107,7 @@ struct RmsProp {
   T *square, *velocity, *mean;
 
   template <class Known>
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
+  FASTGAN_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     const T old_square = square[i], s = alpha * old_square + rest * g * g;
     square[i] = finite.choose(s, old_square);
@@ -130,7 +125,7 @@ struct RmsProp {
     }
     return w - lr * direction;
   }
-  C10_ALWAYS_INLINE void prefetch(int64_t i) const {
+  FASTGAN_INLINE void prefetch(int64_t i) const {
     __builtin_prefetch(square + i, 1, kCache);
     if constexpr (has_momentum) __builtin_prefetch(velocity + i, 1, kCache);
     if constexpr (centered) __builtin_prefetch(mean + i, 1, kCache);
@@ -161,7 +156,7 @@ struct Adam {
   T *mean, *square;
 
   template <class Known>
-  C10_ALWAYS_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
+  FASTGAN_INLINE T operator()(int64_t i, T w, T g, Known finite) const {
     g += weight_decay * w;
     const T old_mean = mean[i], old_square = square[i];
     // not old + rest * (g - old): where a beta is 0, that leaves the rounding of a larger old moment
@@ -170,7 +165,7 @@ struct Adam {
     square[i] = finite.choose(s, old_square);
     return w - step * (m / (std::sqrt(s) * scale + eps));
   }
-  C10_ALWAYS_INLINE void prefetch(int64_t i) const {
+  FASTGAN_INLINE void prefetch(int64_t i) const {
     __builtin_prefetch(mean + i, 1, kCache);
     __builtin_prefetch(square + i, 1, kCache);
   }
@@ -192,12 +187,12 @@ void with_rule(const RuleArgs<T>& given, const Run& run) {
   if (given.rule == "sgd") return with_sgd(given, run);
   if (given.rule == "rmsprop") return with_rmsprop(given, run);
   if (given.rule == "adam") return with_adam(given, run);
-  TORCH_CHECK(false, "unknown rule ", given.rule);
+  fastgan::fail<std::runtime_error>("unknown rule ", given.rule);
 }
 
 // In place of a rule, a step that is withheld: its gradients count, and all stays as it is.
 struct Withheld {
-  C10_ALWAYS_INLINE void prefetch(int64_t) const {}
+  FASTGAN_INLINE void prefetch(int64_t) const {}
 };
 
 // What every rule works on.
@@ -235,7 +230,7 @@ struct Lanes {
 // One step of element i: what becomes of its weight, which is counted where that is left alone. Known: Finite, or IsFinite where
 // a caller has seen that the gradient is.
 template <bool has_ema, class T, class Rule, class Known>
-C10_ALWAYS_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite,
+FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite,
                               typename Finite<T>::Bits& not_finite) {
   const T w = network.weight[i], bound = network.bound;
   if constexpr (std::is_same_v<Rule, Withheld>) {
@@ -258,7 +253,7 @@ C10_ALWAYS_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64
 
 // One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
 template <bool has_ema, class T, class Rule>
-C10_ALWAYS_INLINE void apply_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
+FASTGAN_INLINE void apply_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
                                    Lanes<T>& lanes, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < count; ++lane) {
@@ -272,7 +267,7 @@ C10_ALWAYS_INLINE void apply_lanes(const Network<T> network, const Rule& rule, c
 
 // The same of as many elements as there are lanes, whose gradients are known to be finite and whose squares are added elsewhere.
 template <bool has_ema, class T, class Rule>
-C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i,
+FASTGAN_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i,
                                           Lanes<T>& lanes, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < Lanes<T>::count; ++lane) {
@@ -283,7 +278,7 @@ C10_ALWAYS_INLINE void apply_finite_lanes(const Network<T> network, const Rule& 
 
 // Adds the squares of gradients, a multiple of kWide of them, if their sum is finite: then they all are. False if it is not.
 template <class T>
-C10_ALWAYS_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lanes) {
+FASTGAN_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lanes) {
   T wide[kWide] = {}, sum = 0;
   for (int64_t i = 0; i < count; i += kWide) {
 #pragma omp simd
@@ -299,7 +294,7 @@ C10_ALWAYS_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& l
 // One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. group, a
 // multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
-C10_ALWAYS_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
+FASTGAN_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
                                     Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
   constexpr int64_t kLanes = Lanes<T>::count;
   const int64_t count = end - begin, wide = count / kWide * kWide;

@@ -1,11 +1,7 @@
 // Elementary functions as plain arithmetic that compilers vectorise, and loops compiled for several processors.
 #pragma once
 
-#include <c10/util/BFloat16.h>
-#include <c10/util/bit_cast.h>
-
-#include <cstdint>
-#include <type_traits>
+#include "half.h"
 
 // A function so marked is compiled once per instruction set; which copy runs is decided when the library is loaded.
 // What it calls must be inlined into it, or runs as compiled for any processor.
@@ -28,43 +24,37 @@ namespace fastgan {
 template <class scalar>
 using wide_t = std::conditional_t<std::is_same_v<scalar, double>, double, float>;
 
-// A computed value in the logits' type. For bf16 without the branch of c10's conversion, which keeps loops from vectorising.
+// A computed value in the logits' type.
 template <class scalar>
-inline scalar narrow(wide_t<scalar> value) {
-  if constexpr (std::is_same_v<scalar, c10::BFloat16>) {
-    const uint32_t bits = c10::bit_cast<uint32_t>(value), nan = -static_cast<uint32_t>(value != value);
-    const uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;  // to the nearest, ties to even
-    return c10::BFloat16(static_cast<uint16_t>((rounded & ~nan) | (0x7fc0u & nan)), c10::BFloat16::from_bits());
-  } else {
-    return static_cast<scalar>(value);
-  }
+FASTGAN_INLINE scalar narrow(wide_t<scalar> value) {
+  return static_cast<scalar>(value);
 }
 
 // The polynomial with these coefficients, lowest power first, by Horner's rule.
 template <class T>
-inline T polynomial(T, T constant) {
+FASTGAN_INLINE T polynomial(T, T constant) {
   return constant;
 }
 template <class T, class... Rest>
-inline T polynomial(T x, T constant, T next, Rest... rest) {
+FASTGAN_INLINE T polynomial(T x, T constant, T next, Rest... rest) {
   return constant + x * polynomial(x, next, rest...);
 }
 
 // (e^r - 1 - r) / r^2 for |r| <= ln(2) / 2: minimax polynomials whose error is below 5 % of the type's rounding.
-inline float exp_tail(float r) {
+FASTGAN_INLINE float exp_tail(float r) {
   return polynomial(r, 0.49999993452f, 0.16666520693f, 0.041668387274f, 0.0083687096707f, 0.0013814616074f);
 }
-inline double exp_tail(double r) {
+FASTGAN_INLINE double exp_tail(double r) {
   return polynomial(r, 0.5000000000000010615, 0.1666666666666641277, 0.04166666666653027679, 0.008333333333494345285,
                     0.001388888894359503624, 0.0001984126950673651104, 2.480149313879256527e-5, 2.755758631779066518e-6,
                     2.763023303815597302e-7, 2.500005256347639092e-8);
 }
 
 // (atanh(sqrt(u)) / sqrt(u) - 1) / u for 0 <= u <= 1/9.
-inline float atanh_tail(float u) {
+FASTGAN_INLINE float atanh_tail(float u) {
   return polynomial(u, 0.33333208152f, 0.200107632806f, 0.140009064463f, 0.140059799263f);
 }
-inline double atanh_tail(double u) {
+FASTGAN_INLINE double atanh_tail(double u) {
   return polynomial(u, 0.33333333333333154922, 0.20000000000077539025, 0.14285714274061016337, 0.11111111976711081527,
                     0.090908722432121103187, 0.076932741219043374785, 0.066505616313177473772, 0.060524652108722720605,
                     0.041725166819999157538, 0.085048220378214700631);
@@ -92,20 +82,20 @@ struct ExpConstants<double> {
 // e^-a for a >= 0, to about one unit in the last place; 0 beyond 87 (708 in double), and nan for nan.
 // e^-a = 2^n e^r with n = round(-a / ln 2), r = -a - n ln 2.
 template <class T>
-inline T exp_negative(T a) {
+FASTGAN_INLINE T exp_negative(T a) {
   using C = ExpConstants<T>;
   using Bits = typename C::Bits;
   const T shifted = a * T(-1.4426950408889634074) + C::shifter;
   const T n = shifted - C::shifter;
   const T r = (-a - n * C::ln2_high) - n * C::ln2_low;
-  const Bits exponent = c10::bit_cast<Bits>(shifted) + C::bias;
-  const T power = c10::bit_cast<T>(static_cast<Bits>(static_cast<std::make_unsigned_t<Bits>>(exponent) << C::mantissa_bits));
+  const Bits exponent = bit_cast<Bits>(shifted) + C::bias;
+  const T power = bit_cast<T>(static_cast<Bits>(static_cast<std::make_unsigned_t<Bits>>(exponent) << C::mantissa_bits));
   return a > C::largest ? T(0) : power * (T(1) + (r + r * r * exp_tail(r)));
 }
 
 // log(1 + e) for 0 <= e <= 1 as 2 atanh(e / (2 + e)), to about one unit in the last place.
 template <class T>
-inline T log1p_unit(T e) {
+FASTGAN_INLINE T log1p_unit(T e) {
   const T s = e / (T(2) + e);
   const T twice = s + s;
   return twice + twice * (s * s * atanh_tail(s * s));
