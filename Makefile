@@ -1,4 +1,4 @@
-# make test | test-fast | train | lint | format | docs | build | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make test | test-fast | train | lint | format | docs | build | wheel | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 # make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
@@ -23,6 +23,7 @@ help:
 	@echo "make format  sets every line as make lint wants it"
 	@echo "make docs    write the API reference into build/docs"
 	@echo "make build   set up .venv and compile the C++ extension"
+	@echo "make wheel   build a wheel into dist/: without CUDA, for Python 3.11 and torch 2.11 and all that follow"
 	@echo "make bench   run every benchmark of benchmarks/ops"
 	@echo "make cuda-check  compile all CUDA sources for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
 	@echo "make gpu     prove and measure everything on a CUDA machine, in PYTHON as it is: no .venv, no network (MINUTES=$(MINUTES),"
@@ -50,6 +51,9 @@ $(VENV)/.extension: $(VENV)/.packages setup.py $(NATIVE)
 	@ls fastgan/_C*.so > /dev/null 2>&1 && touch $@ || true
 
 build: $(VENV)/.extension
+
+wheel: $(VENV)/.packages
+	FASTGAN_REQUIRE_EXT=1 $(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 
 train: build
 	$(BIN)/fastgan train --data digits --steps $(STEPS) --out runs/digits $(if $(wildcard runs/digits),--resume)
@@ -89,4 +93,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build train test test-fast lint format docs bench cuda-check gpu clean
+.PHONY: help build wheel train test test-fast lint format docs bench cuda-check gpu clean

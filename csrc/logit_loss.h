@@ -13,10 +13,9 @@
 // Value = scale * (sum of real's losses / real's count + the same of fake), or without the division for sums.
 #pragma once
 
-#include <c10/util/Exception.h>
+#include "cpu/base.h"
 
 #include <cmath>
-#include <string_view>
 
 #ifdef __CUDACC__
 #define FASTGAN_DEVICE __device__
@@ -131,8 +130,6 @@ FASTGAN_DEVICE void add_loss(const Bce<T>& logit_loss, T x, LossSum<T>& loss_sum
 
 // The forms whose sides have a loss each, by name; the others compare both sides, and are passes of their own.
 
-constexpr std::string_view kPaired = "paired", kAverage = "average";
-
 template <template <class> class LogitLoss>
 struct Form {
   template <class T>
@@ -144,7 +141,7 @@ auto visit_form(std::string_view name, const Visit& visit) {
   if (name == "bce") return visit(Form<Bce>());
   if (name == "square") return visit(Form<Square>());
   if (name == "hinge") return visit(Form<Hinge>());
-  TORCH_CHECK(name == "linear", "unknown form ", name);
+  fastgan::require(name == "linear", "unknown form ", name);
   return visit(Form<Linear>());
 }
 

@@ -13,7 +13,7 @@ struct MaskCounter {
   int64_t rows;           // of a pass
   uint32_t threshold, step, first_row;
   uint64_t seed;
-  float scale;
+  double scale;
 
   // The numbers of `lines` rows from `row` on, all of one pass, kTileColumns / lines columns each from `column` on.
   FASTGAN_INLINE void draw(int64_t row, int lines, int64_t column, uint16_t (&numbers)[kTileColumns]) const {

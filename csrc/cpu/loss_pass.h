@@ -5,7 +5,7 @@
 #include "vector_math.h"
 
 #include <algorithm>
-#include <cstdint>
+#include <array>
 
 // In an anonymous namespace: a variant is chosen by a symbol of its own in each file.
 namespace {
@@ -25,7 +25,14 @@ constexpr int64_t kChunk<Bce<T>> = 16 * 1024;
 template <class T>
 constexpr int64_t kChunk<BceGradient<T>> = 16 * 1024;
 
-// What a pass does with element i: its value, the logits it looks at, and the gradient it writes.
+// The logit itself is the value of Linear<T>(0, 0); this is its sign.
+template <class T>
+struct Sign {
+  Sign(double, double) {}
+  T value(T x) const { return T(x > T(0)) - T(x < T(0)); }
+};
+
+// What a pass does with element i: its value, and the gradient it writes; and the logits that it looks at.
 
 template <class scalar, class LogitLoss>
 struct Single {
@@ -35,9 +42,8 @@ struct Single {
   scalar* gradient;
   LogitLoss logit_loss;
   T weight, offset;
+  std::array<const scalar*, 2> looked_at() const { return {logits, nullptr}; }
   T value(int64_t i) const { return logit_loss.value(T(logits[i])); }
-  T first(int64_t i) const { return T(logits[i]); }
-  T second(int64_t) const { return T(0); }
   void write(int64_t i) const { gradient[i] = narrow<scalar>(weight * logit_loss.gradient(T(logits[i])) + offset); }
 };
 
@@ -49,11 +55,10 @@ struct Pairs {
   scalar *real_gradient, *fake_gradient;
   Bce<T> logit_loss;
   T weight;
-  T value(int64_t i) const { return logit_loss.value(second(i) - first(i)); }
-  T first(int64_t i) const { return T(real[i]); }
-  T second(int64_t i) const { return T(fake[i]); }
+  std::array<const scalar*, 2> looked_at() const { return {real, fake}; }
+  T value(int64_t i) const { return logit_loss.value(T(fake[i]) - T(real[i])); }
   void write(int64_t i) const {
-    const T loss_gradient = weight * logit_loss.gradient(second(i) - first(i));
+    const T loss_gradient = weight * logit_loss.gradient(T(fake[i]) - T(real[i]));
     fake_gradient[i] = narrow<scalar>(loss_gradient);
     if constexpr (write_real) real_gradient[i] = narrow<scalar>(-loss_gradient);
   }
@@ -79,11 +84,6 @@ struct Sums {
   }
 };
 
-template <class T>
-T sign(T x) {
-  return T(x > T(0)) - T(x < T(0));
-}
-
 // A sum kept in parts: short sums of T, from time to time added to long ones in fp64.
 template <class T>
 struct Lanes {
@@ -106,41 +106,26 @@ struct Lanes {
   }
 };
 
-// Sums the values of elements begin to end, and their logits and signs too if asked.
-template <bool with_statistics, class Item>
-FASTGAN_VARIANTS FASTGAN_FLATTEN Sums value_pass(Item item, int64_t begin, int64_t end) {
-  Lanes<typename Item::T> value, logits[2], signs[2];
-  const auto accumulate = [&](int64_t i, int64_t lane) {
-    value.part[lane] += item.value(i);
-    if constexpr (with_statistics) {
-      logits[0].part[lane] += item.first(i), signs[0].part[lane] += sign(item.first(i));
-      logits[1].part[lane] += item.second(i), signs[1].part[lane] += sign(item.second(i));
-    }
-  };
-  const auto widen = [&] {
-    value.widen();
-    if constexpr (with_statistics) {
-      for (const int k : {0, 1}) logits[k].widen(), signs[k].widen();
-    }
-  };
+// Sums the values of elements begin to end.
+template <class Item>
+FASTGAN_VARIANTS FASTGAN_FLATTEN double value_pass(Item item, int64_t begin, int64_t end) {
+  Lanes<typename Item::T> sum;
   const int64_t length = (end - begin) / (kStreams * kLanes) * kLanes;  // of a stream
   for (int64_t i = 0; i < length;) {
     for (const int64_t stop = std::min(i + kWiden, length); i < stop; i += kLanes) {
 #pragma GCC unroll 4
       for (int64_t stream = 0; stream < kStreams; ++stream) {
 #pragma omp simd
-        for (int64_t lane = 0; lane < kLanes; ++lane) accumulate(begin + stream * length + i + lane, stream * kLanes + lane);
+        for (int64_t lane = 0; lane < kLanes; ++lane)
+          sum.part[stream * kLanes + lane] += item.value(begin + stream * length + i + lane);
       }
     }
-    widen();
+    sum.widen();
   }
   begin += kStreams * length;
 #pragma omp simd
-  for (int64_t lane = 0; lane < end - begin; ++lane) accumulate(begin + lane, lane);
-  if constexpr (with_statistics) {
-    return {value.sum(), {logits[0].sum(), logits[1].sum()}, {signs[0].sum(), signs[1].sum()}};
-  }
-  return {value.sum()};
+  for (int64_t lane = 0; lane < end - begin; ++lane) sum.part[lane] += item.value(begin + lane);
+  return sum.sum();
 }
 
 // Writes the gradients of elements begin to end. Apart from the sums, because one loop for both would often not vectorise;

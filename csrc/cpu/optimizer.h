@@ -298,18 +298,16 @@ FASTGAN_INLINE void apply_update(const Network<T> network, const Rule& rule, con
                                     Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
   constexpr int64_t kLanes = Lanes<T>::count;
   const int64_t count = end - begin, wide = count / kWide * kWide;
-  int64_t i = 0;
-  while (i < wide) {
-    const int64_t stop = std::min(i + group, wide);
-    const bool all_finite = add_squares(gradient + i, stop - i, lanes);
+  for (int64_t i = 0; i < count;) {
+    const int64_t stop = i < wide ? std::min(i + group, wide) : count;
+    const bool all_finite = i < wide && add_squares(gradient + i, stop - i, lanes);
     for (; all_finite && i < stop; i += kLanes)
       apply_finite_lanes<has_ema>(network, rule, gradient + i, begin + i, lanes, copy ? copy + i : nullptr);
-    for (; i < stop; i += kLanes)
-      apply_lanes<has_ema>(network, rule, gradient + i, begin + i, kLanes, lanes, copy ? copy + i : nullptr);
+    for (; i < stop; i += kLanes) {
+      const int64_t some = std::min(kLanes, stop - i);
+      apply_lanes<has_ema>(network, rule, gradient + i, begin + i, some, lanes, copy ? copy + i : nullptr);
+    }
   }
-  for (; i + kLanes <= count; i += kLanes)
-    apply_lanes<has_ema>(network, rule, gradient + i, begin + i, kLanes, lanes, copy ? copy + i : nullptr);
-  apply_lanes<has_ema>(network, rule, gradient + i, begin + i, count - i, lanes, copy ? copy + i : nullptr);
 }
 
 }  // namespace

@@ -3,13 +3,16 @@
 // Every number is a function of a Philox counter (block, row, step, stream), where a block makes four words. A tile of blocks
 // is made at a time, and its words then turned into numbers, so both loops are vector code whatever the number of columns.
 
-#include "intrinsics.h"
+#if defined(__GNUC__) && !defined(__clang__)
+// loops of a tile are unrolled whole: that decides which products and sums fuse, and so the last bit of normal numbers
+#pragma GCC optimize("O3")
+#endif
+
+#include "sample.h"
+
 #include "philox.h"
 #include "threads.h"
 #include "vector_math.h"
-
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
 
 #include <algorithm>
 #include <cmath>
@@ -18,82 +21,13 @@
 namespace fastgan {
 namespace {
 
-#define FASTGAN_TILE_ARGUMENTS \
-  const uint32_t *block, const uint32_t *row, uint32_t step, const uint32_t *stream, uint64_t key, uint32_t *words
-
-// Of two functions so marked, the second runs where the processor has AVX-512.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define FASTGAN_ANY_PROCESSOR __attribute__((target("default")))
-#define FASTGAN_AVX512 __attribute__((target("arch=x86-64-v4")))
-#else
-#define FASTGAN_ANY_PROCESSOR
-#endif
-
-FASTGAN_ANY_PROCESSOR void tile(FASTGAN_TILE_ARGUMENTS) {
-  for (int i = 0; i < kPhiloxTile; ++i) {
-    const auto four = philox({block[i], row[i], step, stream[i]}, key);
-    std::copy(four.begin(), four.end(), words + 4 * i);
-  }
-}
-
-#ifdef FASTGAN_AVX512
-FASTGAN_AVX512 inline __m512i load_8(const uint32_t* words) {
-  return _mm512_cvtepu32_epi64(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
-}
-
-// Eight counters at a time, each word in the low half of a 64-bit lane, where products of 32-bit words read it; what the upper
-// half holds does not matter until the end.
-FASTGAN_AVX512 void tile(FASTGAN_TILE_ARGUMENTS) {
-  const __m512i m0 = _mm512_set1_epi64(kPhiloxMultiplier[0]), m1 = _mm512_set1_epi64(kPhiloxMultiplier[1]);
-  const __m512i even = _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), odd = _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4);
-  constexpr int kXor = 0x96;  // of three
-  for (int i = 0; i < kPhiloxTile; i += 8) {
-    __m512i c0 = load_8(block + i), c1 = load_8(row + i), c2 = _mm512_set1_epi64(step), c3 = load_8(stream + i);
-    uint32_t k0 = static_cast<uint32_t>(key), k1 = static_cast<uint32_t>(key >> 32);
-    for (int round = 0; round < kPhiloxRounds; ++round) {
-      const __m512i p0 = _mm512_mul_epu32(c0, m0), p1 = _mm512_mul_epu32(c2, m1);
-      c0 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1, _mm512_set1_epi64(k0), kXor);
-      c2 = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3, _mm512_set1_epi64(k1), kXor);
-      c1 = p1, c3 = p0;
-      k0 += kPhiloxWeyl[0];
-      k1 += kPhiloxWeyl[1];
-    }
-    // a counter's words 0 and 1 in one lane, 2 and 3 in another; then counter by counter
-    const __mmask16 upper = 0xaaaa;
-    const __m512i a = _mm512_mask_shuffle_epi32(c0, upper, c1, _MM_PERM_CCAA);
-    const __m512i b = _mm512_mask_shuffle_epi32(c2, upper, c3, _MM_PERM_CCAA);
-    _mm512_storeu_si512(words + 4 * i, _mm512_permutex2var_epi64(a, even, b));
-    _mm512_storeu_si512(words + 4 * i + 16, _mm512_permutex2var_epi64(a, odd, b));
-  }
-}
-#endif
-
-}  // namespace
-
-void philox_tile(FASTGAN_TILE_ARGUMENTS) {
-  tile(block, row, step, stream, key, words);
-}
-
-}  // namespace fastgan
-
-namespace {
-
-using at::Tensor;
-using fastgan::philox;
-
-constexpr int kTile = fastgan::kPhiloxTile;
+constexpr int kTile = kPhiloxTile;
 constexpr int kWords = 4 * kTile;         // of a tile
 constexpr int64_t kTileGrain = 64;        // tiles worth a thread
 constexpr int64_t kPixelGrain = 1 << 14;  // pixels worth a thread
 constexpr int64_t kIndexUnit = 1024;      // indices worth a thread
 constexpr int kFeistelRounds = 6;
 constexpr float kUnit = 1.0f / (1 << 24);
-
-struct Stream {
-  uint64_t seed;
-  uint32_t step, stream;
-  int64_t first_row, blocks;  // blocks to a row
-};
 
 // From a tile's words to its numbers; `kNumbers` of them.
 struct Uniform {
@@ -120,11 +54,11 @@ struct Dropout {
 inline float minus_two_log(float u) {
   constexpr int32_t kSqrtHalf = 0x3F3504F3;
   constexpr float kLn2High = 0.693359375f, kLn2Low = -2.12194440e-4f;
-  const int32_t bits = c10::bit_cast<int32_t>(u);
+  const int32_t bits = bit_cast<int32_t>(u);
   const int32_t exponent = (bits - kSqrtHalf) >> 23;
-  const float f = c10::bit_cast<float>(bits - exponent * (1 << 23)) - 1.0f;
+  const float f = bit_cast<float>(bits - exponent * (1 << 23)) - 1.0f;
   const float s = f / (2.0f + f), e = static_cast<float>(exponent), twice = s + s;
-  return -2.0f * (e * kLn2High + (twice + (twice * (s * s * fastgan::atanh_tail(s * s)) + e * kLn2Low)));
+  return -2.0f * (e * kLn2High + (twice + (twice * (s * s * atanh_tail(s * s)) + e * kLn2Low)));
 }
 
 // (cos, sin) of 2 pi w / 2^24. The angle's quarter turn is taken off exactly, so small results keep all their digits; the
@@ -132,13 +66,13 @@ inline float minus_two_log(float u) {
 inline void cos_sin(int32_t w, float& cosine, float& sine) {
   const int32_t quarter = (w + (1 << 21)) >> 22;
   const float x = static_cast<float>(w - quarter * (1 << 22)) * 3.7450702829e-7f, u = x * x;
-  const float s = x + x * u * fastgan::polynomial(u, -0.1666665460591f, 0.008332160526753f, -0.0001951525063818f);
-  const float c = 1.0f + u * (-0.5f + u * fastgan::polynomial(u, 0.04166664567657f, -0.001388731593559f, 2.443311988776e-5f));
+  const float s = x + x * u * polynomial(u, -0.1666665460591f, 0.008332160526753f, -0.0001951525063818f);
+  const float c = 1.0f + u * (-0.5f + u * polynomial(u, 0.04166664567657f, -0.001388731593559f, 2.443311988776e-5f));
   const bool swapped = quarter & 1;
   const uint32_t cosine_sign = static_cast<uint32_t>((quarter + 1) & 2) << 30;
   const uint32_t sine_sign = static_cast<uint32_t>(quarter & 2) << 30;
-  cosine = c10::bit_cast<float>(c10::bit_cast<uint32_t>(swapped ? s : c) ^ cosine_sign);
-  sine = c10::bit_cast<float>(c10::bit_cast<uint32_t>(swapped ? c : s) ^ sine_sign);
+  cosine = bit_cast<float>(bit_cast<uint32_t>(swapped ? s : c) ^ cosine_sign);
+  sine = bit_cast<float>(bit_cast<uint32_t>(swapped ? c : s) ^ sine_sign);
 }
 
 // Box and Muller: words (0, 1) and (2, 3) of a block make two normals each.
@@ -161,53 +95,36 @@ FASTGAN_VARIANTS void apply(Map map, const uint32_t* words, float* numbers) {
   map(words, numbers);
 }
 
-// Tile number `tile` of a tensor of numbers [rows, columns]; a row's last block may be cut.
+// Tile number `tile` of numbers [rows, columns] whose rows have so many blocks; a row's last block may be cut.
 template <class Map>
-void fill_tile(const Stream& stream, const Map& map, int64_t tile, int64_t rows, int64_t columns, float* out) {
+void fill_tile(const Counter& counter, const Map& map, int64_t tile, int64_t rows, int64_t columns, int64_t blocks, float* out) {
   constexpr int kPerBlock = Map::kNumbers / kTile;
-  const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, rows * stream.blocks - first);
-  alignas(64) uint32_t block[kTile], row[kTile], word[kTile];
-  std::fill_n(word, kTile, stream.stream);
-  int64_t r = first / stream.blocks, b = first % stream.blocks;
+  const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, rows * blocks - first);
+  alignas(64) uint32_t block[kTile], row[kTile], stream[kTile];
+  std::fill_n(stream, kTile, counter.stream);
+  int64_t r = first / blocks, b = first % blocks;
   for (int i = 0; i < kTile; ++i) {
     block[i] = static_cast<uint32_t>(b);
-    row[i] = static_cast<uint32_t>(stream.first_row + r);
-    if (++b == stream.blocks) ++r, b = 0;
+    row[i] = static_cast<uint32_t>(counter.first_row + r);
+    if (++b == blocks) ++r, b = 0;
   }
   alignas(64) uint32_t words[kWords];
-  fastgan::philox_tile(block, row, stream.step, word, stream.seed, words);
-  if (count == kTile && columns == stream.blocks * kPerBlock) return apply(map, words, out + first * kPerBlock);
+  philox_tile(block, row, counter.step, stream, counter.seed, words);
+  if (count == kTile && columns == blocks * kPerBlock) return apply(map, words, out + first * kPerBlock);
   alignas(64) float numbers[Map::kNumbers];
   apply(map, words, numbers);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t r = (first + i) / stream.blocks, column = (first + i) % stream.blocks * kPerBlock;
+    const int64_t r = (first + i) / blocks, column = (first + i) % blocks * kPerBlock;
     std::copy_n(numbers + i * kPerBlock, std::min<int64_t>(kPerBlock, columns - column), out + r * columns + column);
   }
 }
 
 template <class Map>
-void fill(Tensor& out, int64_t seed, int64_t step, int64_t stream_word, int64_t first_row, const Map& map) {
-  TORCH_CHECK(out.dim() == 2 && out.is_contiguous() && out.scalar_type() == at::kFloat, "out must be a contiguous fp32 matrix");
+void fill(float* out, int64_t rows, int64_t columns, const Counter& counter, const Map& map) {
   constexpr int kPerBlock = Map::kNumbers / kTile;
-  const int64_t rows = out.size(0), columns = out.size(1), blocks = (columns + kPerBlock - 1) / kPerBlock;
-  const Stream stream{static_cast<uint64_t>(seed), static_cast<uint32_t>(step), static_cast<uint32_t>(stream_word), first_row,
-                      blocks};
-  float* numbers = out.mutable_data_ptr<float>();
-  fastgan::share((rows * blocks + kTile - 1) / kTile, kTileGrain,
-                 [&](int64_t tile) { fill_tile(stream, map, tile, rows, columns, numbers); });
-}
-
-void uniforms_(Tensor& out, int64_t seed, int64_t step, int64_t stream, int64_t first_row) {
-  fill(out, seed, step, stream, first_row, Uniform{});
-}
-
-void normals_(Tensor& out, int64_t seed, int64_t step, int64_t stream, int64_t first_row) {
-  fill(out, seed, step, stream, first_row, Normal{});
-}
-
-void dropout_scale_(Tensor& out, int64_t threshold, double scale, int64_t seed, int64_t step, int64_t stream,
-                    int64_t first_row) {
-  fill(out, seed, step, stream, first_row, Dropout{static_cast<uint32_t>(threshold), static_cast<float>(scale)});
+  const int64_t blocks = (columns + kPerBlock - 1) / kPerBlock;
+  share((rows * blocks + kTile - 1) / kTile, kTileGrain,
+        [&](int64_t tile) { fill_tile(counter, map, tile, rows, columns, blocks, out); });
 }
 
 // A keyed permutation of [0, size), one for each epoch: see reference.permute for the construction.
@@ -259,18 +176,6 @@ class Permutation {
   int bits_ = 6;  // as the reference has it: tiny sets would be shuffled with a bias
 };
 
-void batch_indices_(Tensor& out, int64_t size, int64_t position, int64_t seed, int64_t stream) {
-  TORCH_CHECK(out.is_contiguous() && out.scalar_type() == at::kLong, "out must be contiguous int64");
-  TORCH_CHECK_VALUE(size >= 1 && position >= 0, "a data set has at least one sample, and a position is not negative");
-  int64_t* indices = out.mutable_data_ptr<int64_t>();
-  const int64_t count = out.numel();
-  fastgan::share((count + kIndexUnit - 1) / kIndexUnit, 1, [&](int64_t unit) {
-    Permutation permutation(size, static_cast<uint64_t>(seed), static_cast<uint32_t>(stream));
-    for (int64_t i = unit * kIndexUnit; i < std::min(count, (unit + 1) * kIndexUnit); ++i)
-      indices[i] = permutation(position + i);
-  });
-}
-
 // x (2 / 255) - 1 as the reference rounds it, after the product too. In one loop the compiler would fuse the two, which differs
 // in the last bit; the second loop finds the row in the cache.
 FASTGAN_VARIANTS void scale_pixels(const uint8_t* pixels, float* out, int64_t count) {
@@ -278,55 +183,44 @@ FASTGAN_VARIANTS void scale_pixels(const uint8_t* pixels, float* out, int64_t co
   for (int64_t i = 0; i < count; ++i) out[i] -= 1.0f;
 }
 
-void gather_rows_(Tensor& out, const Tensor& images, const Tensor& indices) {
-  const int64_t features = images.size(0) ? images.numel() / images.size(0) : 0, count = images.size(0);
-  TORCH_CHECK(images.is_contiguous() && images.scalar_type() == at::kByte, "images must be contiguous uint8");
-  TORCH_CHECK(indices.is_contiguous() && indices.scalar_type() == at::kLong, "indices must be contiguous int64");
-  TORCH_CHECK(out.is_contiguous() && out.scalar_type() == at::kFloat && out.numel() == indices.numel() * features,
-              "out must be contiguous fp32 of one row to an index");
-  const uint8_t* pixels = images.const_data_ptr<uint8_t>();
-  const int64_t* rows = indices.const_data_ptr<int64_t>();
-  float* batch = out.mutable_data_ptr<float>();
-  const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, features));
-  for (int64_t i = 0; i < indices.numel(); ++i)
-    TORCH_CHECK_INDEX(rows[i] >= 0 && rows[i] < count, "index ", rows[i], " is out of range for ", count, " samples");
-  fastgan::share(indices.numel(), grain,
-                 [&](int64_t i) { scale_pixels(pixels + rows[i] * features, batch + i * features, features); });
-}
-
 FASTGAN_VARIANTS void mix(float* out, const float* real, const float* fake, float alpha, int64_t count) {
   for (int64_t i = 0; i < count; ++i) out[i] = real[i] + alpha * (fake[i] - real[i]);
 }
 
-void interpolate_(Tensor& out, const Tensor& real, const Tensor& fake, const Tensor& alpha) {
-  const int64_t rows = alpha.numel(), width = rows ? real.numel() / rows : 0;
-  for (const Tensor& tensor : {out, real, fake})
-    TORCH_CHECK(tensor.is_contiguous() && tensor.scalar_type() == at::kFloat && tensor.numel() == rows * width,
-                "real, fake and out must be contiguous fp32 of one size, with a row for each alpha");
-  TORCH_CHECK(alpha.is_contiguous() && alpha.scalar_type() == at::kFloat, "alpha must be contiguous fp32");
-  const float *a = alpha.const_data_ptr<float>(), *r = real.const_data_ptr<float>(), *f = fake.const_data_ptr<float>();
-  float* mixed = out.mutable_data_ptr<float>();
-  // a helper spins for a while after its work, on a core that the matrix product after it could use
-  const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, width));
-  fastgan::share(rows, grain, [&](int64_t i) { mix(mixed + i * width, r + i * width, f + i * width, a[i], width); });
-}
-
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("uniforms_", &uniforms_);
-  m.impl("normals_", &normals_);
-  m.impl("dropout_scale_", &dropout_scale_);
-  m.impl("batch_indices_", &batch_indices_);
-  m.impl("gather_rows_", &gather_rows_);
-  m.impl("interpolate_", &interpolate_);
+void uniforms(float* out, int64_t rows, int64_t columns, const Counter& counter) {
+  fill(out, rows, columns, counter, Uniform{});
 }
 
-// Nothing is returned: fake tensors only need to know that there is something to call.
-TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
-  m.impl("uniforms_", [](Tensor&, int64_t, int64_t, int64_t, int64_t) {});
-  m.impl("normals_", [](Tensor&, int64_t, int64_t, int64_t, int64_t) {});
-  m.impl("dropout_scale_", [](Tensor&, int64_t, double, int64_t, int64_t, int64_t, int64_t) {});
-  m.impl("batch_indices_", [](Tensor&, int64_t, int64_t, int64_t, int64_t) {});
-  m.impl("gather_rows_", [](Tensor&, const Tensor&, const Tensor&) {});
+void normals(float* out, int64_t rows, int64_t columns, const Counter& counter) {
+  fill(out, rows, columns, counter, Normal{});
 }
+
+void dropout_scale(float* out, int64_t rows, int64_t columns, uint32_t threshold, float scale, const Counter& counter) {
+  fill(out, rows, columns, counter, Dropout{threshold, scale});
+}
+
+void batch_indices(int64_t* out, int64_t count, int64_t size, int64_t position, uint64_t seed, uint32_t stream) {
+  require<std::invalid_argument>(size >= 1 && position >= 0,
+                                 "a data set has at least one sample, and a position is not negative");
+  share((count + kIndexUnit - 1) / kIndexUnit, 1, [&](int64_t unit) {
+    Permutation permutation(size, seed, stream);
+    for (int64_t i = unit * kIndexUnit; i < std::min(count, (unit + 1) * kIndexUnit); ++i) out[i] = permutation(position + i);
+  });
+}
+
+void gather_rows(float* out, const uint8_t* pixels, int64_t count, int64_t width, Span<int64_t> indices) {
+  for (const int64_t index : indices)
+    require<std::out_of_range>(index >= 0 && index < count, "index ", index, " is out of range for ", count, " samples");
+  const int64_t grain = std::max<int64_t>(1, kPixelGrain / std::max<int64_t>(1, width));
+  share(indices.size(), grain, [&](int64_t i) { scale_pixels(pixels + indices[i] * width, out + i * width, width); });
+}
+
+void interpolate(float* out, const float* real, const float* fake, const float* alpha, int64_t rows, int64_t width) {
+  // a helper spins for a while after its work, on a core that the matrix product after it could use
+  const int64_t grain = std::max<int64_t>(1, (1 << 18) / std::max<int64_t>(1, width));
+  share(rows, grain, [&](int64_t i) { mix(out + i * width, real + i * width, fake + i * width, alpha[i], width); });
+}
+
+}  // namespace fastgan

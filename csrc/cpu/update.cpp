@@ -1,14 +1,13 @@
-// update: one optimizer step over a flat network, in place and in one pass over memory.
+// update: every weight's step.
 //
 // Per weight: is the gradient finite; weight decay; moments; weight; clip; is that finite; moving average; the sum of the finite
 // gradients' squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not depend on
 // the number of threads.
 
-#include "optimizer_step.h"
+#include "update.h"
 
-#include <ATen/Parallel.h>
-#include <ATen/ops/empty.h>
-#include <torch/library.h>
+#include "optimizer.h"
+#include "threads.h"
 
 #include <vector>
 
@@ -47,7 +46,7 @@ template <class Pass>
 Totals run_chunks(int64_t size, const Pass& pass) {
   const int64_t chunks = (size + kChunk - 1) / kChunk;
   std::vector<Totals> parts(chunks);
-  at::parallel_for(0, chunks, 2, [&](int64_t first, int64_t last) {
+  fastgan::parallel(chunks, 2, [&](int64_t first, int64_t last) {
     for (int64_t chunk = first; chunk < last; ++chunk)
       parts[chunk] = pass(chunk * kChunk, std::min((chunk + 1) * kChunk, size));
   });
@@ -57,50 +56,27 @@ Totals run_chunks(int64_t size, const Pass& pass) {
 }
 
 template <class T>
-Totals step_in(const Step& a, const T* gradient) {
-  const int64_t size = a.weight.numel();
+Totals step_in(const fastgan::Step<T>& a) {
+  const auto withheld = [&](int64_t begin, int64_t end) { return withheld_pass(a.gradient, begin, end); };
+  if (a.withheld) return run_chunks(a.size, withheld);
+  const Network<T> network{a.weight, a.ema, a.clip ? T(a.clip) : std::numeric_limits<T>::infinity(), T(a.ema_decay)};
+  const int64_t group = a.size <= kCached ? kBlock : kGroup;
   Totals totals;
-  if (is_withheld(a.withhold)) {
-    return run_chunks(size, [&](int64_t begin, int64_t end) { return withheld_pass(gradient, begin, end); });
-  }
-  const Network<T> network = network_of<T>(a);
-  const double count = number(a.count, "count") + 1;
-  const int64_t group = size <= kCached ? kBlock : kGroup;
-  with_rule<T>(a, number(a.lr, "lr"), std::max(count, 1.0), [&](const auto& rule) {
+  with_rule(RuleArgs<T>{a.rule, a.options, a.state, a.lr, std::max(a.count, 1.0)}, [&](const auto& rule) {
     using Rule = std::decay_t<decltype(rule)>;
-    totals = run_chunks(size, [&](int64_t begin, int64_t end) {
-      const auto run = network.ema ? &pass<true, T, Rule> : &pass<false, T, Rule>;
-      return run(network, rule, gradient, begin, end, group);
-    });
+    const auto run = network.ema ? &pass<true, T, Rule> : &pass<false, T, Rule>;
+    totals = run_chunks(a.size, [&](int64_t begin, int64_t end) { return run(network, rule, a.gradient, begin, end, group); });
   });
-  set_number(a.count, count);
-  mark_changed(a);
   return totals;
-}
-
-Tensor update_(Tensor& weight, const Tensor& gradient, at::TensorList state, const Tensor& lr, Tensor& count,
-               const Tensor& withhold, std::string_view rule, at::ArrayRef<double> options, double clip,
-               const OptionalTensor& ema, double ema_decay) {
-  const Step a{weight, state, lr, count, withhold, rule, options, clip, ema, ema_decay};
-  check(a);
-  check_buffer(gradient, weight, "gradient");
-  const bool single = weight.scalar_type() == at::kFloat;
-  const Totals totals = single ? step_in(a, gradient.const_data_ptr<float>()) : step_in(a, gradient.const_data_ptr<double>());
-  return result_of(totals, weight);
-}
-
-// What the operator returns, without the numbers: for torch.compile, export and fake tensors.
-Tensor meta(Tensor& weight, const Tensor&, at::TensorList, const Tensor&, Tensor&, const Tensor&, std::string_view,
-            at::ArrayRef<double>, double, const OptionalTensor&, double) {
-  return at::empty({2}, weight.options());
 }
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
-  m.impl("update_", &update_);
+template <class T>
+fastgan::StepResult fastgan::update(const Step<T>& step) {
+  const Totals totals = step_in(step);
+  return {totals.squares, totals.not_finite};
 }
 
-TORCH_LIBRARY_IMPL(fastgan, Meta, m) {
-  m.impl("update_", &meta);
-}
+template fastgan::StepResult fastgan::update(const Step<float>&);
+template fastgan::StepResult fastgan::update(const Step<double>&);

@@ -4,8 +4,9 @@
 #include "half.h"
 
 // A function so marked is compiled once per instruction set; which copy runs is decided when the library is loaded.
-// What it calls must be inlined into it, or runs as compiled for any processor.
-#if defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+// What it calls must be inlined into it, or runs as compiled for any processor. Defined empty, it is compiled once.
+#if defined(FASTGAN_VARIANTS)
+#elif defined(__x86_64__) && defined(__linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
 #define FASTGAN_VARIANTS __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FASTGAN_VARIANTS

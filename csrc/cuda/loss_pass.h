@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../logit_loss.h"
-#include "../objective.h"
+#include "tensors.h"
 #include "reduce.h"
 
 namespace {

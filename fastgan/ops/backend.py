@@ -9,6 +9,7 @@ An implementation leaves to the reference what it does not take: tensors of othe
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import logging
 import os
@@ -61,6 +62,7 @@ class Choice(NamedTuple):
 
 
 _make_launcher: Callable[[torch.device], Launch] | None = None  # of a tool, see `launch_by`
+_fakes: dict[str, Callable[..., Any]] = {}  # C++ operator -> what it returns, without the numbers
 _implementations: dict[str, dict[str, dict[str, Callable]]] = {}  # operator -> backend -> device type -> function
 
 
@@ -70,6 +72,16 @@ def implementation(operator: str, backend: str, *devices: str) -> Callable[[Call
     def register(function: Callable) -> Callable:
         table = _implementations.setdefault(operator, {}).setdefault(backend, {})
         table.update(dict.fromkeys(devices or ("any",), function))
+        return function
+
+    return register
+
+
+def fake(*operators: str) -> Callable[[Callable], Callable]:
+    """Register a function as what these C++ operators return for tensors without numbers, as torch.compile and export have."""
+
+    def register(function: Callable) -> Callable:
+        _fakes.update(dict.fromkeys(operators, function))
         return function
 
     return register
@@ -85,9 +97,11 @@ def extension_problem() -> str | None:
     if spec is None or spec.origin is None:
         return "the C++ extension was not built (pip install --no-build-isolation . builds it)"
     try:
-        torch.ops.load_library(spec.origin)
-    except OSError as error:
+        importlib.import_module("fastgan._C")
+    except ImportError as error:
         return f"the C++ extension does not load with torch {torch.__version__}: {error}"
+    for operator, function in _fakes.items():
+        torch.library.register_fake(f"fastgan::{operator}", function)
     return None
 
 

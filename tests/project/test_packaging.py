@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import os
 import pickle
@@ -21,6 +22,7 @@ from packaging.requirements import Requirement
 from setuptools.config.pyprojecttoml import read_configuration
 
 import fastgan
+from fastgan.ops.backend import cuda_problem
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -204,6 +206,30 @@ except ImportError as error:
     assert lines[1].startswith("import fastgan.kernels instead")
 
 
+def test_kernels_of_the_cpu_know_no_torch() -> None:
+    """They compile and run without it: tests/native does that."""
+    files = [*(ROOT / "csrc" / "cpu").glob("*.*"), ROOT / "csrc" / "logit_loss.h", ROOT / "csrc" / "objective.h"]
+    included = {(path.name, name) for path in files for name in re.findall(r"#include [<\"](.+?)[>\"]", path.read_text())}
+    assert len(included) > 30
+    assert not [each for each in included if re.match(r"torch/|ATen/|c10/|Python\.h", each[1])]
+
+
+def test_the_extension_is_bound_to_no_torch_and_no_python(requires_extension: None) -> None:
+    """What it needs is the stable C interfaces of LibTorch and Python, the C and C++ libraries, and OpenMP's."""
+    if cuda_problem() is None:
+        pytest.skip("with csrc/cuda the extension is bound to the torch that it was compiled with")
+    spec = importlib.util.find_spec("fastgan._C")
+    assert spec is not None and spec.origin is not None
+    table = subprocess.run(["nm", "-D", "--undefined-only", spec.origin], check=True, capture_output=True, text=True).stdout
+    needed = {line.split()[-1].partition("@")[0] for line in table.splitlines()}
+    assert {"torch_library_impl", "PyModule_Create2"} <= needed
+    unstable = re.compile(r"_Z.*(2at|3c10|5torch|8c10)|_?Py_?[a-z_]|THP")  # names of namespaces as C++ writes them
+    assert not [name for name in needed if unstable.match(name)]
+    of_torch = {name for name in needed if re.match(r"aoti_|torch_", name)}
+    newer = {"torch_library_def_with_tags", "torch_library_set_python_module", "torch_exception_get_what"}
+    assert len(of_torch) > 10 and not of_torch & newer, "nothing that torch 2.11 lacks"
+
+
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
     """A copy of what the package is built from, with one small C++ file instead of all."""
@@ -212,7 +238,7 @@ def tree(tmp_path: Path) -> Path:
             shutil.copytree(source, tmp_path / name, ignore=shutil.ignore_patterns("*.so", "__pycache__", "*.cpp", "*.cu"))
         elif source.exists():
             shutil.copy(source, tmp_path / name)
-    (tmp_path / "csrc" / "library.cpp").write_text('extern "C" int fastgan_probe() { return 1; }\n')
+    (tmp_path / "csrc" / "bindings.cpp").write_text('extern "C" int fastgan_probe() { return 1; }\n')
     return tmp_path
 
 
@@ -223,7 +249,7 @@ def build(tree: Path, **environment: str) -> tuple[int, list[Path], str]:
 
 @pytest.mark.slow
 def test_the_extension_is_built_in_place_and_the_terminal_stays_quiet(tree: Path, requires_extension: None) -> None:
-    with (tree / "csrc" / "library.cpp").open("a") as file:
+    with (tree / "csrc" / "bindings.cpp").open("a") as file:
         file.write('#warning "a word of the compiler"\n')
     code, built, output = build(tree, FASTGAN_REQUIRE_EXT="1", FASTGAN_SKIP_EXT="0")
     assert code == 0, output

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, is_transformed, resolve
+from ..backend import fake, implementation, is_transformed, resolve
 from ..linear import Dropout, Layer, linear_by_reference
 from ..sample import MaskCounter
 
@@ -80,3 +80,8 @@ def _mask_arguments(layer: Layer, masks: MaskCounter | None) -> tuple:
         return (), 0, 1.0, 0, 0, 0
     key, step = reference.key_of(int(masks.seed), masks.step), masks.step & reference.WORD
     return masks.streams, round(layer.dropout * 65536), layer.scale, key, step, masks.first_row
+
+
+@fake("encode_activation_", "activation_slope_")
+def _change(*_: Any) -> None:
+    """Nothing is returned."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, is_transformed
+from ..backend import fake, implementation, is_transformed
 from ..objective import Objective, Terms, bce_objective, d_objective, g_objective, side_objective
 
 
@@ -123,14 +123,11 @@ def _plain(x: Tensor) -> bool:
     return type(x) is Tensor and x.dtype in _DTYPES and not is_transformed()
 
 
-def _alike(x: Tensor, like: Tensor) -> bool:
-    return type(x) is Tensor and x.dtype is like.dtype
-
-
 def _kernel_arguments(real: Tensor | None, fake: Tensor, objective: Objective) -> tuple | None:
     """What the kernels take of an objective; None where the reference has to run."""
-    seen = _plain(fake) and (real is None or _alike(real, fake)) and (fake.is_cpu or not objective.rows)
-    return objective.arguments if seen else None
+    if not _plain(fake) or (real is not None and (type(real) is not Tensor or real.dtype is not fake.dtype)):
+        return None
+    return objective.arguments if not objective.rows or fake.is_cpu else None
 
 
 def _value(real: Tensor | None, fake: Tensor, objective: Objective) -> Tensor:
@@ -196,7 +193,7 @@ def _cpp_side_loss(logits, *, kind, is_real: bool, label_smoothing=0.0, scale=1.
 def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean") -> Tensor:
     if not isinstance(target, Tensor):
         return _value(None, x, bce_objective(target, reduction))
-    kernel = _plain(x) and _alike(target, x) and not target.requires_grad
+    kernel = _plain(x) and type(target) is Tensor and target.dtype is x.dtype and not target.requires_grad
     if not kernel or (reduction == "none" and not x.is_cpu):
         return reference.bce_with_logits(x, target, reduction=reduction)
     if torch.is_grad_enabled() and x.requires_grad:
@@ -205,3 +202,44 @@ def _cpp_bce_with_logits(x: Tensor, target: Tensor | float, *, reduction="mean")
         except RuntimeError:
             return _apply_to_copies(_Bce, x, target, reduction)
     return _bce(x, target, reduction)
+
+
+def _wide_empty(logits: Tensor, *shape: int) -> Tensor:
+    return logits.new_empty(shape, dtype=torch.float64 if logits.dtype == torch.float64 else torch.float32)
+
+
+@fake("loss")
+def _fake_loss(real: Tensor | None, fake: Tensor, *_: Any) -> Tensor:
+    return _wide_empty(fake)
+
+
+@fake("loss_rows")
+def _fake_rows(real: Tensor | None, fake: Tensor, *_: Any) -> Tensor:
+    return _wide_empty(fake, *fake.shape)
+
+
+@fake("loss_statistics", "loss_gradients_")
+def _fake_statistics(real: Tensor | None, fake: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
+    return _wide_empty(fake), _wide_empty(fake, 4)
+
+
+@fake("loss_backward", "loss_rows_backward")
+def _fake_backward(
+    upstream: Tensor, real: Tensor | None, fake: Tensor, want_real: bool, *_: Any
+) -> tuple[Tensor | None, Tensor]:
+    return None if real is None or not want_real else real.new_empty(real.shape), fake.new_empty(fake.shape)
+
+
+@fake("bce")
+def _fake_bce(x: Tensor, labels: Tensor, mean: bool) -> Tensor:
+    return _wide_empty(x)
+
+
+@fake("bce_rows")
+def _fake_bce_rows(x: Tensor, labels: Tensor) -> Tensor:
+    return _wide_empty(x, *x.shape)
+
+
+@fake("bce_backward", "bce_rows_backward")
+def _fake_bce_backward(upstream: Tensor, x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)

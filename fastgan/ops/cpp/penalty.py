@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, is_transformed
+from ..backend import fake, implementation, is_transformed
 from ..penalty import PenaltyForm, penalty_gradient
 
 
@@ -68,3 +68,8 @@ def _norm_penalty_cpp(gradient: Tensor, *, weight: float, target: float = 1.0, o
 @implementation("penalty.square_penalty", "cpp", "cpu", "cuda")
 def _square_penalty_cpp(gradient: Tensor, *, gamma: float) -> Tensor:
     return _penalty_value(gradient, PenaltyForm(True, gamma))
+
+
+@fake("norm_penalty_gradient", "square_penalty_gradient")
+def _fake_penalty_gradient(gradient: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    return gradient.new_empty(()), gradient.new_empty(gradient.shape)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation, transforms_active
+from ..backend import fake, implementation, transforms_active
 
 
 def _counter_words(*, seed, step, stream: int, first_row=0, dtype=torch.float32) -> tuple[int, int, int, int] | None:
@@ -72,3 +74,8 @@ def _interpolate_cpp(real: Tensor, fake: Tensor, alpha: Tensor) -> Tensor:
         return reference.interpolate(real, fake, alpha)
     torch.ops.fastgan.interpolate_.default(out := torch.empty_like(real), real, fake, alpha)
     return out
+
+
+@fake("uniforms_", "normals_", "dropout_scale_", "batch_indices_", "gather_rows_", "interpolate_")
+def _fill(*_: Any) -> None:
+    """Nothing is returned."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import reference
-from ..backend import implementation
+from ..backend import fake, implementation
 
 FLOAT_DTYPES = (torch.float32, torch.float64)  # what C++ takes
 COUNT_DTYPES = (torch.int64, *FLOAT_DTYPES)
@@ -35,7 +35,9 @@ def _update_in_one_pass(
     if not _alike(buffers) or count.dtype not in COUNT_DTYPES or lr.dtype not in FLOAT_DTYPES:
         return reference.update_(weight, gradient, state, lr, count, withhold, rule=rule, options=options, **extra)
     run = torch.ops.fastgan.update_.default
-    return run(weight, gradient, state, lr, count, withhold, rule, numbers(rule, options), **extra)
+    result = run(weight, gradient, state, lr, count, withhold, rule, numbers(rule, options), **extra)
+    _mark_changed(weight, state, ema)
+    return result
 
 
 def update_with_gradients_(
@@ -54,7 +56,14 @@ def update_with_gradients_(
     """`update_` on gradients that are made on the way, from a packed chain's operands; `gradient` is not touched."""
     del gradient
     run = torch.ops.fastgan.update_bf16_
-    return run(weight, state, lr, count, withhold, rule, numbers(rule, options), **extra, **operands)
+    result = run(weight, state, lr, count, withhold, rule, numbers(rule, options), **extra, **operands)
+    _mark_changed(weight, state, extra.get("ema"))
+    return result
+
+
+def _mark_changed(weight: Tensor, state: list[Tensor], ema: Tensor | None) -> None:
+    """What autograd has saved of these is out of date: kernels get memory alone, and no version counter."""
+    torch.autograd.graph.increment_version([weight, *state] if ema is None else [weight, *state, ema])
 
 
 def numbers(rule: str, options: dict[str, Any]) -> list[float]:
@@ -67,3 +76,8 @@ def _alike(buffers: list[Tensor]) -> bool:
     """Contiguous, of one size, and of one dtype that C++ has."""
     dtype, size = buffers[0].dtype, buffers[0].numel()
     return dtype in FLOAT_DTYPES and all(x.dtype == dtype and x.numel() == size and x.is_contiguous() for x in buffers)
+
+
+@fake("update_")
+def _fake_update(weight: Tensor, *_: Any, **__: Any) -> Tensor:
+    return weight.new_empty(2)
