@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONDONTWRITEBYTECODE
 NATIVE := $(wildcard csrc/*.* csrc/*/*.* csrc/*/*/*.*)
 # what clang-format sets
-CPP = $(NATIVE) $(wildcard benchmarks/*/*.cu)
+CPP = $(NATIVE) $(wildcard benchmarks/*/*.cu tests/native/*.cpp tests/native/*.h)
 
 help:
 	@echo "make test    set up .venv and run the tests (WORKERS=$(WORKERS) at a time, DURATIONS=$(DURATIONS) of the slowest shown)"

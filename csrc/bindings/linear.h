@@ -40,7 +40,8 @@ inline void encode_activation_(const Tensor& pre, const OptionalTensor& bias, do
 inline void activation_slope_(const Tensor& adjoints, const Tensor& activations, double negative_slope, double scale) {
   check_rows(adjoints);
   check_rows(activations);
-  require(same_sizes(adjoints, activations) && dtype_of(adjoints) == dtype_of(activations), "adjoints must be like activations");
+  require(same_sizes(adjoints, activations) && dtype_of(adjoints) == dtype_of(activations),
+          "adjoints must be like activations");
   visit_rows(adjoints, [&](auto scalar) {
     using S = decltype(scalar);
     activation_slope(target<S>(adjoints), source<S>(activations), adjoints.size(0), adjoints.size(1), negative_slope, scale);

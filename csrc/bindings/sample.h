@@ -42,8 +42,7 @@ inline void gather_rows_(const Tensor& out, const Tensor& images, const Tensor& 
   require(indices.is_contiguous() && holds<int64_t>(indices), "indices must be contiguous int64");
   require(out.is_contiguous() && holds<float>(out) && out.numel() == rows * width,
           "out must be contiguous fp32 of one row to an index");
-  gather_rows(target<float>(out), source<uint8_t>(images), count, width,
-              {source<int64_t>(indices), static_cast<size_t>(rows)});
+  gather_rows(target<float>(out), source<uint8_t>(images), count, width, {source<int64_t>(indices), static_cast<size_t>(rows)});
 }
 
 inline void interpolate_(const Tensor& out, const Tensor& real, const Tensor& fake, const Tensor& alpha) {

@@ -74,8 +74,8 @@ Tensor empty(const int64_t* sizes, int64_t dimensions) {
   std::vector<int64_t> strides(dimensions, 1);
   for (int64_t i = dimensions - 1; i > 0; --i) strides[i - 1] = strides[i] * std::max<int64_t>(sizes[i], 1);
   AtenTensorHandle made;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(dimensions, sizes, strides.data(), dtype_of<T>(),
-                                                  aoti_torch_device_type_cpu(), 0, &made));
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dimensions, sizes, strides.data(), dtype_of<T>(), aoti_torch_device_type_cpu(), 0, &made));
   return Tensor(made);
 }
 template <class T>

@@ -25,9 +25,8 @@ struct StepTensors {
 inline double number(const Tensor& scalar, const char* name) {
   require(scalar.numel() == 1, name, " must hold one number");
   double value = 0;
-  visit_dtype<int64_t, float, double, bool>(
-      scalar, std::string(name) + " must be int64, fp32, fp64 or bool",
-      [&](auto type) { value = static_cast<double>(*source<decltype(type)>(scalar)); });
+  visit_dtype<int64_t, float, double, bool>(scalar, std::string(name) + " must be int64, fp32, fp64 or bool",
+                                            [&](auto type) { value = static_cast<double>(*source<decltype(type)>(scalar)); });
   return value;
 }
 

@@ -73,12 +73,13 @@ void activation_slope(scalar* adjoints, const scalar* activations, int64_t rows,
                       double scale) {
   using T = wide_t<scalar>;
   for_each_row(rows, width, [&](int64_t row) {
-    multiply_row_by_slope<scalar>(adjoints + row * width, activations + row * width, width, T(scale), T(negative_slope * scale));
+    multiply_row_by_slope<scalar>(adjoints + row * width, activations + row * width, width, T(scale),
+                                  T(negative_slope * scale));
   });
 }
 
-#define FASTGAN_LINEAR(scalar)                                                                                       \
-  template void encode_activation(scalar*, int64_t, int64_t, const wide_t<scalar>*, double, const MaskCounter&);     \
+#define FASTGAN_LINEAR(scalar)                                                                                   \
+  template void encode_activation(scalar*, int64_t, int64_t, const wide_t<scalar>*, double, const MaskCounter&); \
   template void activation_slope(scalar*, const scalar*, int64_t, int64_t, double, double);
 FASTGAN_LINEAR(double)
 FASTGAN_LINEAR(float)

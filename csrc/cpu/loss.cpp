@@ -171,12 +171,12 @@ void bce_backward(wide_t<scalar> upstream, const scalar* logits, const scalar* l
   run<kGradient>(std::array{item, item}, {0, count});
 }
 
-#define FASTGAN_LOSS(scalar)                                                                                \
-  template wide_t<scalar> loss(const Batch<scalar>&, const Objective&);                                     \
-  template void loss_backward(const Batch<scalar>&, const Objective&, wide_t<scalar>);                      \
-  template wide_t<scalar> loss_statistics(const Batch<scalar>&, const Objective&, wide_t<scalar>*);         \
-  template wide_t<scalar> loss_gradients(const Batch<scalar>&, const Objective&, wide_t<scalar>*);          \
-  template wide_t<scalar> bce(const scalar*, const scalar*, int64_t, bool);                                 \
+#define FASTGAN_LOSS(scalar)                                                                        \
+  template wide_t<scalar> loss(const Batch<scalar>&, const Objective&);                             \
+  template void loss_backward(const Batch<scalar>&, const Objective&, wide_t<scalar>);              \
+  template wide_t<scalar> loss_statistics(const Batch<scalar>&, const Objective&, wide_t<scalar>*); \
+  template wide_t<scalar> loss_gradients(const Batch<scalar>&, const Objective&, wide_t<scalar>*);  \
+  template wide_t<scalar> bce(const scalar*, const scalar*, int64_t, bool);                         \
   template void bce_backward(wide_t<scalar>, const scalar*, const scalar*, scalar*, int64_t, bool);
 FASTGAN_LOSS(double)
 FASTGAN_LOSS(float)

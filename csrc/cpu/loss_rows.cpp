@@ -98,7 +98,7 @@ void visit_pairs(const Rows<scalar>& rows) {
   using T = wide_t<scalar>;
   const auto& [logits, gradients, counts] = rows.batch;
   const Bce<T> logit_loss(rows.objective.target[kFake], 0.0);
-  const PairRow<scalar, write_real> item{logits[kReal], logits[kFake], gradients[kReal],         gradients[kFake],
+  const PairRow<scalar, write_real> item{logits[kReal], logits[kFake], gradients[kReal],       gradients[kFake],
                                          rows.upstream, logit_loss,    T(rows.objective.scale)};
   visit(rows.values, item, Nothing<T>{}, counts[kFake]);
 }
@@ -134,10 +134,10 @@ void bce_rows_backward(Upstream<wide_t<scalar>> upstream, const scalar* logits, 
   visit(static_cast<T*>(nullptr), LabelRow<scalar>{logits, labels, gradient, upstream}, Nothing<T>{}, count);
 }
 
-#define FASTGAN_LOSS_ROWS(scalar)                                                                   \
-  template void loss_rows(const Batch<scalar>&, const Objective&, wide_t<scalar>*);                 \
+#define FASTGAN_LOSS_ROWS(scalar)                                                                     \
+  template void loss_rows(const Batch<scalar>&, const Objective&, wide_t<scalar>*);                   \
   template void loss_rows_backward(const Batch<scalar>&, const Objective&, Upstream<wide_t<scalar>>); \
-  template void bce_rows(const scalar*, const scalar*, int64_t, wide_t<scalar>*);                   \
+  template void bce_rows(const scalar*, const scalar*, int64_t, wide_t<scalar>*);                     \
   template void bce_rows_backward(Upstream<wide_t<scalar>>, const scalar*, const scalar*, scalar*, int64_t);
 FASTGAN_LOSS_ROWS(double)
 FASTGAN_LOSS_ROWS(float)

@@ -24,9 +24,7 @@ struct Finite {
 
   explicit FASTGAN_INLINE Finite(T x, T most = std::numeric_limits<T>::max())
       : bad(-static_cast<Bits>((bit_cast<Bits>(x) & std::numeric_limits<Bits>::max()) > bit_cast<Bits>(most))) {}
-  FASTGAN_INLINE T choose(T yes, T no) const {
-    return bit_cast<T>((bit_cast<Bits>(yes) & ~bad) | (bit_cast<Bits>(no) & bad));
-  }
+  FASTGAN_INLINE T choose(T yes, T no) const { return bit_cast<T>((bit_cast<Bits>(yes) & ~bad) | (bit_cast<Bits>(no) & bad)); }
   FASTGAN_INLINE Finite operator&(Finite other) const {
     other.bad |= bad;
     return other;
@@ -231,7 +229,7 @@ struct Lanes {
 // a caller has seen that the gradient is.
 template <bool has_ema, class T, class Rule, class Known>
 FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite,
-                              typename Finite<T>::Bits& not_finite) {
+                           typename Finite<T>::Bits& not_finite) {
   const T w = network.weight[i], bound = network.bound;
   if constexpr (std::is_same_v<Rule, Withheld>) {
     not_finite -= (finite & Finite<T>(T(0))).bad;
@@ -254,7 +252,7 @@ FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t 
 // One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
-                                   Lanes<T>& lanes, T* copy) {
+                                Lanes<T>& lanes, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < count; ++lane) {
     const Finite<T> finite(gradient[lane]);
@@ -268,7 +266,7 @@ FASTGAN_INLINE void apply_lanes(const Network<T> network, const Rule& rule, cons
 // The same of as many elements as there are lanes, whose gradients are known to be finite and whose squares are added elsewhere.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i,
-                                          Lanes<T>& lanes, T* copy) {
+                                       Lanes<T>& lanes, T* copy) {
 #pragma omp simd
   for (int64_t lane = 0; lane < Lanes<T>::count; ++lane) {
     const T next = apply_one<has_ema>(network, rule, i + lane, gradient[lane], IsFinite(), lanes.not_finite[lane]);
@@ -295,7 +293,7 @@ FASTGAN_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lane
 // multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
-                                    Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
+                                 Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
   constexpr int64_t kLanes = Lanes<T>::count;
   const int64_t count = end - begin, wide = count / kWide * kWide;
   for (int64_t i = 0; i < count;) {

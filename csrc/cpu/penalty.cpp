@@ -73,8 +73,8 @@ T square_penalty_gradient(const T* gradient, T* derivative, int64_t rows, int64_
       gradient, derivative, rows, width, [=](double squares) { return 0.5 * gamma * squares; }, [=](double) { return slope; });
 }
 
-#define FASTGAN_PENALTY(T)                                                                        \
-  template T norm_penalty_gradient(const T*, T*, int64_t, int64_t, double, double, bool);         \
+#define FASTGAN_PENALTY(T)                                                                \
+  template T norm_penalty_gradient(const T*, T*, int64_t, int64_t, double, double, bool); \
   template T square_penalty_gradient(const T*, T*, int64_t, int64_t, double);
 FASTGAN_PENALTY(float)
 FASTGAN_PENALTY(double)

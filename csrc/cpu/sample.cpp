@@ -97,7 +97,8 @@ FASTGAN_VARIANTS void apply(Map map, const uint32_t* words, float* numbers) {
 
 // Tile number `tile` of numbers [rows, columns] whose rows have so many blocks; a row's last block may be cut.
 template <class Map>
-void fill_tile(const Counter& counter, const Map& map, int64_t tile, int64_t rows, int64_t columns, int64_t blocks, float* out) {
+void fill_tile(const Counter& counter, const Map& map, int64_t tile, int64_t rows, int64_t columns, int64_t blocks,
+               float* out) {
   constexpr int kPerBlock = Map::kNumbers / kTile;
   const int64_t first = tile * kTile, count = std::min<int64_t>(kTile, rows * blocks - first);
   alignas(64) uint32_t block[kTile], row[kTile], stream[kTile];

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "../logit_loss.h"
-#include "tensors.h"
 #include "reduce.h"
+#include "tensors.h"
 
 namespace {
 

@@ -7,8 +7,7 @@
 #include <cstdlib>
 #include <vector>
 
-#define CHECK(condition) \
-  ((condition) ? void() : (std::printf("%s:%d: not %s\n", __FILE__, __LINE__, #condition), std::exit(1)))
+#define CHECK(condition) ((condition) ? void() : (std::printf("%s:%d: not %s\n", __FILE__, __LINE__, #condition), std::exit(1)))
 
 inline bool close(double a, double b, double tolerance) {
   return std::fabs(a - b) <= tolerance * (1.0 + std::fabs(b));

@@ -1,6 +1,6 @@
 // loss against its formulas in fp64, in every type that logits have.
-#include "check.h"
 #include "cpu/loss.h"
+#include "check.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // sample against the words that Philox's authors publish, and against plain loops.
+#include "cpu/sample.h"
 #include "check.h"
 #include "cpu/philox.h"
-#include "cpu/sample.h"
 #include "cpu/threads.h"
 
 #include <algorithm>
@@ -20,9 +20,7 @@ struct Known {
 constexpr Known kKnown[] = {
     {{0, 0, 0, 0}, 0, {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}},
     {{~0u, ~0u, ~0u, ~0u}, ~0ull, {0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}},
-    {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344},
-     0x299f31d0a4093822,
-     {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
+    {{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}, 0x299f31d0a4093822, {0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}},
 };
 
 void check_words() {
@@ -54,7 +52,8 @@ void check_numbers(int64_t rows, int64_t columns) {
       const auto unit = [&](int i) { return (four[i] >> 8) / double(1 << 24); };
       CHECK(uniform[row * columns + column] == static_cast<float>(unit(column % 4)));
       const int pair = column % 4 / 2 * 2;
-      const double radius = std::sqrt(-2 * std::log(unit(pair) + 0.5 / (1 << 24))), angle = 2 * M_PI * unit(pair + 1);
+      const float u = (static_cast<float>(four[pair] >> 8) + 0.5f) / (1 << 24);  // rounded, as the definition has it
+      const double radius = std::sqrt(-2 * std::log(double(u))), angle = 2 * M_PI * unit(pair + 1);
       CHECK(close(normal[row * columns + column], radius * (column % 2 ? std::sin(angle) : std::cos(angle)), 1e-6));
       const uint32_t eighth = words(row, column / 8)[column % 8 / 2] >> (column % 2 ? 16 : 0);
       CHECK(scale[row * columns + column] == ((eighth & 0xffff) >= 16384 ? 1.25f : 0.0f));

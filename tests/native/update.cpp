@@ -1,6 +1,6 @@
 // update against plain loops in fp64.
-#include "check.h"
 #include "cpu/update.h"
+#include "check.h"
 
 #include <limits>
 
@@ -44,8 +44,18 @@ void check_adam(size_t size, bool broken, double tolerance) {
   for (int count = 1; count <= 3; ++count) {
     std::vector<T> gradient = numbers.make<T>(size);
     if (broken) gradient[size / 2] = std::numeric_limits<T>::quiet_NaN();
-    Step<T> step{weight.data(), gradient.data(), static_cast<int64_t>(size), {state, 2}, ema.data(), "adam", {options, 4}, kLr,
-                 double(count), kClip, kEmaDecay, false};
+    Step<T> step{weight.data(),
+                 gradient.data(),
+                 static_cast<int64_t>(size),
+                 {state, 2},
+                 ema.data(),
+                 "adam",
+                 {options, 4},
+                 kLr,
+                 double(count),
+                 kClip,
+                 kEmaDecay,
+                 false};
     const StepResult result = update(step);
     expected.step(gradient, count);
     CHECK(close(result.squares, expected.squares, tolerance) && result.not_finite == expected.not_finite);
