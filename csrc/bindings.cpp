@@ -1,12 +1,11 @@
-// The C++ operators as torch knows them: schemas, and what stands between tensors and the kernels of csrc/cpu, which know no torch.
-// csrc/cuda registers its implementations itself.
+// The C++ operators as torch knows them: schemas, and what stands between tensors and the kernels of csrc/cpu, which know no
+// torch. csrc/cuda registers its implementations itself.
 //
-// This file alone includes torch, by LibTorch's stable ABI, and Python's: one binary serves every torch from TORCH_TARGET_VERSION
-// on and every Python from Py_LIMITED_API on. Compile with
-// `-fopenmp -fno-math-errno -fno-trapping-math`, optimized. Without -fopenmp `parallel` has the helper threads of `share`; do not link with
-// it: torch brings the OpenMP library, and one under another name would be a second. The other two let gcc vectorise rounding and
-// comparisons; they change no result. No -march: the hot loops carry variants for newer processors and choose among them when the
-// library is loaded.
+// This file alone includes torch, by LibTorch's stable ABI, and Python's: one binary serves every torch from
+// TORCH_TARGET_VERSION on and every Python from Py_LIMITED_API on. Compile with `-fopenmp -fno-math-errno -fno-trapping-math`,
+// optimized. Without -fopenmp `parallel` has the helper threads of `share`; do not link with it: torch brings the OpenMP
+// library, and one under another name would be a second. The other two let gcc vectorise rounding and comparisons; they change
+// no result. No -march: the hot loops carry variants for newer processors and choose among them when the library is loaded.
 #undef Py_LIMITED_API  // torch's build defines an older one
 #define Py_LIMITED_API 0x030b0000
 #define TORCH_TARGET_VERSION ((2ULL << 56) | (11ULL << 48))

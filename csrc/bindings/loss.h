@@ -1,6 +1,6 @@
-// loss: csrc/logit_loss.h names the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like the logits. No
-// autograd here. `real` is None where the objective looks at fake logits alone; its gradient is then undefined (None), its statistics
-// 0. statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
+// loss: csrc/logit_loss.h names the forms. Values and statistics are fp32, or fp64 for fp64 logits; gradients are like the
+// logits. No autograd here. `real` is None where the objective looks at fake logits alone; its gradient is then undefined
+// (None), its statistics 0. statistics [4]: the mean logits of real and of fake, and the mean of the signs of both.
 #pragma once
 
 #include "../cpu/loss.h"
@@ -18,7 +18,6 @@ struct Sides {
     require(real || !compares(objective), "this form compares fake with real logits");
     require(!real || dtype_of(*real) == dtype_of(fake), "real and fake differ in dtype");
     require(!is_paired(objective) || real->numel() == fake.numel(), "real and fake differ in number");
-    require(fake.is_cpu() && (!real || real->is_cpu()), "real and fake are on different devices");
   }
 
   template <class scalar>
@@ -40,18 +39,13 @@ Tensor empty_scalar() {
 }
 
 template <class scalar>
-bool is_wide(const Tensor& upstream) {
-  return holds<wide_t<scalar>>(upstream) && upstream.is_cpu();
-}
-
-template <class scalar>
 wide_t<scalar> upstream_of(const Tensor& upstream) {
-  require(upstream.dim() == 0 && is_wide<scalar>(upstream), "the upstream gradient is not like the value");
+  require(upstream.dim() == 0 && holds<wide_t<scalar>>(upstream), "the upstream gradient is not like the value");
   return *source<wide_t<scalar>>(upstream);
 }
 
 inline void check_labels(const Tensor& x, const Tensor& labels) {
-  require(same_sizes(x, labels) && dtype_of(x) == dtype_of(labels) && labels.is_cpu(), "labels must be like the logits");
+  require(same_sizes(x, labels) && dtype_of(x) == dtype_of(labels), "labels must be like the logits");
 }
 
 #define FASTGAN_FORM_ARGUMENTS const std::string &form, double fake_target, double real_target, double scale

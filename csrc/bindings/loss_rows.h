@@ -16,7 +16,7 @@ struct Upstreams {
   Upstream<T> upstream;
 
   Upstreams(const Tensor& given, const Tensor& logits) : kept(given), upstream{nullptr, T(0)} {
-    require(same_sizes(given, logits) && holds<T>(given) && given.is_cpu(), "the upstream gradient is not like the values");
+    require(same_sizes(given, logits) && holds<T>(given), "the upstream gradient is not like the values");
     const auto strides = given.strides();
     const bool same = std::all_of(strides.begin(), strides.end(), [](int64_t stride) { return stride == 0; });
     if (same && given.numel() > 0) {

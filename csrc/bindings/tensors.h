@@ -1,4 +1,5 @@
-// Tensors of LibTorch's stable ABI, as operators look at them before a kernel gets their pointers.
+// Tensors of LibTorch's stable ABI, as operators look at them before a kernel gets their pointers. All are on the CPU: with one
+// elsewhere torch chooses another device's kernel.
 #pragma once
 
 #include "../cpu/half.h"

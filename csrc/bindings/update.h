@@ -60,8 +60,8 @@ inline void check(const StepTensors& a) {
   if (a.ema) check_buffer(*a.ema, a.weight, "ema");
 }
 
-// Calls run(lr, count, withheld) with the step's numbers, count from 1, and keeps the count unless the step is withheld. Returns
-// what the operator does.
+// Calls run(lr, count, withheld) with the step's numbers, count from 1, and keeps the count unless the step is withheld.
+// Returns what the operator does.
 template <class Run>
 Tensor with_numbers(const StepTensors& a, const Run& run) {
   const bool withheld = is_withheld(a.withhold);

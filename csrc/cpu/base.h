@@ -55,8 +55,8 @@ template <class Error, class... Parts>
   throw Error((std::string() + ... + text_of(parts)));
 }
 
-// Throws an error of these parts, strings and integers, unless the condition holds. Python sees std::invalid_argument as ValueError,
-// std::out_of_range as IndexError, and the others as RuntimeError.
+// Throws an error of these parts, strings and integers, unless the condition holds. Python sees std::invalid_argument as
+// ValueError, std::out_of_range as IndexError, and the others as RuntimeError.
 template <class Error = std::runtime_error, class... Parts>
 FASTGAN_INLINE void require(bool condition, const Parts&... parts) {
   if (!condition) fail<Error>(parts...);

@@ -1,5 +1,5 @@
-// The 16-bit floating-point types as they lie in memory. Conversions have no branches, so that loops over them are vector code; they
-// round to the nearest, ties to even, as torch's do, and make the same bits of nan, of subnormal numbers and of overflow.
+// The 16-bit floating-point types as they lie in memory. Conversions have no branches, so that loops over them are vector code;
+// they round to the nearest, ties to even, as torch's do, and make the same bits of nan, of subnormal numbers and of overflow.
 #pragma once
 
 #include "base.h"

@@ -7,8 +7,8 @@
 
 namespace fastgan {
 
-// rows [rows, width] = dropout(leaky(rows + bias)), with a unit's slope in its sign; bias [width] or null. See encode_activation of
-// the reference. scalar: double, float or bf16, as below.
+// rows [rows, width] = dropout(leaky(rows + bias)), with a unit's slope in its sign; bias [width] or null. See
+// encode_activation of the reference. scalar: double, float or bf16, as below.
 template <class scalar>
 void encode_activation(scalar* values, int64_t rows, int64_t width, const wide_t<scalar>* bias, double negative_slope,
                        const MaskCounter& masks);

@@ -1,6 +1,7 @@
 // loss: values and gradients, each in one pass over memory.
 //
-// Sums are in fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the threads.
+// Sums are in fp32 (fp64 for fp64) over 32 elements, then in fp64 in an order of its own: the result does not depend on the
+// threads.
 
 #include "loss.h"
 
@@ -73,7 +74,8 @@ std::array<Sums, 2> run_pairs(const Batch<scalar>& batch, double target, double 
   return run<wanted>(std::array{item, item}, {batch.counts[kReal], 0});
 }
 
-// The other side's mean logit shifts every logit, so a logit's gradient also carries the other side's gradients, through the mean.
+// The other side's mean logit shifts every logit, so a logit's gradient also carries the other side's gradients, through the
+// mean.
 template <int wanted, class scalar>
 std::array<Sums, 2> run_average(const Batch<scalar>& batch, Two target, Two weight) {
   using T = wide_t<scalar>;

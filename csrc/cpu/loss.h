@@ -23,7 +23,8 @@ wide_t<scalar> loss(const Batch<scalar>& batch, const Objective& objective);
 template <class scalar>
 void loss_backward(const Batch<scalar>& batch, const Objective& objective, wide_t<scalar> upstream);
 
-// Also the statistics [4]: the mean logits of real and of fake, and the mean of the signs of both; 0 for a side that is not there.
+// Also the statistics [4]: the mean logits of real and of fake, and the mean of the signs of both; 0 for a side that is not
+// there.
 template <class scalar>
 wide_t<scalar> loss_statistics(const Batch<scalar>& batch, const Objective& objective, wide_t<scalar>* statistics);
 

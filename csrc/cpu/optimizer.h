@@ -15,8 +15,8 @@ using fastgan::bit_cast;
 constexpr int kCache = 2;      // that numbers are fetched to in advance: the second
 constexpr int64_t kWide = 64;  // gradients whose squares are added side by side
 
-// Whether a number is finite, and no larger than `most`, as a mask of its bits: choosing by masks leaves no branch, so loops over
-// elements are vector code.
+// Whether a number is finite, and no larger than `most`, as a mask of its bits: choosing by masks leaves no branch, so loops
+// over elements are vector code.
 template <class T>
 struct Finite {
   using Bits = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
@@ -59,8 +59,8 @@ struct RuleArgs {
 };
 
 // A rule holds a step's numbers and its state's pointers, and makes the new weight of element i. It is plain arithmetic: what
-// is switched off has the coefficient 0. `prefetch` asks for the state's cache lines at i. with_<rule>(given, run) calls run with
-// the rule that a caller's numbers make.
+// is switched off has the coefficient 0. `prefetch` asks for the state's cache lines at i. with_<rule>(given, run) calls run
+// with the rule that a caller's numbers make.
 
 // torch.optim.SGD's formula: the step is along near * g + far * velocity.
 template <class T, bool has_momentum>
@@ -225,8 +225,8 @@ struct Lanes {
   }
 };
 
-// One step of element i: what becomes of its weight, which is counted where that is left alone. Known: Finite, or IsFinite where
-// a caller has seen that the gradient is.
+// One step of element i: what becomes of its weight, which is counted where that is left alone. Known: Finite, or IsFinite
+// where a caller has seen that the gradient is.
 template <bool has_ema, class T, class Rule, class Known>
 FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t i, T g, Known finite,
                            typename Finite<T>::Bits& not_finite) {
@@ -249,7 +249,8 @@ FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t 
   }
 }
 
-// One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is one.
+// One step of `count` neighbouring elements, at most Lanes::count, from element i on; copy gets the new weights if there is
+// one.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i, int64_t count,
                                 Lanes<T>& lanes, T* copy) {
@@ -263,7 +264,8 @@ FASTGAN_INLINE void apply_lanes(const Network<T> network, const Rule& rule, cons
   }
 }
 
-// The same of as many elements as there are lanes, whose gradients are known to be finite and whose squares are added elsewhere.
+// The same of as many elements as there are lanes, whose gradients are known to be finite and whose squares are added
+// elsewhere.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_finite_lanes(const Network<T> network, const Rule& rule, const T* gradient, int64_t i,
                                        Lanes<T>& lanes, T* copy) {
@@ -289,8 +291,8 @@ FASTGAN_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lane
   return true;
 }
 
-// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. group, a
-// multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
+// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. group,
+// a multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
                                  Lanes<T>& lanes, int64_t group, T* copy = nullptr) {

@@ -34,7 +34,8 @@ FASTGAN_VARIANTS void scale_row(const T* row, T* out, int64_t width, T factor) {
   for (int64_t j = 0; j < width; ++j) out[j] = row[j] * factor;
 }
 
-// Of every row, penalty(squared norm) is its share, and factor(squared norm) what its gradient is multiplied by to be the derivative.
+// Of every row, penalty(squared norm) is its share, and factor(squared norm) what its gradient is multiplied by to be the
+// derivative.
 template <class T, class Penalty, class Factor>
 T visit_rows(const T* gradient, T* derivative, int64_t rows, int64_t width, const Penalty& penalty, const Factor& factor) {
   std::vector<double> penalties(rows);

@@ -5,8 +5,8 @@
 
 namespace fastgan {
 
-// Of gradient [rows, width], float or double: the value weight * mean (|g| - target)^2, of rows above the target alone if one-sided,
-// and its derivative.
+// Of gradient [rows, width], float or double: the value weight * mean (|g| - target)^2, of rows above the target alone if
+// one-sided, and its derivative.
 template <class T>
 T norm_penalty_gradient(const T* gradient, T* derivative, int64_t rows, int64_t width, double weight, double target,
                         bool one_sided);

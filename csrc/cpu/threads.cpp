@@ -56,8 +56,8 @@ class Helpers {
     for (int64_t unit = next_++; unit < units_; unit = next_++) call_(work_, unit);
   }
 
-  // Helpers sleep once they have waited for long. C++17 cannot wait for a change: as compiled by it they nap, each time twice as
-  // long, up to some milliseconds.
+  // Helpers sleep once they have waited for long. C++17 cannot wait for a change: as compiled by it they nap, each time twice
+  // as long, up to some milliseconds.
 #ifdef __cpp_lib_atomic_wait
   void wake() { state_.notify_all(); }
   void sleep(uint32_t seen, int) { state_.wait(seen, std::memory_order_acquire); }

@@ -1,9 +1,9 @@
 // Sharing the work of a step among threads, in a way that another busy process cannot stall.
 //
 // A parallel loop of OpenMP ends when all its threads have arrived, so while another program holds a core every loop waits for
-// that program's time slice, and a step is forty loops. `share` has the caller take units of work itself, and a helper joins when
-// it gets to run: the caller waits for helpers in the middle of a unit, never for one that has not begun. `parallel` is OpenMP's
-// loop, for work between operators of torch: its threads are torch's own, and others would be in their way.
+// that program's time slice, and a step is forty loops. `share` has the caller take units of work itself, and a helper joins
+// when it gets to run: the caller waits for helpers in the middle of a unit, never for one that has not begun. `parallel` is
+// OpenMP's loop, for work between operators of torch: its threads are torch's own, and others would be in their way.
 //
 // Work does not throw.
 #pragma once
@@ -39,8 +39,8 @@ FASTGAN_INLINE void share(int64_t units, int64_t grain, const Work& work) {
   }
 }
 
-// Runs work(begin, end) on ranges that together are 0 to count, as equal as they can be: one on the caller alone where there are no
-// more than `grain` (1 or more), otherwise one for each thread, of `grain` or more.
+// Runs work(begin, end) on ranges that together are 0 to count, as equal as they can be: one on the caller alone where there
+// are no more than `grain` (1 or more), otherwise one for each thread, of `grain` or more.
 template <class Work>
 FASTGAN_INLINE void parallel(int64_t count, int64_t grain, const Work& work) {
   if (count <= 0) return;

@@ -1,8 +1,8 @@
 // update: every weight's step.
 //
-// Per weight: is the gradient finite; weight decay; moments; weight; clip; is that finite; moving average; the sum of the finite
-// gradients' squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not depend on
-// the number of threads.
+// Per weight: is the gradient finite; weight decay; moments; weight; clip; is that finite; moving average; the sum of the
+// finite gradients' squares. Work is cut into blocks of fixed size whose sums are added in their order: the result does not
+// depend on the number of threads.
 
 #include "update.h"
 

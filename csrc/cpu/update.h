@@ -21,7 +21,8 @@ struct Step {
   bool withheld;  // then all stays as it is, but what is returned
 };
 
-// The sum of the finite gradients' squares, and the number of weights left alone because their gradient or new value is not finite.
+// The sum of the finite gradients' squares, and the number of weights left alone because their gradient or new value is not
+// finite.
 struct StepResult {
   double squares, not_finite;
 };
