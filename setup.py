@@ -21,6 +21,7 @@ from setuptools import setup
 
 # of one core, for a source of each kind, and for those that take much longer
 SECONDS = {".cpp": 2.0, "bindings.cpp": 7.0, "loss_rows.cpp": 7.0, "update.cpp": 12.0, "loss.cpp": 15.0}
+SECONDS |= {f"{name}.cpp": 12.0 for name in ("avx2", "avx512", "avx512_bf16", "portable")}
 SECONDS |= {".cu": 60.0, "loss.cu": 120.0}
 NINJA = re.compile(r"\[\d+/\d+\] |ninja: (no work to do|Entering directory)")
 METADATA_COMMANDS = {"egg_info", "dist_info", "sdist", "clean"}
@@ -152,7 +153,7 @@ def extension_arguments():
     except ImportError as error:
         return fall_back(f"torch cannot be imported ({error})")
     cuda = with_cuda(torch, CUDA_HOME)
-    sources = [Path("csrc/bindings.cpp"), *Path("csrc/cpu").glob("*.cpp")]
+    sources = [Path("csrc/bindings.cpp"), *Path("csrc/cpu").rglob("*.cpp")]
     sources += Path("csrc/cuda").glob("*.cu") if cuda else []
     missing = [str(path) for path in sources if not path.exists()]
     if missing:

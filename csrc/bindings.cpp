@@ -15,18 +15,11 @@
 #include "bindings/linear.h"
 #include "bindings/loss.h"
 #include "bindings/loss_rows.h"
+#include "bindings/packed.h"
 #include "bindings/penalty.h"
 #include "bindings/sample.h"
 #include "bindings/update.h"
 #include "cpu/threads.h"
-
-namespace {
-
-bool bf16_dot() {
-  return false;
-}
-
-}  // namespace
 
 STABLE_TORCH_LIBRARY(fastgan, m) {
   using namespace fastgan::bindings;
@@ -36,7 +29,7 @@ STABLE_TORCH_LIBRARY(fastgan, m) {
   define_loss_rows(m);
   define_penalty(m);
   define_update(m);
-  m.def("bf16_dot() -> bool");
+  define_packed(m);
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
@@ -47,12 +40,13 @@ STABLE_TORCH_LIBRARY_IMPL(fastgan, CPU, m) {
   implement_loss_rows(m);
   implement_penalty(m);
   implement_update(m);
+  implement_packed(m);
   // torch's number is of each thread, and set when it is first asked for
   fastgan::count_threads_by([]() -> int64_t { return torch::stable::get_num_threads(); });
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastgan, CompositeExplicitAutograd, m) {
-  m.impl("bf16_dot", TORCH_BOX(&bf16_dot));
+  m.impl("instruction_sets", TORCH_BOX(&fastgan::bindings::instruction_sets));
 }
 
 // The module is empty: importing it loads the library, which registers the operators.

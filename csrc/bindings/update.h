@@ -78,33 +78,41 @@ Tensor with_numbers(const StepTensors& a, const Run& run) {
   return numbers;
 }
 
+// Calls run(step) with the step of weights of type T that the tensors and the options make.
+template <class T, class Run>
+Tensor with_step(const StepTensors& a, const T* gradient, const std::string& rule, const std::vector<double>& options,
+                 double clip, double ema_decay, const Run& run) {
+  return with_numbers(a, [&](double lr, double count, bool withheld) {
+    std::vector<T*> state;
+    for (const Tensor& buffer : a.state) state.push_back(target<T>(buffer));
+    return run(Step<T>{target<T>(a.weight),
+                       gradient,
+                       a.weight.numel(),
+                       {state.data(), state.size()},
+                       target<T>(a.ema),
+                       rule,
+                       {options.data(), options.size()},
+                       lr,
+                       count,
+                       clip,
+                       ema_decay,
+                       withheld});
+  });
+}
+
 inline Tensor update_(const Tensor& weight, const Tensor& gradient, const std::vector<Tensor>& state, const Tensor& lr,
                       const Tensor& count, const Tensor& withhold, const std::string& rule, const std::vector<double>& options,
                       double clip, const OptionalTensor& ema, double ema_decay) {
   const StepTensors tensors{weight, state, lr, count, withhold, ema};
   check(tensors);
   check_buffer(gradient, weight, "gradient");
-  return with_numbers(tensors, [&](double rate, double number, bool withheld) {
-    StepResult result{};
-    visit_dtype<float, double>(weight, kFloats, [&](auto type) {
-      using T = decltype(type);
-      std::vector<T*> buffers;
-      for (const Tensor& buffer : state) buffers.push_back(target<T>(buffer));
-      result = update(Step<T>{target<T>(weight),
-                              source<T>(gradient),
-                              weight.numel(),
-                              {buffers.data(), buffers.size()},
-                              target<T>(ema),
-                              rule,
-                              {options.data(), options.size()},
-                              rate,
-                              number,
-                              clip,
-                              ema_decay,
-                              withheld});
-    });
-    return result;
+  Tensor result;
+  visit_dtype<float, double>(weight, kFloats, [&](auto type) {
+    using T = decltype(type);
+    result = with_step(tensors, source<T>(gradient), rule, options, clip, ema_decay,
+                       [](const Step<T>& step) { return update(step); });
   });
+  return result;
 }
 
 #define FASTGAN_RULE \

@@ -3,6 +3,8 @@
 
 #include "philox.h"
 
+#include <algorithm>
+
 namespace fastgan {
 
 // Eight columns of a row to a Philox block, read as 16-bit numbers: a unit is dropped where its number is below the threshold.
@@ -15,14 +17,16 @@ struct MaskCounter {
   uint64_t seed;
   double scale;
 
-  // The numbers of `lines` rows from `row` on, all of one pass, kTileColumns / lines columns each from `column` on.
+  // The numbers of `lines` rows from `row` on, kTileColumns / lines columns each from `column` on. Rows beyond the last pass have
+  // numbers that are of no use.
   FASTGAN_INLINE void draw(int64_t row, int lines, int64_t column, uint16_t (&numbers)[kTileColumns]) const {
     uint32_t block[kPhiloxTile], line[kPhiloxTile], stream[kPhiloxTile];
     const int blocks = kPhiloxTile / lines;
     for (int i = 0; i < kPhiloxTile; ++i) {
       block[i] = static_cast<uint32_t>(column / kBlockColumns + i % blocks);
-      line[i] = first_row + static_cast<uint32_t>((row + i / blocks) % rows);
-      stream[i] = static_cast<uint32_t>(streams[row / rows]);
+      const int64_t of_all = row + i / blocks, pass = of_all / rows;
+      line[i] = first_row + static_cast<uint32_t>(of_all - pass * rows);
+      stream[i] = static_cast<uint32_t>(streams[std::min<size_t>(pass, streams.size() - 1)]);
     }
     uint32_t words[4 * kPhiloxTile];
     philox_tile(block, line, step, stream, seed, words);

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..ops.backend import implementation, resolve
 from ..ops.linear import Layer
 from ..ops.sample import MaskCounter
+from ..runtime import instruction_sets
 from .packed import PackedProducts
 from .torch_mm import TorchProducts
 from .triton_tiles import INPUT_PRECISION, WIDEST, TritonProducts
@@ -94,8 +95,8 @@ def _products(layers: Sequence[Layer], precision: str) -> Products[Any]:
 
 @implementation("linear.products", "cpp", "cpu")
 def _products_cpp(layers: Sequence[Layer], precision: str) -> Products[Any]:
-    packed = precision == "bf16" and layers[0].weight.dtype == torch.float32 and torch.ops.fastgan.bf16_dot()
-    return PackedProducts(layers) if packed else _products(layers, precision)
+    chosen = instruction_sets.choose(precision).instruction_set if layers[0].weight.dtype == torch.float32 else None
+    return PackedProducts(layers, chosen) if chosen else _products(layers, precision)
 
 
 def products(layers: Sequence[Layer], precision: str, backend: str = "auto") -> Products[Any]:

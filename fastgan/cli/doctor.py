@@ -56,6 +56,14 @@ def native_code() -> dict[str, str]:
     return {name: problem or "ready" for name, problem in problems.items()}
 
 
+def cpu_products() -> dict[str, str]:
+    """What products of MLPs run on this CPU in each precision, and why."""
+    from ..runtime.instruction_sets import choose
+
+    chosen = {precision: choose(precision) for precision in ("fp32", "bf16")}
+    return {name: f"{used.name if used else 'those of torch'} ({reason})" for name, (used, reason) in chosen.items()}
+
+
 def choices() -> list[tuple[str, str, str, str]]:
     """(operator, device type, implementation, reason) for every operator on every kind of device here."""
     import torch
@@ -72,6 +80,9 @@ class Doctor:
     """Print versions, devices, and which implementation runs for every operator, with the reason."""
 
     def prepare(self) -> Job:
+        from ..runtime import instruction_sets
+
+        instruction_sets.check()
         return _diagnose
 
 
@@ -81,7 +92,8 @@ def _diagnose() -> None:
     from ..training.display import Output
 
     console = Output()
-    for title, facts in (("versions", versions()), ("devices", devices()), ("native code", native_code())):
+    facts_of = {"versions": versions, "devices": devices, "native code": native_code, "products on the CPU": cpu_products}
+    for title, facts in {title: find() for title, find in facts_of.items()}.items():
         table = Table("what", "value", title=title, title_justify="left")
         for row in facts.items():
             table.add_row(*row)

@@ -72,6 +72,7 @@ class AutogradStep:
     """
 
     name = "autograd"
+    instruction_set = None
 
     def __init__(self, game: Game) -> None:
         self.game = game

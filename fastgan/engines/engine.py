@@ -25,6 +25,10 @@ class Engine(Protocol):
     def foreign(self) -> bool:
         """Whether modules may draw random numbers of their own, from torch's generator."""
 
+    @property
+    def instruction_set(self) -> str | None:
+        """That of the CPU which packed products run on; None for torch's products, whose bits are torch's matter."""
+
     def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Mapping[str, Tensor]: ...
 
     def find_ends(self, latents: Tensor, samples: Tensor, read_logits: bool) -> bool:

@@ -8,6 +8,7 @@ from functools import cache
 import torch
 
 from ..ops.backend import is_launched_by_tool
+from . import instruction_sets
 
 
 def resolve_device(name: str | torch.device) -> torch.device:
@@ -34,11 +35,18 @@ def _resolve_cuda(device: torch.device) -> torch.device:
     return torch.device("cuda", index)
 
 
-@cache
 def has_native_bf16(device: torch.device) -> bool:
-    """Whether matrix products in bf16 run on instructions of their own: GPUs from sm_80, CPUs with bf16 dot products."""
+    """Whether matrix products in bf16 run on instructions of their own: GPUs from sm_80, CPUs with bf16 dot products.
+
+    ValueError for a value of FASTGAN_CPU that is unknown or cannot run here.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    return not instruction_sets.caps_bf16() and _processor_has_bf16()
+
+
+@cache
+def _processor_has_bf16() -> bool:
     capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     if capabilities:
         return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -20,9 +21,12 @@ from . import checkpoint
 from .arguments import is_whole
 from .checkpoint import Checkpoint, CheckpointError
 
+log = logging.getLogger("fastgan")
+
 # what a run is a function of
 COMPARED = ("loss", "penalty", "g_optimizer", "d_optimizer", "d_steps", "ema", "precision", "engine", "seed", "data")
 ASKED = ("engine", "capture", "steps_per_graph")  # as they were asked for; the first checkpoints of format 1 have none of them
+INSTRUCTION_SET, NOT_SAID = "instruction_set", "not said"  # which makes the same run, but not to the last bit
 MOST_DIMENSIONS = 32  # of a sample; torch has no tensors of more than 64
 OPTIMIZERS = ("g_optimizer", "d_optimizer")
 PARTS = dict.fromkeys(("generator", "discriminator", *OPTIMIZERS, "step"), Mapping) | {"step_count": int, "skipped": Tensor}
@@ -160,6 +164,10 @@ def check_same_run(folder: str | Path, saved: Checkpoint, game: Game, config: di
     for name in there:
         if there[name] != here.get(name, there[name]) and not (name == "data" and {} in (there[name], here[name])):
             raise CheckpointError(f"{folder} was trained with another {name}: {there[name]} there, {here[name]} here")
+    before, now = (found.get(INSTRUCTION_SET, NOT_SAID) for found in (saved.config, config))
+    if before not in (now, NOT_SAID):
+        those = [repr(name) if name else "torch's" for name in (before, now)]
+        log.warning("%s was trained with %s products and goes on with %s: bits may differ from here on", folder, *those)
 
 
 def _comparable(config: dict[str, Any]) -> dict[str, Any]:

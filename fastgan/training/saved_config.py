@@ -36,6 +36,8 @@ def check_whole(saved: Checkpoint) -> None:
         check(len(set(averages)) == 1, f"ema is {describe(config['ema'])}, and not all of the average is there")
         _check_data(config["data"])
         _check_penalties(config["penalty"])
+        set_ = config.get(run_state.INSTRUCTION_SET)
+        check(set_ is None or isinstance(set_, str), f"instruction_set is {describe(set_)}")
         for role in ROLES:
             description = config["networks"][role]
             check(isinstance(description["type"], str), f"the {role}'s type is {describe(description['type'])}")

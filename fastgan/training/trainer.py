@@ -295,7 +295,8 @@ class Trainer:
         Returns:
             Plain data, as checkpoints have it.
         """
-        return run_state.configuration(self._game, self.loss, self.penalties, self._trained_on) | self._runner.arguments
+        found = run_state.configuration(self._game, self.loss, self.penalties, self._trained_on)
+        return found | self._runner.arguments | {"instruction_set": self._runner.engine.instruction_set}
 
     def _data_config(self) -> dict[str, Any]:
         data = self._attached()

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import pytest
-import torch
+
+from fastgan.runtime import instruction_sets
+
+from .storages import SETS, TORCH
 
 
-@pytest.fixture
-def requires_dot(requires_extension: None) -> None:
-    """Skips where there are no bf16 dot products of pairs, saying so."""
-    if not torch.ops.fastgan.bf16_dot():
-        pytest.skip("this processor, or the compiler, has no AVX512-BF16")
+def _require(name: str) -> None:
+    if name not in instruction_sets.available():
+        pytest.skip(f"this processor, or the compiler, has no {name}")
 
 
-@pytest.fixture(params=["fp64", "fp32", "bf16", "packed"])
+@pytest.fixture(params=[*TORCH, *SETS])
 def format_(request: pytest.FixtureRequest) -> str:
-    """The name of a storage: a dtype of dense products, or packed ones in bf16."""
-    if request.param == "packed":
-        request.getfixturevalue("requires_dot")
+    """The name of a storage: a dtype of torch's products, or the instruction set of packed ones."""
+    if request.param in SETS:
+        request.getfixturevalue("requires_extension")
+        _require(request.param)
+    return request.param
+
+
+@pytest.fixture(params=SETS)
+def set_(request: pytest.FixtureRequest, requires_extension: None) -> str:
+    """The name of an instruction set that this processor has."""
+    _require(request.param)
     return request.param

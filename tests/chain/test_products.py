@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import pytest
@@ -11,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgan.chain.packed import PackedProducts
-from fastgan.chain.products import Products
 from fastgan.chain.products import products as products_of
 from fastgan.chain.torch_mm import TorchOperand, TorchProducts
 from fastgan.ops import sample
 from fastgan.ops.linear import Layer
+from fastgan.runtime import instruction_sets
+
+from .storages import FORMATS, make, packs, unpacked
 
 HALF = torch.bfloat16
 COUNTER = dict(seed=2**62 + 3, step=2**32 - 2, first_row=2**31 + 7)  # high bits everywhere
@@ -28,11 +29,6 @@ CHAINS = {
 }
 # rows and stacked passes: less than a tile of 6 rows, one, one and a piece, more than a thread's 24, more than a chunk of pairs
 SIZES = {"1 row": (1, 1), "6 rows": (6, 1), "7 rows": (7, 3), "26 rows": (26, 3), "600 rows": (200, 3)}
-FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": HALF, "packed": HALF}
-
-
-def make(format_: str, layers: Sequence[Layer]) -> Products:
-    return PackedProducts(layers) if format_ == "packed" else TorchProducts(layers, FORMATS[format_])
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
@@ -108,9 +104,11 @@ def read(operand, width: int) -> tuple[Tensor, Tensor]:
     """What products over columns read of an operand, and what weight gradients read; columns beyond the last are zero."""
     if isinstance(operand, TorchOperand):
         return operand.values if operand.tangents is None else operand.tangents, operand.values
-    rows = operand.panels.unflatten(2, (64, 2)).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)
-    assert not operand.values[:, width:].any() and not rows[:, width:].any()
-    return operand.values[:, :width], rows[:, :width]
+    rows = unpacked(operand.panels, operand.group)
+    assert not rows[:, width:].any()
+    values = operand.values if operand.tangents is None else operand.tangents
+    values = values if values.dim() == 2 else unpacked(values, 1)
+    return values[:, :width], rows[:, :width]
 
 
 def exact_linear(x: Tensor, layer: Layer) -> Tensor:
@@ -236,10 +234,6 @@ def test_weight_gradients(case: Case) -> None:
         assert torch.equal(again, weight)
 
 
-def packs(products: PackedProducts) -> list[Tensor]:
-    return [*products.forward, *products.adjoint]
-
-
 def test_refresh_takes_over_the_weights(format_: str, chain: str) -> None:
     case = Case(format_, chain, 6, 1)
     for layer in case.layers:
@@ -258,7 +252,7 @@ def test_products_are_chosen_by_precision_and_backend() -> None:
     layers, wide_layers = layers_of("one output", HALF), layers_of("one output", torch.float64)
     chosen = [
         (products_of(layers, "bf16", backend="reference"), HALF),
-        (products_of(layers, "fp32"), torch.float32),
+        (products_of(layers, "fp32", backend="reference"), torch.float32),
         (products_of(wide_layers, "fp64"), torch.float64),
         (products_of(wide_layers, "bf16"), HALF),  # packed weights are made of fp32
     ]
@@ -266,8 +260,18 @@ def test_products_are_chosen_by_precision_and_backend() -> None:
         assert isinstance(products, TorchProducts) and products.weights[0].dtype == dtype
 
 
-def test_products_in_bf16_are_packed_where_a_processor_has_its_dot_products(requires_dot: None) -> None:
-    assert isinstance(products_of(layers_of("one output", HALF), "bf16"), PackedProducts)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_products_are_packed_for_the_instruction_set_that_is_forced(set_: str, precision: str) -> None:
+    has_bf16 = set_ == "avx512-bf16"
+    with instruction_sets.forced(set_):
+        products = products_of(layers_of("one output", HALF), precision)
+    expected = {"fp32": "avx512" if has_bf16 else set_, "bf16": set_ if has_bf16 else None}[precision]
+    assert (products.instruction_set.name if isinstance(products, PackedProducts) else None) == expected
+
+
+def test_products_are_torchs_where_packed_ones_are_switched_off() -> None:
+    with instruction_sets.forced("off"):
+        assert isinstance(products_of(layers_of("one output", HALF), "fp32"), TorchProducts)
 
 
 def test_a_probability_next_to_one_drops_every_unit(format_: str) -> None:

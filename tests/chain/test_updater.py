@@ -11,10 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgan.chain.packed import PackedProducts
 from fastgan.chain.passes import read_layers
-from fastgan.chain.products import Products
-from fastgan.chain.torch_mm import TorchProducts
 from fastgan.engines.closed_form.result import UpdateResult
 from fastgan.engines.closed_form.update import HostPasses
 from fastgan.engines.closed_form.update_log import HostUpdateLog
@@ -23,11 +20,7 @@ from fastgan.layers import FusedLinear, drawing
 from fastgan.ops import sample
 from fastgan.optim import SGD, Adam, Optimizer, RMSprop
 
-FORMATS = {"fp64": torch.float64, "fp32": torch.float32, "bf16": torch.bfloat16, "packed": torch.bfloat16}
-
-
-def packs(products: PackedProducts) -> list[Tensor]:
-    return [*products.forward, *products.adjoint]
+from .storages import FORMATS, make, packs, unpacked
 
 
 class Run:
@@ -42,7 +35,7 @@ class Run:
             nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
         self.network = FlatNetwork(self.module, spec, **options)
         layers = read_layers(list(self.module))
-        self.products: Products = PackedProducts(layers) if format_ == "packed" else TorchProducts(layers, FORMATS[format_])
+        self.products = make(format_, layers)
         log = HostUpdateLog(self.network)
         self.passes = HostPasses(self.products, rows, HostPasses.allocate(self.products, count, rows), count, log)
         draw = partial(torch.randn, dtype=dtype, generator=generator)
@@ -116,8 +109,8 @@ SPECS = [
 
 @pytest.mark.parametrize("rows", [7, pytest.param(200, id="600 rows in all")])
 @pytest.mark.parametrize("spec, options", SPECS)
-def test_the_fused_update_is_gradient_then_update(requires_dot: None, spec: Optimizer, options: dict, rows: int) -> None:
-    fused, halves = (Run("packed", spec, rows=rows, **options) for _ in range(2))
+def test_the_fused_update_is_gradient_then_update(set_: str, spec: Optimizer, options: dict, rows: int) -> None:
+    fused, halves = (Run(set_, spec, rows=rows, **options) for _ in range(2))
     for step in range(3):
         for ours, theirs in zip(halves.everything(), fused.everything(), strict=True):
             ours.copy_(theirs)
@@ -129,15 +122,17 @@ def test_the_fused_update_is_gradient_then_update(requires_dot: None, spec: Opti
         halves.products.refresh()
         torch.testing.assert_close(*totals, rtol=1e-5, atol=0)
         for ours, theirs in zip(fused.everything(), halves.everything(), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=2e-6, atol=1e-8)
+            # portable code may round a product before it is added, which `update_` as compiled for this processor does not
+            last_bits = dict(rtol=1e-5, atol=1e-6) if set_ == "portable" else dict(rtol=2e-6, atol=1e-8)
+            torch.testing.assert_close(ours, theirs, **last_bits)
         assert fused.network.count == step + 1
-        mended = PackedProducts(fused.products.layers)
+        mended = make(set_, fused.products.layers)
         assert all(torch.equal(ours, theirs) for ours, theirs in zip(packs(fused.products), packs(mended), strict=True))
 
 
 @pytest.mark.parametrize("spec, options", SPECS)
-def test_a_withheld_step_changes_nothing_and_still_counts(requires_dot: None, spec: Optimizer, options: dict) -> None:
-    run = Run("packed", spec, **options)
+def test_a_withheld_step_changes_nothing_and_still_counts(set_: str, spec: Optimizer, options: dict) -> None:
+    run = Run(set_, spec, **options)
     run.work()
     run.update()
     run.work()
@@ -150,9 +145,9 @@ def test_a_withheld_step_changes_nothing_and_still_counts(requires_dot: None, sp
 
 @pytest.mark.parametrize("spec, options", SPECS)
 @pytest.mark.parametrize("operand", ["x", "upstream"])
-def test_nan_leaves_alone_the_weights_it_reaches(requires_dot: None, spec: Optimizer, options: dict, operand: str) -> None:
+def test_nan_leaves_alone_the_weights_it_reaches(set_: str, spec: Optimizer, options: dict, operand: str) -> None:
     """A nan in column j of A_1 reaches dW[:, j], in column i of U_2 dW[i] and, where there is one, db[i]."""
-    clean, run = (Run("packed", spec, **options) for _ in range(2))
+    clean, run = (Run(set_, spec, **options) for _ in range(2))
     for each in (clean, run):
         each.work()
         each.update()
@@ -160,7 +155,7 @@ def test_nan_leaves_alone_the_weights_it_reaches(requires_dot: None, spec: Optim
     at = run.passes.inputs[1] if operand == "x" else run.passes.adjoints[1]
     column = 65 if operand == "x" else 17
     width = 70 if operand == "x" else 33
-    values = at.panels.unflatten(2, (64, 2)).permute(1, 3, 0, 2).flatten(2).flatten(0, 1)[:, :width].float()
+    values = unpacked(at.panels, at.group)[:, :width].float().contiguous()
     values[2, column] = torch.nan
     run.products.load_(at, values)
     hit = [torch.zeros_like(view, dtype=torch.bool) for view in run.network.gradients]
@@ -178,26 +173,26 @@ def test_nan_leaves_alone_the_weights_it_reaches(requires_dot: None, spec: Optim
     assert all(torch.isfinite(x).all() for x in (*run.everything(), *packs(run.products)))
 
 
-def worked() -> list[Tensor]:
+def worked(set_: str) -> list[Tensor]:
     """All that one step of a chain of several threads' work leaves."""
-    run = Run("packed", Adam(0.01), sizes=(130, 200, 1), rows=300, count=2)
+    run = Run(set_, Adam(0.01), sizes=(130, 200, 1), rows=300, count=2)
     results = run.work()
     totals = run.update()
     operands = [half for each in (*run.passes.inputs, *run.passes.adjoints) for half in (each.values, each.panels)]
     return [*results, totals, *operands, *packs(run.products), *run.everything()]
 
 
-def test_the_result_depends_neither_on_threads_nor_on_the_call(requires_dot: None, set_threads: Callable[[int], None]) -> None:
+def test_the_result_depends_neither_on_threads_nor_on_the_call(set_: str, set_threads: Callable[[int], None]) -> None:
     set_threads(1)
-    expected = worked()
+    expected = worked(set_)
     for count in (2, 2, 3):
         set_threads(count)
-        assert all(torch.equal(*pair) for pair in zip(worked(), expected, strict=True))
+        assert all(torch.equal(*pair) for pair in zip(worked(set_), expected, strict=True))
 
 
-def test_two_callers_at_once_get_their_own_results(requires_dot: None, set_threads: Callable[[int], None]) -> None:
+def test_two_callers_at_once_get_their_own_results(set_: str, set_threads: Callable[[int], None]) -> None:
     set_threads(2)
-    expected = worked()
+    expected = worked(set_)
     with ThreadPoolExecutor(2) as pool:
-        for future in [pool.submit(worked) for _ in range(8)]:
+        for future in [pool.submit(worked, set_) for _ in range(8)]:
             assert all(torch.equal(*pair) for pair in zip(future.result(timeout=60), expected, strict=True))

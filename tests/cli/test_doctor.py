@@ -13,7 +13,7 @@ from fastgan import cli
 from fastgan.cli import doctor
 from fastgan.ops import backend
 from fastgan.ops.backend import Choice
-from fastgan.runtime.device import has_native_bf16
+from fastgan.runtime.device import _processor_has_bf16
 
 
 @pytest.mark.parametrize("extension", [None, "the C++ extension was not built"])
@@ -38,13 +38,13 @@ class Machine:
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: ((7, 5), (9, 0))[device.index])
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: ("Old", "New")[device.index])
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": self.bf16}, raising=False)
-        has_native_bf16.cache_clear()
+        _processor_has_bf16.cache_clear()
 
 
 @pytest.fixture
 def on(monkeypatch: pytest.MonkeyPatch) -> Any:
     yield lambda machine: machine.patch(monkeypatch)
-    has_native_bf16.cache_clear()
+    _processor_has_bf16.cache_clear()
 
 
 def test_devices_have_their_own_precision(on: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,8 +14,36 @@ from torch.nn import functional as F
 
 from fastgan import Trainer, optim, penalties
 from fastgan.mlp import MLP
+from fastgan.runtime import instruction_sets
 
+# precisions, and FASTGAN_CPU for each kind of products that they have
+PRODUCTS = {
+    "fp32": ("off", "portable", "avx2", "avx512"),
+    "bf16": ("off", "avx512-bf16"),
+}
 ROWS, PIXELS, Z = 8, 4, 3  # 8 rows: means are exact sums, so that a bias whose gradient is 0 keeps one of exactly 0
+
+
+def forced(request: pytest.FixtureRequest, precision: str, name: str) -> Iterator[str]:
+    """Inside, products of a precision are those of an instruction set, or torch's ("off"); skips what is not here."""
+    if name != "off":
+        request.getfixturevalue("requires_extension")
+        if name not in instruction_sets.available():
+            pytest.skip(f"this processor, or the compiler, has no {name}")
+    with instruction_sets.forced(name):
+        yield precision
+
+
+@pytest.fixture(params=[(precision, name) for precision in PRODUCTS for name in PRODUCTS[precision]], ids="-".join)
+def precision(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A precision, with each kind of products that it has."""
+    yield from forced(request, *request.param)
+
+
+@pytest.fixture(params=PRODUCTS["fp32"][1:])
+def packed_fp32(request: pytest.FixtureRequest) -> Iterator[str]:
+    """fp32, with each kind of packed products that it has."""
+    yield from forced(request, "fp32", request.param)
 
 
 def data() -> Tensor:
@@ -115,6 +144,29 @@ def test_fifty_free_steps_equal_those_of_autograd(options: dict[str, Any], shape
     assert (end - start).abs().max() > 1e-3, "the weights have moved"
 
 
+def distance(options: dict[str, Any], shape: dict[str, Any], cpu: str, exact: list[Tensor]) -> float:
+    """How far three steps in fp32 take the weights from where they belong."""
+    with instruction_sets.forced(cpu):
+        trainer = Trainer(*networks(**shape), precision="fp32", device="cpu", engine="closed-form", **options)
+        trainer.attach(data(), ROWS).step(3)
+    return math.hypot(*(float((a.double() - b).norm()) for a, b in zip(weights_of(trainer), exact, strict=True)))
+
+
+def weights_of(trainer: Trainer) -> list[Tensor]:
+    """All but the critic's last bias: where only differences of logits count, its gradient is what rounding leaves of 0."""
+    return [p.detach() for p in (*trainer.generator.parameters(), *list(trainer.discriminator.parameters())[:-1])]
+
+
+@pytest.mark.parametrize(("options", "shape"), GAMES)
+def test_packed_steps_err_at_most_twice_as_much_as_torchs(
+    packed_fp32: str, options: dict[str, Any], shape: dict[str, Any]
+) -> None:
+    trainer, _ = trained("autograd", options, shape, 3)
+    exact = weights_of(trainer)
+    size = math.hypot(*(float(p.norm()) for p in exact))
+    assert distance(options, shape, instruction_sets.FORCED, exact) <= 2 * distance(options, shape, "off", exact) + 1e-6 * size
+
+
 def gradient(engine: str, precision: str, options: dict[str, Any], rows: int, learns: str, seed: int) -> Tensor:
     """A network's gradient in the first step: gradient descent at a great rate moves weights by multiples of it."""
     torch.manual_seed(seed)
@@ -130,7 +182,6 @@ def gradient(engine: str, precision: str, options: dict[str, Any], rows: int, le
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [pytest.param(16, id="16 rows"), pytest.param(7, id="7 rows, an odd number")])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "options",
     [
@@ -152,7 +203,6 @@ def test_gradients_err_at_most_twice_as_much_as_autograds(options: dict, precisi
     assert errors["closed-form"] ** 0.5 <= 2 * errors["autograd"] ** 0.5 + 1e-6
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_runs_repeat_bit_for_bit(precision: str) -> None:
     runs = []
     for _ in range(2):
@@ -162,9 +212,8 @@ def test_runs_repeat_bit_for_bit(precision: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_weights_that_somebody_changes_between_steps_are_seen(precision: str) -> None:
-    """bf16 keeps copies of the weights, packed for its products."""
+    """Packed products keep copies of the weights, and so do torch's in bf16."""
     other = [copy.deepcopy(network.state_dict()) for network in networks()]
     runs = []
     for way in ("from the start", "load_state_dict", "in place"):

@@ -18,9 +18,9 @@ FP32, FP64 = torch.float32, torch.float64
 @pytest.fixture(autouse=True)
 def _asked_again() -> Iterator[None]:
     """What a processor can is remembered."""
-    has_native_bf16.cache_clear()
+    runtime._processor_has_bf16.cache_clear()
     yield
-    has_native_bf16.cache_clear()
+    runtime._processor_has_bf16.cache_clear()
 
 
 CAPABILITIES = [
@@ -48,7 +48,7 @@ def test_an_older_torch_is_asked_for_avx512(native: bool, monkeypatch: pytest.Mo
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: native, raising=False)
     assert has_native_bf16(CPU) is native
     monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    has_native_bf16.cache_clear()
+    runtime._processor_has_bf16.cache_clear()
     assert not has_native_bf16(CPU)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fastgan.runtime.device import has_native_bf16, resolve_device
+from fastgan.runtime.device import _processor_has_bf16, has_native_bf16, resolve_device
 from fastgan.runtime.precision import resolve_precision
 
 CPU = torch.device("cpu")
@@ -17,9 +17,9 @@ CPU = torch.device("cpu")
 def asked_anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """What is known of this machine's devices is forgotten."""
     monkeypatch.delenv("LOCAL_RANK", raising=False)
-    has_native_bf16.cache_clear()
+    _processor_has_bf16.cache_clear()
     yield
-    has_native_bf16.cache_clear()
+    _processor_has_bf16.cache_clear()
 
 
 @pytest.fixture

@@ -1,146 +1,125 @@
-// A layer's gradients in bf16 by dot products of pairs of rows, a block of weights at a time. storage.h has the layout.
+// A layer's gradients by products of its adjoints and inputs, summed over rows, a block of weights at a time.
 #pragma once
 
-#include "../vector_math.h"
-#include "storage.h"
+#include "tiles.h"
 
-#include <ATen/core/Tensor.h>
+#include "../half.h"
 
-#include <algorithm>
-#include <optional>
 #include <vector>
 
-#ifdef FASTGAN_BF16_DOT
-
-#pragma GCC push_options
-#pragma GCC target("arch=x86-64-v4,avx512bf16,prefer-vector-width=512")
-
-namespace fastgan {
+namespace fastgan::packed {
 namespace {
 
-using at::Tensor;
+constexpr int kBlock = 16;            // outputs of a block; it has a panel of inputs
+constexpr int64_t kChunkWords = 128;  // of a panel's columns, that stay in the first cache
 
-constexpr int kBlock = 16;            // outputs of a block; it has kPanel inputs
-constexpr int kOutputs = 4;           // of a block, multiplied at a time
-constexpr int64_t kChunkPairs = 128;  // pairs of rows of a panel that stay in the first cache
-
-// Where a packed weight is; see storage.h.
-struct Pack {
-  uint32_t *forward, *adjoint;
+// A block of gradients or weights on its way through the first cache.
+template <class I>
+struct alignas(64) Tile {
+  float at[kBlock][kPanel<I>];
 };
 
-// One layer's part of the network.
-struct LayerPart {
-  const uint32_t *upstream, *x;       // panels
-  int64_t upstream_stride, x_stride;  // of a panel, in words
-  int64_t pairs, outputs, inputs;     // pairs of rows
-  float *weight, *bias;               // bias or null
-  Pack pack;
+inline int64_t blocks_of(const Layer& layer) {
+  return (layer.outputs + kBlock - 1) / kBlock;
+}
 
-  int64_t blocks() const { return (outputs + kBlock - 1) / kBlock; }
-  const uint32_t* upstream_at(int64_t output) const { return upstream + output / kPanel * upstream_stride + output % kPanel; }
-};
-
-// A block of a layer's weights: 16 outputs and 64 inputs, or those that are left.
+// A block of a layer's weights: 16 outputs and a panel of inputs, or those that are left.
+template <class I>
 struct Block {
   int64_t output, input, rows, width;
   int64_t stride;  // of an output's weights
 
-  Block(const LayerPart& layer, int64_t output, int64_t input)
+  Block(const Layer& layer, int64_t output, int64_t input)
       : output(output), input(input), rows(std::min<int64_t>(kBlock, layer.outputs - output)),
-        width(std::min(kPanel, layer.inputs - input)), stride(layer.inputs) {}
+        width(std::min(kPanel<I>, layer.inputs - input)), stride(layer.inputs) {}
 
-  bool is_wide() const { return width == kPanel; }
+  bool is_wide() const { return width == kPanel<I>; }
   bool is_whole() const { return is_wide() && rows == kBlock; }
-  int64_t vectors() const { return rows * kVectors; }
   // Where an output's weights begin in the layer's.
   int64_t row(int64_t r) const { return (output + r) * stride + input; }
-  // Where one of a wide block's vectors begins.
-  int64_t vector(int64_t number) const { return row(number / kVectors) + number % kVectors * 16; }
 };
 
-// Gradients of kOutputs outputs and V vectors of inputs, added up over all rows. `between()` runs after every `stride` pairs.
-template <int V, class Between>
-inline __attribute__((always_inline)) void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t pairs,
-                                                         Tile& gradient, int first, bool adds, int64_t stride,
-                                                         const Between& between) {
-  Sums<kOutputs, V> sums;
-  for (int r = 0; r < kOutputs; ++r)
-    for (int v = 0; v < V; ++v) sums.at[r][v] = adds ? _mm512_load_ps(&gradient.at[first + r][16 * v]) : _mm512_setzero_ps();
-  for (int64_t k = 0; k < pairs; k += stride) {
-    multiply(sums, upstream + k * kPanel, 1, kPanel, x + k * kPanel, std::min(stride, pairs - k));
-    between();
-  }
-  for (int r = 0; r < kOutputs; ++r)
-    for (int v = 0; v < V; ++v) _mm512_store_ps(&gradient.at[first + r][16 * v], sums.at[r][v]);
+template <class I, int R, int V>
+FASTGAN_TILE void begin(Sums<I, R, V>& sums, const Tile<I>& gradient, int first, bool adds) {
+  change_all(sums, [&](auto, int r, int v) { return adds ? I::load(&gradient.at[first + r][I::kWidth * v]) : I::zero(); });
 }
 
-// Gradients of a block of weights. `between()` runs on the way, if there are rows enough once for each vector of the block.
-template <class Between>
-inline void gradient_block(const LayerPart& layer, const Block& block, Tile& gradient, const Between& between) {
-  const int64_t stride = std::max<int64_t>(1, layer.pairs / (kBlock / kOutputs * kVectors));
-  const uint32_t* const u = layer.upstream_at(block.output);
-  const uint32_t* const x = layer.x + block.input / kPanel * layer.x_stride;
-  for (int64_t pair = 0; pair < layer.pairs; pair += kChunkPairs) {
-    const int64_t pairs = std::min(kChunkPairs, layer.pairs - pair);
-    for (int r = 0; r < block.rows; r += kOutputs) {
-      const uint32_t *const left = u + pair * kPanel + r, *const right = x + pair * kPanel;
-      block.width <= 16 ? gradient_tile<1>(left, right, pairs, gradient, r, pair > 0, stride, between)
-                        : gradient_tile<kVectors>(left, right, pairs, gradient, r, pair > 0, stride, between);
+template <class I, int R, int V>
+FASTGAN_TILE void finish(const Sums<I, R, V>& sums, Tile<I>& gradient, int first) {
+  visit_all(sums, [&](auto sum, int r, int v) { I::store(&gradient.at[first + r][I::kWidth * v], sum); });
+}
+
+// Gradients of R outputs and V vectors of inputs, added up over some rows.
+template <class I, int R, int V>
+__attribute__((noinline)) void accumulate(const uint32_t* upstream, const uint32_t* x, int64_t words, Tile<I>& gradient,
+                                          int first, bool adds) {
+  Sums<I, R, V> sums;
+  begin(sums, gradient, first, adds);
+  multiply(sums, upstream, 1, kPanel<I>, x, words);
+  finish(sums, gradient, first);
+}
+
+// The same over all rows; `between()` runs after every `stride` words. With few registers the sums are in the first cache then: a
+// compiler that has to keep them over other work has them in memory all the time.
+template <class I, int R, int V, class Between>
+FASTGAN_TILE void gradient_tile(const uint32_t* upstream, const uint32_t* x, int64_t words, Tile<I>& gradient, int first,
+                                bool adds, int64_t stride, const Between& between) {
+  if constexpr (I::kRegisters <= 16) {
+    for (int64_t k = 0; k < words; k += stride) {
+      accumulate<I, R, V>(upstream + k * kPanel<I>, x + k * kPanel<I>, std::min(stride, words - k), gradient, first, adds || k);
+      between();
+    }
+    return;
+  }
+  Sums<I, R, V> sums;
+  begin(sums, gradient, first, adds);
+  for (int64_t k = 0; k < words; k += stride) {
+    multiply(sums, upstream + k * kPanel<I>, 1, kPanel<I>, x + k * kPanel<I>, std::min(stride, words - k));
+    between();
+  }
+  finish(sums, gradient, first);
+}
+
+// Gradients of a block of weights. `between()` runs on the way, if there are rows enough `calls` times.
+template <class I, class Between>
+inline void gradient_block(const Layer& layer, const Block<I>& block, Tile<I>& gradient, int64_t calls,
+                           const Between& between) {
+  constexpr int R = I::kOutputs;
+  const int64_t all = layer.rows / I::kGroup, stride = std::max<int64_t>(1, all / std::max<int64_t>(1, calls / (kBlock / R)));
+  const uint32_t* const u = panel_at<I>(layer.upstream, 0, block.output);
+  const uint32_t* const x = panel_at<I>(layer.x, 0, block.input);
+  for (int64_t word = 0; word < all; word += kChunkWords) {
+    const int64_t words = std::min(kChunkWords, all - word);
+    for (int r = 0; r < block.rows; r += R) {
+      const uint32_t *const left = u + word * kPanel<I> + r, *const right = x + word * kPanel<I>;
+      block.width <= I::kWidth ? gradient_tile<I, R, 1>(left, right, words, gradient, r, word > 0, stride, between)
+                               : gradient_tile<I, R, I::kVectors>(left, right, words, gradient, r, word > 0, stride, between);
     }
   }
 }
 
-// Gradients of 16 biases: the sums of upstream times the rows' coefficients.
-void bias_gradient(const LayerPart& layer, const std::vector<uint32_t>& coefficient, int64_t output, float* gradient) {
-  const uint32_t* const u = layer.upstream_at(output);
-  __m512 sum = _mm512_setzero_ps();
-  for (int64_t k = 0; k < layer.pairs; ++k)
-    sum = dot(sum, load(u + kPanel * k), _mm512_set1_epi32(static_cast<int>(coefficient[k])));
-  _mm512_storeu_ps(gradient, sum);
-}
-
-// Coefficients [rows] as pairs of bf16.
-std::vector<uint32_t> pairs_of(const Tensor& coefficient) {
-  TORCH_CHECK(coefficient.scalar_type() == at::kFloat && coefficient.is_contiguous() && coefficient.numel() % 2 == 0,
-              "the coefficient must be fp32 [rows], an even number");
-  const float* const c = coefficient.const_data_ptr<float>();
-  std::vector<uint32_t> pairs(coefficient.numel() / 2);
-  for (size_t k = 0; k < pairs.size(); ++k) {
-    const auto bits = [&](float value) { return static_cast<uint32_t>(narrow<c10::BFloat16>(value).x); };
-    pairs[k] = bits(c[2 * k]) | bits(c[2 * k + 1]) << 16;
+// Gradients of 16 biases: the sums of upstream times the rows' coefficients, as words.
+template <class I>
+void bias_gradient(const Layer& layer, const std::vector<uint32_t>& coefficient, int64_t output, float* gradient) {
+  for (int part = 0; part < kBlock; part += I::kWidth) {
+    const uint32_t* const u = panel_at<I>(layer.upstream, 0, output + part);
+    auto sum = I::zero();
+    for (int64_t k = 0; k < layer.rows / I::kGroup; ++k)
+      sum = I::dot(sum, I::load_words(u + kPanel<I> * k), I::broadcast(coefficient[k]));
+    I::store(gradient + part, sum);
   }
-  return pairs;
 }
 
-int64_t words_of(const Tensor& panels) {
-  TORCH_CHECK(panels.scalar_type() == at::kBFloat16 && panels.dim() == 3 && panels.stride(2) == 1 &&
-                  panels.size(2) == 2 * kPanel && panels.stride(1) == 2 * kPanel,
-              "panels must be bf16 [columns / 64, rows / 2, 128]");
-  return panels.stride(0) / 2;
-}
-
-uint32_t* words_at(const Tensor& tensor) {
-  return reinterpret_cast<uint32_t*>(tensor.data_ptr());
-}
-
-LayerPart layer_of(const Tensor& upstream, const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias) {
-  TORCH_CHECK(weight.scalar_type() == at::kFloat && weight.is_contiguous() && weight.dim() == 2,
-              "weights must be fp32 [out, in]");
-  const int64_t outputs = weight.size(0), inputs = weight.size(1), stride = words_of(upstream), x_stride = words_of(x);
-  TORCH_CHECK(upstream.size(1) == x.size(1) && upstream.size(0) * kPanel >= outputs && x.size(0) * kPanel >= inputs,
-              "panels do not fit the weight");
-  float* b = nullptr;
-  if (bias.has_value()) {
-    TORCH_CHECK(bias->scalar_type() == at::kFloat && bias->is_contiguous() && bias->numel() == outputs,
-                "bias must be fp32 [out]");
-    b = bias->data_ptr<float>();
+// Coefficients [rows] as words.
+template <class I>
+std::vector<uint32_t> words_of(const float* coefficient, int64_t rows) {
+  std::vector<uint32_t> words(rows / I::kGroup);
+  for (size_t k = 0; k < words.size(); ++k) {
+    if constexpr (I::kGroup == 1) words[k] = bit_cast<uint32_t>(coefficient[k]);
+    if constexpr (I::kGroup == 2) words[k] = bf16(coefficient[2 * k]).bits | uint32_t(bf16(coefficient[2 * k + 1]).bits) << 16;
   }
-  return {words_at(upstream), words_at(x), stride, x_stride, x.size(1), outputs, inputs, weight.data_ptr<float>(), b, {}};
+  return words;
 }
 
 }  // namespace
-}  // namespace fastgan
-
-#pragma GCC pop_options
-#endif
+}  // namespace fastgan::packed

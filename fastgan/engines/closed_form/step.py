@@ -20,6 +20,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...chain.packed import PackedProducts
 from ...chain.passes import read_layers
 from ...chain.products import Products, fused_products
 from ...chain.products import products as products_of
@@ -108,6 +109,12 @@ class ClosedFormStep:
         self.versions = [network.version() for network in self.networks]
         self.rows = 0
         self.generation += 1
+
+    @property
+    def instruction_set(self) -> str | None:
+        """See Engine."""
+        first = self.products[0]
+        return first.instruction_set.name if isinstance(first, PackedProducts) else None
 
     def __call__(self, images: Tensor, index: StepIndex, rows: int) -> Metrics:
         """Runs one step on `rows` rows of this process; images [N, ...] on the game's device."""

@@ -55,7 +55,7 @@ def update_with_gradients_(
 ) -> Tensor:
     """`update_` on gradients that are made on the way, from a packed chain's operands; `gradient` is not touched."""
     del gradient
-    run = torch.ops.fastgan.update_bf16_
+    run = torch.ops.fastgan.packed_update_.default
     result = run(weight, state, lr, count, withhold, rule, numbers(rule, options), **extra, **operands)
     _mark_changed(weight, state, extra.get("ema"))
     return result
