@@ -1,7 +1,7 @@
 """The tables of README.md, written from stored rows: python -m benchmarks.tables.
 
 What stands between `<!-- steps -->` and `<!-- end -->` is replaced; a test asks that nobody typed it. Each machine with rows of
-steps has a table, GPUs first, of the newest whole run of each work, and a line about the article's whole game if it was played.
+steps has a table for each instruction set, GPUs first, of the newest whole run of each work, and a line about the article's whole game if it was played.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.harness.rows import RESULTS, ROOT
 from benchmarks.peers import WORKS
-from benchmarks.step.comparison import YARDSTICK
+from benchmarks.step.comparison import yardstick
 
 README = ROOT / "README.md"
 BATCH = 64
@@ -32,10 +32,28 @@ CANDIDATES = {  # by their names without a precision, in the order of the table
     "fastgan": "fastgan, pairs of MLPs (closed form)",
 }
 PRECISIONS = ("fp32", "tf32", "bf16")
-NOTE = f"fastgan is: how many times as fast {YARDSTICK} was as the line's candidate. scikit-learn's digits as 60,000 pictures."
+NOTE = "fastgan is: how many times as fast {} was as the line's candidate. scikit-learn's digits as 60,000 pictures."
+SETS = {"amx": "AMX", "avx512-bf16": "AVX512-BF16", "avx512": "AVX-512", "avx2": "AVX2"}
+UNSAID = "avx512-bf16"  # of rows from before they said what they ran on
 TITLES = {"standard": "standard", "wgan-gp": "WGAN-GP, 5 + 1"}
 
 Row = dict[str, Any]
+
+
+def set_of(row: Row) -> str:
+    """The instruction set that a row of a CPU ran on."""
+    return row.get("instruction_set", UNSAID)
+
+
+def best_of(rows: list[Row]) -> str:
+    """The candidate that all others are compared with; a GPU has products in bf16."""
+    return yardstick(set_of(rows[0]) in ("amx", "avx512-bf16"))
+
+
+def by_set(rows: list[Row]) -> list[list[Row]]:
+    """The rows of each instruction set of a machine, the widest first: processors of one name may have others."""
+    found = sorted({set_of(row) for row in rows}, key=lambda name: [*SETS, name].index(name))
+    return [[row for row in rows if set_of(row) == name] for name in found]
 
 
 def rows_of(path: Path) -> list[Row]:
@@ -54,7 +72,7 @@ def runs_of(rows: list[Row], work: str) -> list[dict[str, Row]]:
             if last is None or row.get("run") != last.get("run") or row["name"] in runs[-1]:
                 runs.append({})
             runs[-1][row["name"]] = last = row
-    return [run for run in runs if YARDSTICK in run]
+    return [run for run in runs if best_of(list(run.values())) in run]
 
 
 def run_of(rows: list[Row], work: str) -> dict[str, Row]:
@@ -62,7 +80,8 @@ def run_of(rows: list[Row], work: str) -> dict[str, Row]:
     runs = runs_of(rows, work)
     most = max(map(len, runs), default=0)
     whole = [run for run in runs if len(run) >= most / 2]
-    return max(enumerate(whole), key=lambda pair: (not pair[1][YARDSTICK]["quick"], pair[0]), default=(0, {}))[1]
+    quick = [run[best_of(list(run.values()))]["quick"] for run in whole]
+    return max(enumerate(whole), key=lambda pair: (not quick[pair[0]], pair[0]), default=(0, {}))[1]
 
 
 def plain(row: Row) -> str:
@@ -95,7 +114,7 @@ def of_machine(rows: list[Row]) -> Iterator[str]:
         cells = []
         for work in WORKS:
             one = runs[work].get(name)
-            times = f"{1 / one['ratio']:.1f} x" if one and name != YARDSTICK else ""
+            times = f"{1 / one['ratio']:.1f} x" if one and name != best_of(rows) else ""
             cells += [f"{one['p50'] / scale:.1f}" if one else "", times]
         yield f"| {CANDIDATES[plain(row)]} | {row['dtype']} | {' | '.join(cells)} |"
     yield ""
@@ -114,8 +133,9 @@ def circumstances(rows: list[Row], gpu: bool) -> str:
     counts = sorted({row["n"] for row in rows})
     count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     threads = "" if gpu else f", {rows[-1]['threads']} threads"
-    place = f"`{rows[-1]['machine']}`{threads}, {named}, commit {commits}"
-    return f"{place}; medians of {count} processes each, which took turns.\n{NOTE}"
+    vectors = "" if gpu else f" with {SETS.get(set_of(rows[-1]), set_of(rows[-1]))}"
+    place = f"`{rows[-1]['machine']}`{vectors}{threads}, {named}, commit {commits}"
+    return f"{place}; medians of {count} processes each, which took turns.\n{NOTE.format(best_of(rows))}"
 
 
 def article(rows: list[Row]) -> Iterator[str]:
@@ -131,7 +151,7 @@ def article(rows: list[Row]) -> Iterator[str]:
 def steps_block() -> str:
     """All machines' tables, GPUs first."""
     files = sorted(RESULTS.glob("*.jsonl"), key=lambda path: (not is_gpu(path.stem), path.stem))
-    tables = ["\n".join(of_machine(rows_of(path))) for path in files]
+    tables = ["\n".join(of_machine(rows)) for path in files for rows in by_set(rows_of(path))]
     return "\n\n".join(table for table in tables if table)
 
 

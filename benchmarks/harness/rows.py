@@ -53,11 +53,19 @@ def commit() -> str:
 _GIT = ("rev-parse --short HEAD", "status --porcelain --untracked-files=no -- . :!benchmarks/results")
 
 
+def instruction_set() -> str:
+    """The widest vectors of this CPU that products of matrices are made of; its architecture where they are none of x86."""
+    flags = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
+    known = {"amx_tile": "amx", "avx512_bf16": "avx512-bf16", "avx512f": "avx512", "avx2": "avx2"}
+    return next((name for flag, name in known.items() if flag in flags), platform.machine())
+
+
 def circumstances(quick: bool) -> dict[str, Any]:
     """Where, when and with what a row is measured."""
     versions = dict(python=platform.python_version(), torch=torch.__version__)
     load, threads = round(os.getloadavg()[0], 2), torch.get_num_threads()
-    return dict(quick=quick, load=load, commit=commit(), machine=machine(), threads=threads, versions=versions)
+    row = dict(quick=quick, load=load, commit=commit(), machine=machine(), threads=threads, versions=versions)
+    return row if torch.cuda.is_available() else row | dict(instruction_set=instruction_set())
 
 
 def results(machine: str) -> Path:

@@ -24,10 +24,11 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.peers import PIXELS, WORKS, Candidate, Setup, candidates, gate, named
-from benchmarks.step.comparison import YARDSTICK, Comparison, keep, show
+from benchmarks.step.comparison import Comparison, keep, show, yardstick
 from benchmarks.step.fit_overhead import compare_epoch
 from benchmarks.step.save_cost import compare_saves
 from fastgan import data
+from fastgan.runtime.device import has_native_bf16
 
 BATCHES = (16, 64, 256, 1024)
 ROWS = 60_000  # as many as MNIST has
@@ -100,7 +101,7 @@ def choose(case: str, arguments: argparse.Namespace) -> list[Candidate]:
     """Who is compared in a work: the yardstick, and those asked for."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     everyone = [named(name, device) for name in arguments.candidates] if arguments.candidates else candidates(device)
-    chosen = [c for c in everyone if case in c.works and (c.name == YARDSTICK or arguments.only in c.name)]
+    chosen = [c for c in everyone if case in c.works and (c.name == arguments.yardstick or arguments.only in c.name)]
     return [c for c in chosen if c.name not in arguments.refused[case]]
 
 
@@ -109,7 +110,7 @@ def compare(case: str, batch: int, arguments: argparse.Namespace, check: bool) -
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         cache = None if arguments.keep_cache else Path(folder)
-        comparison = Comparison(case, batch, choose(case, arguments), arguments, cache, console, YARDSTICK)
+        comparison = Comparison(case, batch, choose(case, arguments), arguments, cache, console, arguments.yardstick)
         for found in comparison.rows(check):
             for row in found:
                 keep(row, write=not arguments.no_rows, quick=arguments.quick)
@@ -144,6 +145,7 @@ def parse() -> argparse.Namespace:
     arguments.batch = arguments.batch or list(BATCHES)
     arguments.deadline = None if arguments.minutes is None else time.monotonic() + 60.0 * arguments.minutes
     arguments.refused, arguments.failures = {case: set() for case in WORKS}, []
+    arguments.yardstick = yardstick(has_native_bf16(torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     return arguments
 
 

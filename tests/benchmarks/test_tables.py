@@ -67,6 +67,16 @@ def test_a_table_has_a_line_for_each_candidate_and_says_where_it_comes_from() ->
     assert list(tables.of_machine([*WHOLE, warm]))[-1].endswith("100 epochs, took 4.2 s there."), "nobody measured a cold start"
 
 
+def test_each_instruction_set_of_a_machine_has_a_table_of_its_own() -> None:
+    older = [row | dict(machine="zen-2-cores", threads=2) for row in WHOLE]
+    avx2 = [row | dict(machine="zen-2-cores", threads=2, instruction_set="avx2") for row in NEWER]
+    first, second = ("\n".join(tables.of_machine(rows)) for rows in tables.by_set([*avx2, *older]))
+    assert "`zen-2-cores` with AVX512-BF16, 2 threads" in first and "how many times as fast fastgan bf16 was" in first
+    assert "`zen-2-cores` with AVX2, 2 threads" in second and "how many times as fast fastgan fp32 was" in second
+    assert "| fastgan, pairs of MLPs (closed form) | fp32 | 0.1 |  |  |  |" in second, "the yardstick has no ratio"
+    assert [len(rows) for rows in tables.by_set([*avx2, dict(instruction_set="riscv64")])] == [len(avx2), 1]
+
+
 def test_goals_are_compared_with_the_newest_run_that_has_them() -> None:
     rows = [step("fastgan bf16", 90.0), step("eager bf16", 1200.0), step("graph bf16", 300.0), step("compile bf16", 400.0)]
     rows += [step("fastgan bf16", 40.0, run=1), step("eager bf16", 1000.0, run=1), step("eager tf32", 1400.0, run=1)]
