@@ -1,4 +1,4 @@
-# make test | test-fast | train | lint | format | docs | build | wheel | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
+# make test | test-fast | train | lint | format | docs | build | wheel | portability | bench | cuda-check | clean: each first sets up .venv/ as far as it is out of date.
 # make gpu sets up nothing: it runs in PYTHON as it is.
 
 PYTHON ?= python3
@@ -24,6 +24,7 @@ help:
 	@echo "make docs    write the API reference into build/docs"
 	@echo "make build   set up .venv and compile the C++ extension"
 	@echo "make wheel   build a wheel into dist/: without CUDA, for Python 3.11 and torch 2.11 and all that follow"
+	@echo "make portability  check the CPU's kernels on clang, aarch64 and older x86-64 (needs clang, g++-aarch64-linux-gnu, qemu-user)"
 	@echo "make bench   run every benchmark of benchmarks/ops"
 	@echo "make cuda-check  compile all CUDA sources for sm_80 to sm_120 without a GPU, and fail if a kernel spills (needs nvcc)"
 	@echo "make gpu     prove and measure everything on a CUDA machine, in PYTHON as it is: no .venv, no network (MINUTES=$(MINUTES),"
@@ -80,6 +81,12 @@ format: $(VENV)/.packages
 docs: build
 	$(BIN)/python docs/reference.py
 
+# a quarter of an hour: emulated processors are slow
+portability: $(VENV)/.packages
+	@for tool in clang++ aarch64-linux-gnu-g++ qemu-aarch64 qemu-x86_64; do command -v $$tool > /dev/null \
+	  || { echo "there is no $$tool (on Debian and Ubuntu: apt-get install clang g++-aarch64-linux-gnu qemu-user)"; exit 1; }; done
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m long tests/native
+
 bench: build
 	for file in benchmarks/ops/[a-z]*.py; do $(BIN)/python -m "benchmarks.ops.$$(basename "$$file" .py)" || exit 1; done
 
@@ -93,4 +100,4 @@ clean:
 	rm -rf $(VENV) build dist *.egg-info fastgan/_C*.so .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help build wheel train test test-fast lint format docs bench cuda-check gpu clean
+.PHONY: help build wheel portability train test test-fast lint format docs bench cuda-check gpu clean

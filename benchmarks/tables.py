@@ -1,7 +1,8 @@
 """The tables of README.md, written from stored rows: python -m benchmarks.tables.
 
 What stands between `<!-- steps -->` and `<!-- end -->` is replaced; a test asks that nobody typed it. Each machine with rows of
-steps has a table for each instruction set, GPUs first, of the newest whole run of each work, and a line about the article's whole game if it was played.
+steps has a table for each instruction set, GPUs first, of the newest whole run of each work, and a line about the article's
+whole game if it was played.
 """
 
 from __future__ import annotations

@@ -33,8 +33,12 @@ FLOORS = (
 )
 MOST = {"fastgan": (10, 20), "benchmarks": (10, 20)}  # files that stand flat in a folder, and the folders beside them
 STORAGES = {"torch_mm", "packed", "triton_tiles"}  # of the operands of a chain's products
-# what all stems of a folder use
-HELPERS = {"kernels": ("launch", "record", "tiles"), "csrc/cpu": ("philox", "threads"), "csrc/cpu/packed": ("load",)}
+# what all stems of a folder use, and the instruction sets that a folder is compiled for
+HELPERS = {
+    "kernels": ("launch", "record", "tiles"),
+    "csrc/cpu": ("philox", "threads"),
+    "csrc/cpu/packed": ("avx2", "avx512", "portable"),
+}
 HELPERS |= {"fastgan/ops": ("backend", "objective"), "fastgan/ops/reference": ("precision",)}
 WAITING = ("item", "cpu", "tolist")  # methods of a tensor that synchronise
 HEIGHT = {place: height for height, floor in enumerate(FLOORS) for place in floor}
