@@ -1,4 +1,4 @@
-"""Checkpoints say which instruction set a run's products had, and a run that goes on with another one says that bits may differ."""
+"""Checkpoints say which instruction set products had, and a run that goes on with another one says that bits may differ."""
 
 from __future__ import annotations
 
