@@ -141,12 +141,12 @@ def test_another_batch_size_is_another_run(base: list[Tensor], tmp_path: Path, c
 
 def test_counters_go_on_after_load_and_restore(tmp_path: Path) -> None:
     """What was withheld before is counted on, once."""
-    run = trainer(g_optimizer=optim.SGD(1e38))
+    run = trainer(d_optimizer=optim.SGD(1e38))
     run.step(8)
     assert run.skipped > 0
     run.save(tmp_path / "c")
     loaded = Trainer.load(tmp_path / "c", *networks(), device="cpu").attach(ROWS, 8)
-    again = trainer(g_optimizer=optim.SGD(1e38))
+    again = trainer(d_optimizer=optim.SGD(1e38))
     again.step(2)
     again.restore(tmp_path / "c")
     assert loaded.skipped == again.skipped == run.skipped and loaded.step_count == again.step_count == 8
@@ -195,7 +195,7 @@ REPORTING: dict[str, Callable[[Path], bool]] = {
     "sample_every": lambda f: bool(reported(f, sample_every=5)) and pictures(f) == 4,
     "checkpoint_every": lambda f: bool(reported(f, checkpoint_every=5, keep=9)) and checkpoints(f) == [0, 5, 10, 12],
     "keep": lambda f: bool(reported(f, checkpoint_every=2, keep=2)) and checkpoints(f) == [0, 10, 12],
-    "on_nonfinite": lambda f: reported(f, on_nonfinite="skip", trainer={"g_optimizer": optim.SGD(1e38)})[0].skipped > 0,
+    "on_nonfinite": lambda f: reported(f, on_nonfinite="skip", trainer={"d_optimizer": optim.SGD(1e38)})[0].skipped > 0,
     "command": lambda f: bool(reported(f, command={"a": 1})) and config(f)["command"] == {"a": 1},
 }
 
@@ -223,13 +223,13 @@ def test_progress_is_shown_or_not(shown: bool, caplog: pytest.LogCaptureFixture,
 
 def test_a_value_that_is_not_finite_stops_a_run_unless_it_is_skipped(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError):
-        reported(tmp_path / "r", trainer={"g_optimizer": optim.SGD(1e38)})
+        reported(tmp_path / "r", trainer={"d_optimizer": optim.SGD(1e38)})
 
 
 def test_what_was_skipped_is_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Each row's warning counts what came since the row before."""
     with caplog.at_level(logging.WARNING, logger="fastgan"):
-        run, _ = reported(tmp_path / "r", steps=8, log_every=2, on_nonfinite="skip", trainer={"g_optimizer": optim.SGD(1e38)})
+        run, _ = reported(tmp_path / "r", steps=8, log_every=2, on_nonfinite="skip", trainer={"d_optimizer": optim.SGD(1e38)})
     counts = [0, *(row["skipped"] for row in rows(tmp_path / "r"))]
     said = [int(count) for count in re.findall(r"(\d+) updates or weights were left alone", caplog.text)]
     assert said == [after - before for before, after in itertools.pairwise(counts) if after > before]
