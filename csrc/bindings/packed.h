@@ -253,6 +253,11 @@ inline Tensor packed_update_(const Tensor& weight, const Tensors& state, const T
   std::vector<packed::Layer> layers;
   for (size_t l = 0; l < size; ++l) {
     layers.push_back(layer_of(weights[l], biases[l], set));
+    const auto is_part = [&](const Tensor& part) {
+      const float *const first = source<float>(weight), *const at = source<float>(part);
+      return at >= first && at + part.numel() <= first + weight.numel();
+    };
+    require(is_part(weights[l]) && (!biases[l] || is_part(*biases[l])), "weights and biases must be parts of weight");
     set_panels(layers.back(), upstream[l], x[l], set);
     set_packs(layers.back(), forward[l], adjoint[l], set);
   }

@@ -225,6 +225,12 @@ struct Lanes {
   }
 };
 
+// An ema after its weight's step; in this form one of equal weights is that weight, to the last bit.
+template <class T>
+FASTGAN_INLINE T moved(T ema, T weight, T decay) {
+  return weight + decay * (ema - weight);
+}
+
 // One step of element i: what becomes of its weight, which is counted where that is left alone. Known: Finite, or IsFinite
 // where a caller has seen that the gradient is.
 template <bool has_ema, class T, class Rule, class Known>
@@ -243,8 +249,7 @@ FASTGAN_INLINE T apply_one(const Network<T>& network, const Rule& rule, int64_t 
     not_finite -= taken.bad;
     next = taken.choose(next, w);
     network.weight[i] = next;
-    // in this form an ema of equal weights is that weight, to the last bit
-    if constexpr (has_ema) network.ema[i] = next + network.ema_decay * (network.ema[i] - next);
+    if constexpr (has_ema) network.ema[i] = moved(network.ema[i], next, network.ema_decay);
     return next;
   }
 }
@@ -291,21 +296,22 @@ FASTGAN_INLINE bool add_squares(const T* gradient, int64_t count, Lanes<T>& lane
   return true;
 }
 
-// One step of elements begin to end; gradient[0] is element begin's, and copy[0] gets its new weight if there is a copy. group,
-// a multiple of kWide: of so many, gradients are looked at before the step, which then makes no choices where they are finite.
+// One step of elements begin to end; gradient[0] is element begin's. group, a multiple of kWide: of so many, gradients are looked at
+// before the step, which then makes no choices where they are finite.
 template <bool has_ema, class T, class Rule>
 FASTGAN_INLINE void apply_update(const Network<T> network, const Rule& rule, const T* gradient, int64_t begin, int64_t end,
-                                 Lanes<T>& lanes, int64_t group, T* copy = nullptr) {
+                                 Lanes<T>& lanes, int64_t group) {
   constexpr int64_t kLanes = Lanes<T>::count;
+  constexpr T* kNoCopy = nullptr;
   const int64_t count = end - begin, wide = count / kWide * kWide;
   for (int64_t i = 0; i < count;) {
     const int64_t stop = i < wide ? std::min(i + group, wide) : count;
     const bool all_finite = i < wide && add_squares(gradient + i, stop - i, lanes);
     for (; all_finite && i < stop; i += kLanes)
-      apply_finite_lanes<has_ema>(network, rule, gradient + i, begin + i, lanes, copy ? copy + i : nullptr);
+      apply_finite_lanes<has_ema>(network, rule, gradient + i, begin + i, lanes, kNoCopy);
     for (; i < stop; i += kLanes) {
       const int64_t some = std::min(kLanes, stop - i);
-      apply_lanes<has_ema>(network, rule, gradient + i, begin + i, some, lanes, copy ? copy + i : nullptr);
+      apply_lanes<has_ema>(network, rule, gradient + i, begin + i, some, lanes, kNoCopy);
     }
   }
 }

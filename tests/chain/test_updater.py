@@ -173,6 +173,17 @@ def test_nan_leaves_alone_the_weights_it_reaches(set_: str, spec: Optimizer, opt
     assert all(torch.isfinite(x).all() for x in (*run.everything(), *packs(run.products)))
 
 
+def test_a_layer_that_is_no_part_of_the_network_is_refused(set_: str) -> None:
+    """Its state would be looked for beside the network's."""
+    run = Run(set_, SGD(0.1))
+    run.work()
+    run.products.weights[1] = run.products.weights[1].clone()
+    before = run.network.weight.clone()
+    with pytest.raises(RuntimeError, match="weights and biases must be parts of weight"):
+        run.update()
+    assert torch.equal(run.network.weight, before)
+
+
 def worked(set_: str) -> list[Tensor]:
     """All that one step of a chain of several threads' work leaves."""
     run = Run(set_, Adam(0.01), sizes=(130, 200, 1), rows=300, count=2)

@@ -55,7 +55,6 @@ struct Avx2 {
   static Words broadcast(const Word& word) {
     return _mm256_castps_si256(_mm256_broadcast_ss(reinterpret_cast<const float*>(&word)));
   }
-  static Words bits(Vector x) { return _mm256_castps_si256(x); }
   static Vector dot(Vector sum, Words a, Words b) {
     return _mm256_fmadd_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), sum);
   }

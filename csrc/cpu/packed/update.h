@@ -55,11 +55,11 @@ bool has_ema(const Network<float>& network) {
   return !std::is_same_v<Rule, Withheld> && network.ema;
 }
 
-// The ema of `count` elements from i on, whose weights are new; see apply_one. A pass of its own, as half of all steps have none.
+// The ema of `count` elements from i on, whose weights are new. A pass of its own, as half of all steps have none.
 inline void follow(const Network<float> network, const float* weights, int64_t i, int64_t count) {
   float* const ema = network.ema + i;
 #pragma omp simd
-  for (int64_t j = 0; j < count; ++j) ema[j] = weights[j] + network.ema_decay * (ema[j] - weights[j]);
+  for (int64_t j = 0; j < count; ++j) ema[j] = moved(ema[j], weights[j], network.ema_decay);
 }
 
 // One step of elements begin to end, whose gradients may not be finite, but no ema's; gradient[0] is element begin's, and copy[0]
